@@ -1,0 +1,1 @@
+"""One folder per op: the contract, a torch reference that is the truth, and faster implementations."""

@@ -1,0 +1,1 @@
+"""What the host column and the device column share: frozen plain data, ids and hashes. No torch."""

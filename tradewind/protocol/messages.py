@@ -1,0 +1,78 @@
+"""What crosses between the client and the engine process (msgpack over ZMQ)."""
+
+import msgspec
+
+from tradewind.protocol.request import EngineRequest
+from tradewind.protocol.result import Admission, EngineStats, Finish, PromptLogprobs, TokenLogprobs
+
+
+class Add(msgspec.Struct, frozen=True, tag="add"):
+    """Start these sequences."""
+
+    requests: list[EngineRequest]
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Forget these sequences; ids that are unknown or done are ignored. No Finish follows."""
+
+    request_ids: list[int]
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """End the process; what runs is dropped (the client drains first)."""
+
+
+ToEngine = Add | Abort | Shutdown
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """Boot goes on: for people and progress bars. `share` is in 0..1."""
+
+    stage: str
+    share: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
+    """The engine takes requests. Fields as in RunnerInfo."""
+
+    max_model_len: int
+    vocab_size: int
+    max_running: int
+    num_blocks: int
+    block_tokens: int
+    step_tokens: int
+    device: str
+    dtype: str
+    weights_bytes: int
+    kv_bytes: int
+    boot_s: float
+    implementations: dict[str, str]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The engine cannot start; restarting will not help. `error` is the class name in tradewind.base.errors."""
+
+    error: str
+    message: str
+    field: str | None
+
+
+class Step(msgspec.Struct, frozen=True, tag="step", kw_only=True, omit_defaults=True):
+    """Updates of one step. `request_ids` is little-endian int64[n], `tokens` int32[n]: one copy each, no boxing."""
+
+    request_ids: bytes = b""
+    tokens: bytes = b""
+    finished: list[Finish] = []
+    admitted: list[Admission] = []
+    logprobs: dict[int, TokenLogprobs] = {}
+    prompt_logprobs: dict[int, PromptLogprobs] = {}
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """Sent every half second while work is in hand, and once when it ends: figures, and proof of life."""
+
+    stats: EngineStats
+    step_age_s: float  # how long the step in flight has been running; 0 when idle
+
+
+FromEngine = Progress | Ready | Failed | Step | Heartbeat

@@ -1,0 +1,48 @@
+"""A request as the engine loop sees it: token ids only, everything resolved."""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"  # an end-of-sequence or stop token, or a stop string
+    LENGTH = "length"  # max_tokens or the model's context
+    ABORT = "abort"  # the client went away or asked for it
+    DEADLINE = "deadline"  # the request's own deadline passed
+    ERROR = "error"  # this request alone failed; the message says why
+
+
+class RowSampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """SamplingParams after resolution, as one row of the runner needs it. `seed` is always set (64 bits, unsigned)."""
+
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_word_ids: list[list[int]] | None = None  # each word as token ids; its last id is masked after the others
+    min_tokens: int = 0  # stop tokens are masked until this many tokens are out
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One sequence. A request with n > 1 becomes n of these, with derived seeds."""
+
+    request_id: int  # unique in the life of one engine; chosen by the client, ascending
+    prompt_tokens: list[int]
+    sampling: RowSampling
+    max_tokens: int  # at least 1; prompt + max_tokens <= max_model_len
+    stop_token_ids: list[int] = []  # ends of sequence (unless ignored) and the request's own, together
+    priority: int = 0  # lower runs first, under the priority policy
+    deadline_s: float | None = None  # on the machine's monotonic clock
+    arrival_s: float = 0.0
+    cache_salt: str = ""  # only requests with the same salt share cached prefixes

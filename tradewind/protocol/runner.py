@@ -1,0 +1,35 @@
+"""The runner's side of the seam, as a type: the real one, the fake one and an executor all satisfy it."""
+
+from typing import Protocol
+
+from tradewind.protocol.plan import RunnerInfo, StepPlan
+from tradewind.protocol.result import StepResult
+
+
+class Pending(Protocol):
+    """A step that has been issued."""
+
+    def done(self) -> bool:
+        """Whether `result` would return without waiting."""
+        ...
+
+    def result(self) -> StepResult:
+        """Wait for the step. Raises what the step raised."""
+        ...
+
+
+class Runner(Protocol):
+    """One device, or several behind an executor."""
+
+    @property
+    def info(self) -> RunnerInfo:
+        """What was measured at boot."""
+        ...
+
+    def run(self, plan: StepPlan) -> Pending:
+        """Issue a step. Steps are executed in the order in which they are issued."""
+        ...
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        ...

@@ -1,0 +1,35 @@
+"""How a request's tokens are chosen and when it ends."""
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The sampling part of a request; names and meanings are vLLM's and OpenAI's.
+
+    Order of application to a row's logits: allowed_token_ids, logit_bias, bad_words and min_tokens masks, repetition /
+    presence / frequency penalties, temperature, min_p, top_k, top_p. Logprobs are of the raw logits.
+    `validate()` (tradewind.protocol.validate) says which values are in range.
+    """
+
+    n: int = 1
+    temperature: float = 1.0  # 0 means greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 or -1: no limit
+    min_p: float = 0.0
+    seed: int | None = None  # None: a random one is drawn when the request is accepted
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    min_tokens: int = 0
+    max_tokens: int | None = 16  # None: as many as the context allows
+    stop: list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None  # alternatives per sampled token; 0: only the sampled one
+    prompt_logprobs: int | None = None
+    detokenize: bool = True

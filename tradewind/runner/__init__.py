@@ -1,0 +1,1 @@
+"""One device: state rows, batch, sampling, memory. Importing this package does not import torch."""
