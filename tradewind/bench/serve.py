@@ -1,0 +1,169 @@
+"""`tradewind bench serve`: load on any OpenAI-compatible server over HTTP, streaming, at fixed concurrencies or rates.
+
+Prompts are random token ids, output lengths are fixed (`ignore_eos`), so that servers are compared on equal work. The
+latencies are those of the client: TTFT from sending the request to the first text, TPOT the time per token after the
+first, ITL the gaps between arrivals.
+"""
+
+import argparse
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tradewind.bench.http import Endpoint, HttpError, post, served_model
+from tradewind.bench.report import Report, Row, percentile
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each request asks for."""
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    vocab_size: int
+
+    def body(self, rng: random.Random) -> dict[str, Any]:
+        """One request of random tokens (ids below 10 are left out: they are often special)."""
+        prompt = [rng.randrange(10, self.vocab_size) for _ in range(self.input_tokens)]
+        return {
+            "model": self.model,
+            "prompt": prompt,
+            "max_tokens": self.output_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+
+@dataclass
+class Trace:
+    """One request as the client saw it. Times in seconds."""
+
+    sent_s: float
+    arrivals_s: list[float] = field(default_factory=list)
+    output_tokens: int = 0
+    error: str | None = None
+
+    @property
+    def ttft_s(self) -> float:
+        return self.arrivals_s[0] - self.sent_s
+
+    @property
+    def tpot_s(self) -> float:
+        return (self.arrivals_s[-1] - self.arrivals_s[0]) / max(1, self.output_tokens - 1)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the load that the options describe; prints a table, writes JSON and PNG. 1 if any request failed."""
+    options = _parse(arguments)
+    endpoint = Endpoint.parse(options.url, options.api_key)
+    model = options.model or asyncio.run(served_model(endpoint))
+    work = Work(model, options.input_tokens, options.output_tokens, options.vocab_size)
+    report = Report(f"serve {options.label}".strip(), {**vars(options), "model": model})
+    loads = [(None, rate) for rate in options.rate] or [(concurrency, None) for concurrency in options.concurrency]
+    for concurrency, rate in loads:
+        requests = options.requests or 3 * (concurrency or 32)
+        bodies = [work.body(random.Random(f"{options.seed}/{concurrency}/{rate}/{i}")) for i in range(requests + 1)]
+        asyncio.run(_run_one(endpoint, bodies.pop()))
+        started_s = time.perf_counter()
+        traces = asyncio.run(_closed(endpoint, bodies, concurrency) if concurrency else _open(endpoint, bodies, rate))
+        report.rows.append(_summary(concurrency or f"{rate}/s", traces, time.perf_counter() - started_s))
+    report.print()
+    print(report.write(options.out))
+    if len(report.rows) > 1 and not options.rate:
+        report.plot(options.out, "load", ["output tok/s", "TTFT p50 ms", "TPOT p50 ms"])
+    return 1 if any(row["failed"] for row in report.rows) else 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tradewind bench serve", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server")
+    parser.add_argument("--api-key")
+    parser.add_argument("--model", help="its name in the API (default: the first of /v1/models)")
+    parser.add_argument("--label", default="", help="name of the peer, for the files' names")
+    parser.add_argument("--input-tokens", type=int, default=256)
+    parser.add_argument("--output-tokens", type=int, default=128)
+    parser.add_argument("--vocab-size", type=int, default=400, help="random ids stay below this")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="requests in flight")
+    parser.add_argument("--rate", type=float, nargs="+", default=[], help="instead: Poisson arrivals per second")
+    parser.add_argument("--requests", type=int, help="per load (default: three times the concurrency)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for JSON and PNG")
+    return parser.parse_args(arguments)
+
+
+async def _closed(endpoint: Endpoint, bodies: list[dict[str, Any]], concurrency: int) -> list[Trace]:
+    """A fixed number of requests in flight: each client sends its next one when the last is answered."""
+    waiting = iter(bodies)
+
+    async def client() -> list[Trace]:
+        return [await _run_one(endpoint, body) for body in waiting]
+
+    groups = await asyncio.gather(*(client() for _ in range(concurrency)))
+    return [trace for group in groups for trace in group]
+
+
+async def _open(endpoint: Endpoint, bodies: list[dict[str, Any]], rate: float) -> list[Trace]:
+    """Poisson arrivals at `rate` per second, whatever the server does."""
+    rng = random.Random(rate)
+    tasks = []
+    for body in bodies:
+        tasks.append(asyncio.create_task(_run_one(endpoint, body)))
+        await asyncio.sleep(rng.expovariate(rate))
+    return list(await asyncio.gather(*tasks))
+
+
+async def _run_one(endpoint: Endpoint, body: dict[str, Any]) -> Trace:
+    trace = Trace(time.perf_counter())
+    try:
+        async for event in _events(post(endpoint, "/v1/completions", body)):
+            if event == b"[DONE]":
+                break
+            chunk = msgspec.json.decode(event)
+            if "error" in chunk:
+                trace.error = str(chunk["error"])
+            elif chunk.get("choices"):
+                trace.arrivals_s.append(time.perf_counter())
+            if chunk.get("usage"):
+                trace.output_tokens = chunk["usage"]["completion_tokens"]
+        if trace.output_tokens != body["max_tokens"]:
+            trace.error = trace.error or f"{trace.output_tokens} tokens came instead of {body['max_tokens']}"
+    except (OSError, HttpError) as error:
+        trace.error = str(error)
+    return trace
+
+
+async def _events(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of server-sent events."""
+    rest = b""
+    async for data in body:
+        *events, rest = (rest + data).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data: "):
+                yield event[6:]
+
+
+def _summary(load: int | str, traces: list[Trace], elapsed_s: float) -> Row:
+    good = [trace for trace in traces if trace.error is None]
+    failures = [trace.error for trace in traces if trace.error is not None]
+    if failures:
+        print(f"failed: {failures[0]}")
+    tokens = sum(trace.output_tokens for trace in good)
+    gaps_s = [b - a for trace in good for a, b in zip(trace.arrivals_s, trace.arrivals_s[1:], strict=False)]
+    row: Row = {"load": load, "requests": len(traces), "failed": len(failures), "output tok/s": tokens / elapsed_s}
+    for name, values in (
+        ("TTFT", [trace.ttft_s for trace in good]),
+        ("TPOT", [trace.tpot_s for trace in good]),
+        ("ITL", gaps_s),
+    ):
+        row[f"{name} p50 ms"] = percentile(values, 0.5) * 1e3
+        row[f"{name} p99 ms"] = percentile(values, 0.99) * 1e3
+    return row

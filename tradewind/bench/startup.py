@@ -1,0 +1,80 @@
+"""`tradewind bench startup`: from starting the process to the first answered request, as a user sees it."""
+
+import argparse
+import asyncio
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from tradewind.bench.http import Endpoint, HttpError, post, served_model
+from tradewind.bench.report import Report, percentile
+
+
+def main(arguments: list[str]) -> int:
+    """Start `tradewind serve MODEL` several times, ask for one token each time; prints a table, writes JSON."""
+    options, serve_options = _parse(arguments)
+    report = Report("startup", {**vars(options), "serve_options": serve_options})
+    for model in options.models:
+        times_s = [_measure(model, serve_options) for _ in range(options.repeat)]
+        report.rows.append(
+            {
+                "model": Path(model).name,
+                "runs": len(times_s),
+                "first answer, median s": percentile(times_s, 0.5),
+                "best s": min(times_s),
+                "worst s": max(times_s),
+            }
+        )
+    report.print()
+    print(report.write(options.out))
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="tradewind bench startup", description=__doc__, allow_abbrev=False)
+    parser.add_argument("models", nargs="*", default=["demo"], metavar="MODEL")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for the JSON file")
+    return parser.parse_known_args(arguments)
+
+
+def _measure(model: str, serve_options: list[str]) -> float:
+    command = [sys.executable, "-m", "tradewind.cli", "serve", model, "--port", "0", *serve_options]
+    started_s = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        endpoint = Endpoint("127.0.0.1", _read_port(process.stdout))
+        asyncio.run(_first_answer(endpoint))
+        return time.perf_counter() - started_s
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _read_port(output: IO[str]) -> int:
+    """The port from the line that names the address. Raises RuntimeError with the output if none comes."""
+    seen = []
+    for line in output:
+        seen.append(line)
+        if match := re.search(r"http://[\w.\-]+:(\d+)", line):
+            return int(match.group(1))
+    raise RuntimeError("the server did not start:\n" + "".join(seen))
+
+
+async def _first_answer(endpoint: Endpoint) -> None:
+    deadline_s = time.perf_counter() + 300
+    while time.perf_counter() < deadline_s:
+        try:
+            model = await served_model(endpoint)
+            body = {"model": model, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
+            async for _ in post(endpoint, "/v1/completions", body):
+                return
+        except (OSError, HttpError) as error:
+            if isinstance(error, HttpError) and error.status != 503:
+                raise
+            await asyncio.sleep(0.02)
+    raise TimeoutError("no answer within 300 s")
