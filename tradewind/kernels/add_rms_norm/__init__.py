@@ -1,0 +1,28 @@
+"""add_rms_norm: the residual sum, and its root-mean-square norm (https://arxiv.org/abs/1910.07467)."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.choice import Candidate, Choice, pick
+
+
+class AddRmsNorm(Protocol):
+    """`add_rms_norm(x_TD, residual_TD | None, weight_D, eps) -> (normed_TD, new_residual_TD)`.
+
+    new_residual = x + residual, rounded to the dtype (x itself if residual is None); normed = new_residual /
+    sqrt(mean(new_residual^2) + eps) * weight, from the rounded sum, in float32, rounded once. weight_D has the dtype of
+    x. x_TD: rows may be strided. The caller gives up x and residual: new_residual may be written into either, and be x.
+    """
+
+    def __call__(
+        self, x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[AddRmsNorm]:
+    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels.add_rms_norm import reference
+
+    return pick([Candidate("reference", reference.add_rms_norm)], device, dtype, prefer)

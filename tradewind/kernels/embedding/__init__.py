@@ -1,0 +1,24 @@
+"""embedding: one row of the table for each token."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.choice import Candidate, Choice, pick
+
+
+class Embedding(Protocol):
+    """`embedding(ids_T, weight_VD) -> x_TD`.
+
+    ids_T: int32 or int64, contiguous, each in [0, V). weight_VD: contiguous. The result is a new tensor.
+    """
+
+    def __call__(self, ids_T: Tensor, weight_VD: Tensor) -> Tensor: ...
+
+
+def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[Embedding]:
+    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels.embedding import reference
+
+    return pick([Candidate("reference", reference.embedding)], device, dtype, prefer)

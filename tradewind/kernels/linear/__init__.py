@@ -1,0 +1,71 @@
+"""linear: y = x @ W.T (+ bias) (+ residual), the weight in whatever layout the implementation packed it into."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.choice import Candidate, Choice, pick
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """A weight as one implementation wants it; only the `linear` that goes with its `pack` can read it.
+
+    `data`: the weight. In the layout "dense" it is weight_ND itself. `bias_N`: always plain, or None.
+    `extras`: further tensors of the layout, such as scales.
+    """
+
+    data: Tensor
+    bias_N: Tensor | None
+    out_features: int
+    in_features: int
+    layout: str = "dense"
+    extras: tuple[Tensor, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (self.data, *self.extras, *(() if self.bias_N is None else (self.bias_N,)))
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class Pack(Protocol):
+    """`pack(weight_ND, bias_N)`: done once, at load.
+
+    weight_ND: contiguous, in the model's dtype. bias_N: contiguous, same dtype, or None. The result may share their
+    storage, and the caller does not write to them afterwards; a caller that drops them leaves one copy alive.
+    """
+
+    def __call__(self, weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight: ...
+
+
+class Linear(Protocol):
+    """`linear(x_TD, weight, residual_TN=None) -> y_TN`.
+
+    y = x @ W.T + bias + residual, accumulated in float32 and rounded once to x's dtype. x_TD: in_features wide, rows
+    may be strided. residual_TN: same dtype as x; the caller gives it up, and the result may be written into it.
+    """
+
+    def __call__(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LinearKernel:
+    """An implementation of linear: the two go together."""
+
+    pack: Pack
+    linear: Linear
+
+
+def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[LinearKernel]:
+    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels.linear import reference, torch_linear
+
+    by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
+    plain = LinearKernel(reference.pack, reference.linear)
+    candidates = [
+        Candidate("torch", by_torch, about="torch's matrix product (oneDNN or cuBLAS)"),
+        Candidate("reference", plain),
+    ]
+    return pick(candidates, device, dtype, prefer)

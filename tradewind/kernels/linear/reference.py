@@ -1,0 +1,21 @@
+"""linear in plain torch: the truth."""
+
+from torch import Tensor
+
+from tradewind.kernels.linear import LinearWeight
+
+
+def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
+    """Keep the weight as it is: the result shares its storage."""
+    out_features, in_features = weight_ND.shape
+    return LinearWeight(weight_ND, bias_N, out_features, in_features)
+
+
+def linear(x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
+    """See `tradewind.kernels.linear.Linear`."""
+    y_TN = x_TD.float() @ weight.data.float().T
+    if weight.bias_N is not None:
+        y_TN += weight.bias_N.float()
+    if residual_TN is not None:
+        y_TN += residual_TN.float()
+    return y_TN.to(x_TD.dtype)

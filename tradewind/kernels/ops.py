@@ -1,0 +1,62 @@
+"""The ops that a model is run with, chosen once and passed on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from tradewind.kernels import add_rms_norm, embedding, linear, paged_attention, qk_norm_rope_write, silu_mul
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for one op: the kind of implementation, and why."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ops:
+    """The chosen implementations. Their contracts are in the folders of the ops."""
+
+    pack: linear.Pack
+    linear: linear.Linear
+    add_rms_norm: add_rms_norm.AddRmsNorm
+    qk_norm_rope_write: qk_norm_rope_write.QkNormRopeWrite
+    paged_attention: paged_attention.PagedAttention
+    silu_mul: silu_mul.SiluMul
+    embedding: embedding.Embedding
+    chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
+
+
+def choose_ops(device: torch.device | str, dtype: torch.dtype, prefer: str | None = None) -> Ops:
+    """The fastest implementation of every op for this device and dtype: the same arguments give the same choice.
+
+    `prefer` names a kind ("native", "torch" or "reference"): faster kinds are passed over. ConfigError if there is no
+    such kind.
+    """
+    device = torch.device(device)
+    matmul = linear.choose(device, dtype, prefer)
+    norm = add_rms_norm.choose(device, dtype, prefer)
+    rope = qk_norm_rope_write.choose(device, dtype, prefer)
+    attention = paged_attention.choose(device, dtype, prefer)
+    gate = silu_mul.choose(device, dtype, prefer)
+    lookup = embedding.choose(device, dtype, prefer)
+    return Ops(
+        pack=matmul.run.pack,
+        linear=matmul.run.linear,
+        add_rms_norm=norm.run,
+        qk_norm_rope_write=rope.run,
+        paged_attention=attention.run,
+        silu_mul=gate.run,
+        embedding=lookup.run,
+        chosen={
+            "linear": Chosen(matmul.kind, matmul.reason),
+            "add_rms_norm": Chosen(norm.kind, norm.reason),
+            "qk_norm_rope_write": Chosen(rope.kind, rope.reason),
+            "paged_attention": Chosen(attention.kind, attention.reason),
+            "silu_mul": Chosen(gate.kind, gate.reason),
+            "embedding": Chosen(lookup.kind, lookup.reason),
+        },
+    )

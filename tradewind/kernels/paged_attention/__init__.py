@@ -1,0 +1,40 @@
+"""paged_attention: causal attention of a step's tokens over their sequences' keys and values in the pool."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.rows import Rows
+
+
+class PagedAttention(Protocol):
+    """`paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, scale, window=None, softcap=None) -> out_THK`.
+
+    The query of head h at position p of a row attends to the positions j of the same row with j <= p, and with
+    p - j < window if there is a window (at least 1). Position j lies at offset j % S of block
+    rows.block_tables_RM[row, j // S]; this step's own keys and values have been written before. The score is
+    scale * (q . k), then softcap * tanh(score / softcap) if there is a softcap; out is the softmax-weighted sum of the
+    values of key-value head h // (H // G). Pages of other sequences, places past a row's context, and places that have
+    left the window may hold anything. q_THK: rows may be strided, [H, K] is dense. The pages have q's dtype. Softmax
+    and sums are in float32.
+    """
+
+    def __call__(
+        self,
+        q_THK: Tensor,
+        k_pages_BGSK: Tensor,
+        v_pages_BGSK: Tensor,
+        rows: Rows,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor: ...
+
+
+def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[PagedAttention]:
+    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels.paged_attention import reference
+
+    return pick([Candidate("reference", reference.paged_attention)], device, dtype, prefer)

@@ -1,0 +1,61 @@
+"""The KV pool: where the keys and values of all sequences live, in blocks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KVPool:
+    """All KV blocks of one device, block-major over layers: a block is one contiguous piece of memory.
+
+    `blocks_BL2GSK[b, l, 0, g, s]` is the key, and `[b, l, 1, g, s]` the value, of head g of layer l for the token at
+    offset s of block b. Keys are stored after qk-norm and rotary. Places that no token was written to are garbage.
+    """
+
+    blocks_BL2GSK: Tensor
+
+    @classmethod
+    def allocate(
+        cls,
+        shape: "PoolShape",
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> "KVPool":
+        """A pool of uninitialised memory: pages are touched when they are first written."""
+        return cls(torch.empty(shape.as_tuple(), dtype=dtype, device=device))
+
+    @property
+    def num_blocks(self) -> int:
+        return self.blocks_BL2GSK.shape[0]
+
+    @property
+    def block_tokens(self) -> int:
+        return self.blocks_BL2GSK.shape[4]
+
+    @property
+    def nbytes(self) -> int:
+        return self.blocks_BL2GSK.nbytes
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """(k_pages_BGSK, v_pages_BGSK) of a layer: views with the pool's strides, dense in [G, S, K]."""
+        return self.blocks_BL2GSK[:, index, 0], self.blocks_BL2GSK[:, index, 1]
+
+
+@dataclass(frozen=True)
+class PoolShape:
+    """The dimensions of a pool."""
+
+    num_blocks: int
+    layers: int
+    kv_heads: int
+    block_tokens: int
+    head_dim: int
+
+    def as_tuple(self) -> tuple[int, int, int, int, int, int]:
+        return (self.num_blocks, self.layers, 2, self.kv_heads, self.block_tokens, self.head_dim)
+
+    def block_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of one block, over all layers."""
+        return self.layers * 2 * self.kv_heads * self.block_tokens * self.head_dim * dtype.itemsize

@@ -1,0 +1,45 @@
+"""qk_norm_rope_write: what happens to q, k and v between their projection and attention."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.rows import HeadShape, Rows
+
+
+class QkNormRopeWrite(Protocol):
+    """`qk_norm_rope_write(qkv_TC, rows, cos_sin_PK, k_pages, v_pages, shape, q_norm_K, k_norm_K, eps) -> q_THK`.
+
+    qkv_TC: a row per token, divided as HeadShape says; the caller gives it up, and q_THK may be a view of it (so q's
+    rows may be strided; within a token, [H, K] is dense).
+    1. If q_norm_K and k_norm_K are given (both or neither, in the activations' dtype), each head of q and k is
+       root-mean-square normed over K with `eps` and the weight. If not, eps is not read.
+    2. Each head of q and k is rotated by its token's position (https://arxiv.org/abs/2104.09864). cos_sin_PK is float32
+       and contiguous; its row p holds K/2 cosines, then K/2 sines. Number i of a head pairs with number i + K/2:
+       (a, b) -> (a * cos_i - b * sin_i, b * cos_i + a * sin_i). K is even. Every position of the rows is below P.
+    3. k and v of token t go to offset rows.write_T[t] % S of block rows.write_T[t] // S. Nothing else of the pages is
+       written. The pages have the activations' dtype.
+    Steps 1 and 2 are done in float32 without rounding between them.
+    """
+
+    def __call__(
+        self,
+        qkv_TC: Tensor,
+        rows: Rows,
+        cos_sin_PK: Tensor,
+        k_pages_BGSK: Tensor,
+        v_pages_BGSK: Tensor,
+        shape: HeadShape,
+        q_norm_K: Tensor | None,
+        k_norm_K: Tensor | None,
+        eps: float,
+    ) -> Tensor: ...
+
+
+def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[QkNormRopeWrite]:
+    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels.qk_norm_rope_write import reference
+
+    return pick([Candidate("reference", reference.qk_norm_rope_write)], device, dtype, prefer)
