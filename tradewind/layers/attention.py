@@ -1,0 +1,57 @@
+"""Self-attention over the KV pool: projection, qk-norm, rotary and page write, attention, projection back."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tradewind.kernels.ops import Ops
+from tradewind.kernels.rows import HeadShape, Rows
+from tradewind.layers.linear import Linear
+
+
+@dataclass(frozen=True)
+class QkNorm:
+    """Norms of each query and key head, for families that have them."""
+
+    q_norm_K: Tensor
+    k_norm_K: Tensor
+    eps: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.q_norm_K.nbytes + self.k_norm_K.nbytes
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One layer's attention. `cos_sin_PK` is shared by all layers; `window` in tokens, None for the whole context."""
+
+    shape: HeadShape
+    qkv: Linear
+    out: Linear
+    cos_sin_PK: Tensor
+    qk_norm: QkNorm | None
+    scale: float
+    window: int | None
+    ops: Ops
+
+    def __call__(self, x_TD: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
+        """x_TD -> y_TD; the keys and values of the step's tokens are written to the layer's pages."""
+        norm = self.qk_norm
+        q_THK = self.ops.qk_norm_rope_write(
+            self.qkv(x_TD),
+            rows,
+            self.cos_sin_PK,
+            k_pages_BGSK,
+            v_pages_BGSK,
+            self.shape,
+            norm.q_norm_K if norm else None,
+            norm.k_norm_K if norm else None,
+            norm.eps if norm else 0.0,
+        )
+        out_THK = self.ops.paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, self.scale, self.window)
+        return self.out(out_THK.flatten(1))
+
+    @property
+    def nbytes(self) -> int:
+        return self.qkv.nbytes + self.out.nbytes + (self.qk_norm.nbytes if self.qk_norm else 0)

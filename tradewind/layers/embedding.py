@@ -1,0 +1,23 @@
+"""Token embedding."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tradewind.kernels import embedding as op
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """ids_T -> x_TD."""
+
+    weight_VD: Tensor
+    run: op.Embedding
+
+    def __call__(self, ids_T: Tensor) -> Tensor:
+        """A new tensor with one row of the table for each id."""
+        return self.run(ids_T, self.weight_VD)
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight_VD.nbytes

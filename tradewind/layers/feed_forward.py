@@ -1,0 +1,25 @@
+"""The gated feed-forward layer (SwiGLU)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tradewind.kernels.silu_mul import SiluMul
+from tradewind.layers.linear import Linear
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """down(silu(gate(x)) * up(x)); gate and up are one projection."""
+
+    gate_up: Linear
+    down: Linear
+    silu_mul: SiluMul
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """x_TD -> y_TD."""
+        return self.down(self.silu_mul(self.gate_up(x_TD)))
+
+    @property
+    def nbytes(self) -> int:
+        return self.gate_up.nbytes + self.down.nbytes

@@ -1,0 +1,114 @@
+"""The model that runs: embedding, decoder layers, final norm, logits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.ops import Ops
+from tradewind.kernels.pages import KVPool, PoolShape
+from tradewind.kernels.rows import HeadShape, Rows
+from tradewind.layers.attention import Attention, QkNorm
+from tradewind.layers.decoder_layer import DecoderLayer
+from tradewind.layers.embedding import Embedding
+from tradewind.layers.feed_forward import FeedForward
+from tradewind.layers.linear import Linear
+from tradewind.layers.norm import RmsNorm
+from tradewind.layers.rope import cos_sin_table
+from tradewind.models.declaration import Declaration, LayerDeclaration
+from tradewind.models.loader import Loader
+from tradewind.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder-only model on one device. It has no state but its weights.
+
+    `max_positions`: a token's position must be below this.
+    """
+
+    spec: ModelSpec
+    embedding: Embedding
+    layers: tuple[DecoderLayer, ...]
+    final_norm: RmsNorm
+    lm_head: Linear
+    cos_sin_PK: Tensor
+    ops: Ops
+
+    @torch.inference_mode()
+    def forward(self, ids_T: Tensor, rows: Rows, pool: KVPool) -> Tensor:
+        """hidden_TD of the step's tokens, after the final norm. Their keys and values are written to the pool.
+
+        ids_T: int32 or int64, in [0, vocab). The pool has this model's dtype and `pool_shape`.
+        """
+        x_TD = self.embedding(ids_T)
+        residual_TD: Tensor | None = None
+        for index, layer in enumerate(self.layers):
+            x_TD, residual_TD = layer(x_TD, residual_TD, rows, pool.layer(index))
+        return self.final_norm(x_TD, residual_TD)[0]
+
+    @torch.inference_mode()
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """logits_RV, float32, of rows of what `forward` gave."""
+        return self.lm_head(hidden_RD).float()
+
+    def pool_shape(self, num_blocks: int, block_tokens: int) -> PoolShape:
+        """The dimensions of a KV pool for this model."""
+        return PoolShape(num_blocks, self.spec.layers, self.spec.kv_heads, block_tokens, self.spec.head_dim)
+
+    @property
+    def max_positions(self) -> int:
+        return self.cos_sin_PK.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.cos_sin_PK.device
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all weights; a tied output layer that shares the embedding's memory counts once."""
+        shared = self.lm_head.weight.data.data_ptr() == self.embedding.weight_VD.data_ptr()
+        head_bytes = 0 if shared else self.lm_head.nbytes
+        layer_bytes = sum(layer.nbytes for layer in self.layers)
+        return self.embedding.nbytes + layer_bytes + self.final_norm.nbytes + head_bytes
+
+
+def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positions: int) -> Model:
+    """Read the declared tensors and put the layers together. `max_positions` is the length of the rotary table."""
+    ops = loader.ops
+    embedding_VD = loader.tensor(declaration.embedding)
+    cos_sin_PK = cos_sin_table(spec.rope, spec.head_dim, max_positions, loader.device)
+    layers = tuple(
+        _build_layer(spec, layer, window, cos_sin_PK, loader)
+        for layer, window in zip(declaration.layers, spec.windows, strict=True)
+    )
+    final_norm = RmsNorm(loader.tensor(declaration.final_norm), spec.norm_eps, ops.add_rms_norm)
+    # A tied output layer is packed from the embedding itself: an implementation that keeps it as it is shares it.
+    head_VD = embedding_VD if declaration.lm_head is None else loader.tensor(declaration.lm_head)
+    lm_head = Linear.build(head_VD, None, ops)
+    return Model(spec, Embedding(embedding_VD, ops.embedding), layers, final_norm, lm_head, cos_sin_PK, ops)
+
+
+def _build_layer(
+    spec: ModelSpec, declared: LayerDeclaration, window: int | None, cos_sin_PK: Tensor, loader: Loader
+) -> DecoderLayer:
+    ops = loader.ops
+    qk_norm = None
+    if declared.q_norm and declared.k_norm:
+        qk_norm = QkNorm(loader.tensor(declared.q_norm), loader.tensor(declared.k_norm), spec.norm_eps)
+    attention = Attention(
+        shape=HeadShape(spec.heads, spec.kv_heads, spec.head_dim),
+        qkv=loader.linear(declared.qkv),
+        out=loader.linear(declared.out),
+        cos_sin_PK=cos_sin_PK,
+        qk_norm=qk_norm,
+        scale=spec.head_dim**-0.5,
+        window=window,
+        ops=ops,
+    )
+    return DecoderLayer(
+        input_norm=RmsNorm(loader.tensor(declared.input_norm), spec.norm_eps, ops.add_rms_norm),
+        attention=attention,
+        post_norm=RmsNorm(loader.tensor(declared.post_norm), spec.norm_eps, ops.add_rms_norm),
+        feed_forward=FeedForward(loader.linear(declared.gate_up), loader.linear(declared.down), ops.silu_mul),
+    )
