@@ -1,0 +1,81 @@
+"""sample: from a row's logits to its next token.
+
+The steps, each of which touches only the rows that ask for it:
+1. `adjust` (adjust.py): allowed tokens, biases and masks, penalties, on the raw logits;
+2. `sample` (below): temperature, min_p, top_k, top_p, then one draw per row;
+3. `top_logprobs` (logprobs.py): log probabilities and ranks, of the raw logits.
+
+Legend: R rows, V vocabulary, C chunks of a row, E sparse entries, P rows with penalties, L history, N rows that ask for
+logprobs. What a row gets depends on that row alone: every sum runs over one row in a fixed order, and no shortcut is
+taken because of what another row needs.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.choice import Candidate, Choice, pick
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Below this, a temperature means greedy: dividing by less could overflow.
+LEAST_TEMPERATURE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRows:
+    """How the rows of one step are sampled, in host columns: the host knows them all, and decides what to skip.
+
+    temperature_R: float64, 0 for greedy, else at least LEAST_TEMPERATURE. top_k_R: int64, 0 for no limit.
+    top_p_R: float64 in (0, 1]. min_p_R: float64 in [0, 1]. uniforms_R: float64 in [0, 1), see random.py.
+    """
+
+    temperature_R: "NDArray[np.float64]"
+    top_k_R: "NDArray[np.int64]"
+    top_p_R: "NDArray[np.float64]"
+    min_p_R: "NDArray[np.float64]"
+    uniforms_R: "NDArray[np.float64]"
+
+    def take(self, chosen: "NDArray[np.int64]") -> "SampleRows":
+        """The rows with these indices."""
+        return SampleRows(
+            self.temperature_R[chosen],
+            self.top_k_R[chosen],
+            self.top_p_R[chosen],
+            self.min_p_R[chosen],
+            self.uniforms_R[chosen],
+        )
+
+
+class Sample(Protocol):
+    """`sample(logits_RV, rows) -> tokens_R`: int64 ids, or -1 for a row that has nothing to choose.
+
+    logits_RV: float32, contiguous; it may be overwritten. A row's answer is -1 if its largest logit is not a finite
+    number: there is a NaN or +inf among them, or they are all -inf.
+
+    A greedy row takes its largest logit, the first of equal ones. For the others p = softmax(logits / temperature), and
+    each filter drops tokens by their probability, so that tokens of equal probability stay or go together:
+    - min_p keeps p >= min_p * max(p);
+    - top_k keeps p >= the k-th largest p;
+    - top_p keeps p >= q, where the tokens above or at q are the fewest, in descending order, whose share of what min_p
+      and top_k left is at least top_p. The largest is always kept.
+    The token is then the first one, in vocabulary order, at which the running sum of what is kept exceeds
+    uniform * (sum of what is kept): the inverse of the cumulative distribution.
+    """
+
+    def __call__(self, logits_RV: Tensor, rows: SampleRows) -> Tensor: ...
+
+
+def choose(device: torch.device, dtype: torch.dtype = torch.float32, prefer: str | None = None) -> Choice[Sample]:
+    """The implementation for `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels.sample import reference, vectorised
+
+    candidates = [
+        Candidate[Sample]("torch", vectorised.sample, about="vectorised over rows; no full sort on the CPU"),
+        Candidate[Sample]("reference", reference.sample),
+    ]
+    return pick(candidates, device, dtype, prefer)
