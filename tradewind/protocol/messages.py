@@ -57,6 +57,12 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     field: str | None
 
 
+class Crashed(msgspec.Struct, frozen=True, tag="crashed"):
+    """The last words of a running engine whose step raised; the process ends after them. Starting again may help."""
+
+    message: str
+
+
 class Step(msgspec.Struct, frozen=True, tag="step", kw_only=True, omit_defaults=True):
     """Updates of one step. `request_ids` is little-endian int64[n], `tokens` int32[n]: one copy each, no boxing."""
 
@@ -75,4 +81,4 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     step_age_s: float  # how long the step in flight has been running; 0 when idle
 
 
-FromEngine = Progress | Ready | Failed | Step | Heartbeat
+FromEngine = Progress | Ready | Failed | Crashed | Step | Heartbeat
