@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cpu.paged import PagedModel
 
+from tests.cpu.paged import PagedModel
 from tradewind.config import ModelConfig
 from tradewind.kernels.ops import choose_ops
 from tradewind.models.registry import load_model, load_spec
