@@ -60,11 +60,14 @@ class LinearKernel:
 
 def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[LinearKernel]:
     """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
-    from tradewind.kernels.linear import reference, torch_linear
+    from tradewind.kernels import native
+    from tradewind.kernels.linear import cpu, reference, torch_linear
 
+    library = native.load()
     by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
     plain = LinearKernel(reference.pack, reference.linear)
     candidates = [
+        Candidate("native", cpu.kernel(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", by_torch, about="torch's matrix product (oneDNN or cuBLAS)"),
         Candidate("reference", plain),
     ]

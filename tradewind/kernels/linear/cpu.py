@@ -1,0 +1,82 @@
+"""linear in C++ (kernels/native/linear.h): the weight is packed once into panels for the processor's vector units.
+
+A row's result is the same to the bit whatever other rows are in the call and however many threads run.
+"""
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.native import DTYPE_CODES, Library
+
+LAYOUT = "panels"
+# Columns of a panel; the summed dimension is padded to an even length for bf16, whose pairs are multiplied at once.
+PANEL = 32
+
+
+class NativeLinear:
+    """pack, linear, and the embedding of a model whose lm_head is its embedding."""
+
+    def __init__(self, library: Library) -> None:
+        self._pack = library.function("pack", "ipllpi")
+        self._linear = library.function("linear", "iplllplpplplii")
+        self._unpack_rows = library.function("unpack_rows", "iplpilpi")
+
+    def pack(self, weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
+        """See `tradewind.kernels.linear.Pack`. The result does not share the weight's storage."""
+        assert weight_ND.is_contiguous()
+        assert bias_N is None or (bias_N.is_contiguous() and bias_N.dtype == weight_ND.dtype)
+        n, k = weight_ND.shape
+        padded_k = k + k % 2 if weight_ND.dtype == torch.bfloat16 else k
+        data = torch.empty(-(-n // PANEL) * PANEL * padded_k, dtype=weight_ND.dtype)
+        threads = torch.get_num_threads()
+        self._pack(DTYPE_CODES[weight_ND.dtype], weight_ND.data_ptr(), n, k, data.data_ptr(), threads)
+        return LinearWeight(data, bias_N, n, k, LAYOUT)
+
+    def linear(
+        self,
+        x_TD: Tensor,
+        weight: LinearWeight,
+        residual_TN: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """See `tradewind.kernels.linear.Linear`. `out_dtype` may be float32 (logits); the residual is overwritten."""
+        rows, k = x_TD.shape
+        n = weight.out_features
+        dtype = x_TD.dtype
+        assert k == weight.in_features, (k, weight.in_features)
+        assert dtype == weight.data.dtype, (dtype, weight.data.dtype)
+        assert x_TD.stride(1) == 1 or k == 1
+        if residual_TN is None:
+            y_TN = torch.empty((rows, n), dtype=out_dtype or dtype)
+            residual = None
+        else:
+            assert residual_TN.shape == (rows, n)
+            assert residual_TN.is_contiguous()
+            assert residual_TN.dtype == dtype
+            y_TN = residual_TN if out_dtype in (None, dtype) else torch.empty((rows, n), dtype=out_dtype)
+            residual = residual_TN.data_ptr()
+        bias = weight.bias_N
+        self._linear(
+            DTYPE_CODES[dtype], x_TD.data_ptr(), x_TD.stride(0), rows, k, weight.data.data_ptr(), n,
+            None if bias is None else bias.data_ptr(), residual, n, y_TN.data_ptr(), n,
+            y_TN.dtype == torch.float32, torch.get_num_threads(),
+        )  # fmt: skip
+        return y_TN
+
+    def embedding(self, ids_T: Tensor, weight: LinearWeight) -> Tensor:
+        """The rows `ids_T` (int32 or int64, contiguous, in range) of a packed weight, as they were before packing."""
+        assert ids_T.is_contiguous()
+        assert ids_T.dtype in (torch.int32, torch.int64)
+        x_TD = torch.empty((len(ids_T), weight.in_features), dtype=weight.data.dtype)
+        self._unpack_rows(
+            DTYPE_CODES[weight.data.dtype], weight.data.data_ptr(), weight.in_features, ids_T.data_ptr(),
+            ids_T.dtype == torch.int64, len(ids_T), x_TD.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return x_TD
+
+
+def kernel(library: Library) -> LinearKernel:
+    """The op, as `tradewind.kernels.linear.choose` wants it."""
+    native = NativeLinear(library)
+    return LinearKernel(native.pack, native.linear)

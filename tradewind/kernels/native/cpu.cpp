@@ -1,0 +1,19 @@
+// What the processor can run. Compiled without any instruction-set flag.
+
+#define TW_API extern "C" __attribute__((visibility("default")))
+
+// Changes with every change of an exported signature or of the packed layout; the loader compares it.
+TW_API int tw_abi() { return 1; }
+
+// The highest level (see vec.h) that this processor and operating system can run.
+TW_API int tw_best_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) return 4;
+  if (avx512) return 3;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return 2;
+#endif
+  return 1;
+}

@@ -1,0 +1,107 @@
+// The register tile that every product is made of, and the work sharing between threads.
+#pragma once
+
+#include "elements.h"
+
+namespace {
+
+constexpr int PANEL = 32;  // columns of a packed panel
+#if TW_LEVEL >= 3
+constexpr int TILE_ROWS = 12, TILE_VECS = 2;  // 24 of 32 registers hold sums
+#else
+constexpr int TILE_ROWS = 4, TILE_VECS = 2;  // 8 of 16
+#endif
+constexpr int TILE_COLUMNS = TILE_VECS * W;
+
+template <int MR>
+struct Sums {
+  F at[MR][TILE_VECS];
+};
+
+// Lines of memory to ask for while a tile is computed: `lines` every 4 steps, from `next` on.
+struct Ahead {
+  const char* next;
+  int lines;
+};
+
+// sums[r][column] += sum over steps of a[step, r] * b[step, column], in the order of the steps: nothing about one sum
+// depends on MR or on the other rows. a[step, r] is at a[step * STEP_STRIDE + r * ROW_STRIDE].
+template <class E, int MR, int STEP_STRIDE, int ROW_STRIDE>
+TW_INLINE void multiply(const typename E::A* a, const char* b, int64_t steps, Ahead ahead, Sums<MR>& sums) {
+  constexpr int VEC_BYTES = W * (int)sizeof(typename E::Unit);
+  constexpr int PANEL_BYTES = PANEL * (int)sizeof(typename E::Unit);
+  while (steps > 0) {
+    for (int line = 0; line < ahead.lines; line++) __builtin_prefetch(ahead.next + 64 * line, 0, 2);
+    ahead.next += 64 * ahead.lines;
+    int64_t group = steps < 4 ? steps : 4;
+    for (int64_t step = 0; step < group; step++) {
+      typename E::B columns[TILE_VECS];
+#pragma GCC unroll 16
+      for (int v = 0; v < TILE_VECS; v++) columns[v] = E::load_b(b + v * VEC_BYTES);
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++)
+#pragma GCC unroll 16
+        for (int v = 0; v < TILE_VECS; v++) sums.at[r][v] = E::mac(sums.at[r][v], a + r * ROW_STRIDE, columns[v]);
+      a += STEP_STRIDE;
+      b += PANEL_BYTES;
+    }
+    steps -= group;
+  }
+}
+
+// Rows split into tiles of nearly equal height, so that 13 rows become 7 and 6 and not 12 and 1.
+struct Heights {
+  int64_t rows, tiles;
+  explicit Heights(int64_t rows_) : rows(rows_), tiles((rows_ + TILE_ROWS - 1) / TILE_ROWS) {}
+  int64_t first(int64_t tile) const {
+    int64_t least = rows / tiles, extra = rows % tiles;
+    return tile * least + (tile < extra ? tile : extra);
+  }
+  int height(int64_t tile) const { return (int)(first(tile + 1) - first(tile)); }
+};
+
+// Memory of the calling thread that only ever grows.
+struct Scratch {
+  char* bytes = nullptr;
+  size_t size = 0;
+  ~Scratch() { free(bytes); }
+  char* get(size_t wanted) {
+    if (wanted > size) {
+      free(bytes);
+      size = (wanted + wanted / 4 + 4095) / 4096 * 4096;
+      bytes = (char*)aligned_alloc(4096, size);
+      if (!bytes) abort();
+    }
+    return bytes;
+  }
+};
+
+// `total` pieces of work for `threads` threads: each takes its own contiguous share in order, then what others have
+// left. Which thread does a piece never changes its result.
+constexpr int MAX_THREADS = 256;
+struct Shares {
+  struct alignas(64) Share {
+    int64_t next, end;
+  } shares[MAX_THREADS];
+  int threads;
+  Shares(int64_t total, int threads_) : threads(threads_) {
+    for (int i = 0; i < threads; i++) shares[i] = {total * i / threads, total * (i + 1) / threads};
+  }
+  // The next piece for thread `me`, or -1.
+  int64_t take(int me) {
+    for (int i = 0; i < threads; i++) {
+      Share& share = shares[(me + i) % threads];
+      if (__atomic_load_n(&share.next, __ATOMIC_RELAXED) >= share.end) continue;
+      int64_t piece = __atomic_fetch_add(&share.next, 1, __ATOMIC_RELAXED);
+      if (piece < share.end) return piece;
+    }
+    return -1;
+  }
+};
+
+TW_INLINE int usable_threads(int threads, int64_t pieces) {
+  int64_t most = pieces < MAX_THREADS ? pieces : MAX_THREADS;
+  return (int)(threads < most ? (threads > 0 ? threads : 1) : (most > 0 ? most : 1));
+}
+
+}  // namespace
