@@ -128,6 +128,11 @@ class Scheduler:
         return updates
 
     @property
+    def max_running(self) -> int:
+        """The most sequences that run at once."""
+        return len(self._residents.by_slot)
+
+    @property
     def has_work(self) -> bool:
         """Whether any request is queued or running, or a step in flight."""
         return bool(self._live or self._flights)
