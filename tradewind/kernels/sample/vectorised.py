@@ -158,7 +158,7 @@ def _chunk_sums(p_RV: Tensor) -> Tensor:
 def _chunks(values_RV: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Views of the whole chunks [R, C, width] and of the rest [R, less than width]."""
     whole = values_RV.shape[1] // width * width
-    return values_RV[:, :whole].view(-1, whole // width, width), values_RV[:, whole:]
+    return values_RV[:, :whole].view(len(values_RV), whole // width, width), values_RV[:, whole:]
 
 
 def _places(starts: Tensor, width: int = _CHUNK) -> Tensor:

@@ -1,0 +1,198 @@
+"""Boot of a real device: threads, dtype, weights, KV pool, warm-up."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from tradewind.base.errors import ConfigError
+from tradewind.base.log import fields
+from tradewind.base.units import format_bytes
+from tradewind.config import Config, ModelConfig
+from tradewind.kernels import sample as sampling
+from tradewind.kernels.ops import choose_ops
+from tradewind.kernels.pages import KVPool
+from tradewind.models.decoder import Model
+from tradewind.models.registry import load_model, load_spec
+from tradewind.models.spec import ModelSpec
+from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan
+from tradewind.protocol.request import RowSampling
+from tradewind.runner.boot import Progress
+from tradewind.runner.machine import bfloat16_feature, cpu_features, usable_cpus
+from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, plan_memory
+from tradewind.runner.runner import DeviceRunner
+
+log = logging.getLogger(__name__)
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
+
+_NAMES: dict[torch.dtype, DtypeName] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+_WARM_UP_S = 0.1  # a step slower than this is not repeated: it is slow because of its work
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a kind of device runs at once, if the user does not say."""
+
+    max_running: int
+    step_tokens: int
+
+
+# CPU: a step of 512 tokens reads the weights once for so many tokens that they hardly count (a matrix product of 512
+# rows reaches more of the peak than one of 256, one of 1024 no more), and it is over soon enough for the streams that
+# wait for their next token. GPU: the same, two orders of magnitude faster.
+DEFAULTS = {"cpu": Defaults(128, 512), "cuda": Defaults(256, 8192)}
+
+
+def boot_device(directory: Path, config: Config, progress: Progress) -> DeviceRunner:
+    """See tradewind.runner.boot.boot_runner."""
+    device = choose_device(config.runner.device)
+    threads = config.runner.threads or usable_cpus()
+    torch.set_num_threads(threads)
+    model_config = with_dtype(directory, config.model, device)
+    spec = load_spec(directory, model_config)
+    check_weights(estimate_weights_bytes(spec), free_bytes(device))
+    ops = choose_ops(device, spec.dtype)
+    progress("loading weights", 0.0)
+    model = load_model(
+        directory, model_config, device, ops, lambda done, total: progress("loading weights", done / max(total, 1))
+    )
+    progress("measuring memory", 0.0)
+    sample = sampling.choose(device)
+    info = measure(model, config, describe(device, threads))
+    info.implementations["sample"] = sample.kind
+    pool = KVPool.allocate(model.pool_shape(info.num_blocks, info.block_tokens), spec.dtype, device)
+    runner = DeviceRunner(model, pool, info, sample.run, threads=threads)
+    progress("warming up", 0.0)
+    warm_up(runner)
+    progress("ready", 1.0)
+    return runner
+
+
+def choose_device(asked: str) -> torch.device:
+    """`auto` takes a GPU if there is one. Raises ConfigError if CUDA is asked for and there is none."""
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise ConfigError("--device cuda: torch finds no CUDA device; use --device cpu", field="device")
+    return torch.device("cuda", 0) if there and asked != "cpu" else torch.device("cpu")
+
+
+def with_dtype(directory: Path, config: ModelConfig, device: torch.device) -> ModelConfig:
+    """`config` with `dtype` decided.
+
+    `auto` is the checkpoint's own type wherever the device computes with it fast; else float32, which holds every value
+    of bfloat16 and float16.
+    """
+    if config.dtype != "auto":
+        return config
+    dtype = load_spec(directory, config).dtype
+    own = _NAMES[dtype]
+    if device.type != "cpu" or dtype == torch.float32:
+        return replace(config, dtype=own)
+    if dtype == torch.bfloat16 and bfloat16_feature(cpu_features()):
+        return replace(config, dtype=own)
+    log.info(
+        "this CPU has no fast arithmetic for the model's dtype: float32 is used",
+        extra=fields(model_dtype=own, instead="--dtype bfloat16 halves the memory"),
+    )
+    return replace(config, dtype="float32")
+
+
+def describe(device: torch.device, threads: int) -> str:
+    """For people: `"cpu (2 threads, avx512_bf16)"`."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    features = cpu_features()
+    best = bfloat16_feature(features) or next((name for name in ("avx512f", "avx2") if name in features), None)
+    return f"cpu ({threads} thread{'s' if threads > 1 else ''}{f', {best}' if best else ''})"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that can still be taken."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
+
+
+def estimate_weights_bytes(spec: ModelSpec) -> int:
+    """Bytes of the big matrices: enough to know before loading that a model cannot fit."""
+    attention = spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads)
+    per_layer = attention + 3 * spec.hidden * spec.ffn
+    embeddings = spec.vocab * spec.hidden * (1 if spec.tied else 2)
+    return (spec.layers * per_layer + embeddings) * spec.dtype.itemsize
+
+
+def workspace_bytes(spec: ModelSpec, max_running: int, step_tokens: int) -> int:
+    """What a step takes beside weights and KV: activations in float32 at worst, logits, and copies of logits."""
+    qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
+    per_token = 4 * (4 * spec.hidden + 2 * qkv + 3 * spec.ffn)
+    return step_tokens * per_token + 3 * 4 * max_running * spec.vocab
+
+
+def measure(model: Model, config: Config, device: str) -> RunnerInfo:
+    """What the loaded model can do in the memory that is left."""
+    spec, defaults = model.spec, DEFAULTS[model.device.type]
+    max_running = config.scheduler.max_running or defaults.max_running
+    step_tokens = config.scheduler.step_tokens or defaults.step_tokens
+    block_tokens = config.cache.block_tokens
+    block_bytes = model.pool_shape(1, block_tokens).block_bytes(spec.dtype)
+    plan = plan_memory(
+        MemoryAsk(
+            max_model_len=config.model.max_model_len or spec.max_position,
+            user_set_len=config.model.max_model_len is not None,
+            max_running=max_running,
+            block_tokens=block_tokens,
+            block_bytes=block_bytes,
+            free_bytes=max(0, free_bytes(model.device) - workspace_bytes(spec, max_running, step_tokens)),
+            memory_fraction=config.runner.memory_fraction,
+            memory_bytes=config.cache.memory_bytes,
+        )
+    )
+    log.debug("KV cache", extra=fields(blocks=plan.num_blocks, size=format_bytes(plan.num_blocks * block_bytes)))
+    return RunnerInfo(
+        num_blocks=plan.num_blocks,
+        block_tokens=block_tokens,
+        max_model_len=plan.max_model_len,
+        max_running=max_running,
+        step_tokens=step_tokens,
+        vocab_size=spec.vocab,
+        asynchronous=model.device.type == "cuda",
+        device=device,
+        dtype=_NAMES[spec.dtype],
+        weights_bytes=model.weights_bytes,
+        kv_bytes=plan.num_blocks * block_bytes,
+        implementations={op: chosen.kind for op, chosen in model.ops.chosen.items()},
+    )
+
+
+def warm_up(runner: DeviceRunner) -> None:
+    """A few steps, so that threads, libraries and code paths are ready for the first request."""
+    tokens = min(32, runner.info.max_model_len - 1, runner.info.block_tokens, runner.info.step_tokens)
+    sampled = RowSampling(seed=0, temperature=1.0, top_p=0.9)
+    for step, (count, sampling_of_row) in enumerate([(1, RowSampling(seed=0, temperature=0.0)), (tokens, sampled)]):
+        begun_s = time.perf_counter()
+        runner.run(_warm_up_plan(step, count, sampling_of_row)).result()
+        if time.perf_counter() - begun_s > _WARM_UP_S:
+            return
+
+
+def _warm_up_plan(step: int, tokens: int, row: RowSampling) -> StepPlan:
+    """A prompt of zeros in slot 0 and block 0, which nobody owns yet."""
+    zero, one = np.zeros(1, np.int32), np.ones(1, np.int32)
+    return StepPlan(
+        step=step,
+        slots=zero,
+        computed_tokens=zero,
+        new_tokens=one * tokens,
+        sample=np.ones(1, np.bool_),
+        starts=(RowStart(0, np.zeros(tokens, np.int32), tokens, row, ()),),
+        block_slots=zero,
+        block_starts=zero,
+        block_ids=zero,
+    )

@@ -1,0 +1,81 @@
+"""The second half of a step: from logits to tokens in the state rows, and to what the host is told.
+
+Legend: N rows of logits, V vocabulary, K alternatives.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tradewind.kernels.sample import Sample, SampleRows
+from tradewind.kernels.sample.adjust import adjust
+from tradewind.kernels.sample.logprobs import top_logprobs
+from tradewind.kernels.sample.random import uniforms
+from tradewind.protocol.result import TokenLogprobs
+from tradewind.runner.adjustments import build_adjustments
+from tradewind.runner.state import LOGPROBS, StateRows
+from tradewind.runner.transfer import to_device, to_host
+
+Int64s = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobColumns:
+    """Log probabilities of N positions on their way to the host. `counts[n]`: alternatives that row n asked for."""
+
+    ids_NK1: Tensor
+    logprobs_NK1: Tensor
+    ranks_N: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, logits_NV: Tensor, tokens_N: Tensor, counts: list[int]) -> "LogprobColumns":
+        """Of raw logits (float32), for the tokens (int64) chosen there."""
+        ids_NK1, logprobs_NK1, ranks_N = top_logprobs(logits_NV, tokens_N, max(counts))
+        return cls(to_host(ids_NK1), to_host(logprobs_NK1), to_host(ranks_N), counts)
+
+    def rows(self) -> list[TokenLogprobs]:
+        """One for each position; only once the device has got that far."""
+        columns = (self.ids_NK1.tolist(), self.logprobs_NK1.tolist(), self.ranks_N.tolist(), self.counts)
+        return [
+            TokenLogprobs(ids[: count + 1], logprobs[: count + 1], rank)
+            for ids, logprobs, rank, count in zip(*columns, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Tokens on their way to the host: `tokens_N` int64, -1 where the row failed. `asking_N`: who wants logprobs."""
+
+    slots_N: Int64s
+    tokens_N: Tensor
+    asking_N: Int64s
+    logprobs: LogprobColumns | None
+
+
+def draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Drawn:
+    """Draw the token at positions_N[n] of each slot and store it. `logits_NV` (float32) may be overwritten."""
+    asking_N = np.flatnonzero(state.flags_S[slots_N] & LOGPROBS)
+    raw_NV = logits_NV[to_device(asking_N, state.device)] if len(asking_N) else None  # a copy
+    adjustments = build_adjustments(state, slots_N, positions_N)
+    if adjustments is not None:
+        adjust(logits_NV, adjustments)
+    tokens_N = sample(logits_NV, sample_rows(state, slots_N, positions_N))
+    valid_N = tokens_N.clamp(min=0)  # a failed row's sequence ends; until the host knows, its row must hold a token
+    state.store(slots_N, positions_N, valid_N)
+    if adjustments is not None:
+        state.counts.count(slots_N, positions_N, valid_N)
+    logprobs = None
+    if raw_NV is not None:
+        counts = [state.extras[slot].sampling.logprobs or 0 for slot in slots_N[asking_N].tolist()]
+        logprobs = LogprobColumns.of(raw_NV, valid_N[to_device(asking_N, state.device)], counts)
+    return Drawn(slots_N, to_host(tokens_N), asking_N, logprobs)
+
+
+def sample_rows(state: StateRows, slots_N: Int64s, positions_N: Int64s) -> SampleRows:
+    """The sampling columns of these slots, with their random numbers for these positions."""
+    temperature_N = state.temperature_S[slots_N]
+    uniforms_N = uniforms(state.keys_S[slots_N], positions_N) if temperature_N.any() else temperature_N
+    return SampleRows(temperature_N, state.top_k_S[slots_N], state.top_p_S[slots_N], state.min_p_S[slots_N], uniforms_N)
