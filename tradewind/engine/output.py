@@ -194,9 +194,15 @@ class OutputTable:
 
     def __init__(self) -> None:
         self._open: dict[int, SequenceOutput] = {}
+        self._admitted = 0  # of the open ones
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def waiting(self) -> int:
+        """Open sequences that have not run yet."""
+        return len(self._open) - self._admitted
 
     def add(self, output: SequenceOutput) -> None:
         """A sequence that was given to the engine."""
@@ -204,7 +210,10 @@ class OutputTable:
 
     def forget(self, request_id: int) -> SequenceOutput | None:
         """Take a sequence out; what the engine may still say of it is ignored."""
-        return self._open.pop(request_id, None)
+        output = self._open.pop(request_id, None)
+        if output is not None and output.queue_s is not None:
+            self._admitted -= 1
+        return output
 
     def apply(self, step: "Step", now_s: float) -> StepOutcome:
         """Hand a step's updates to their sequences, end those that ended, and wake the readers."""
@@ -214,6 +223,7 @@ class OutputTable:
             if output is not None and output.queue_s is None:
                 output.queue_s = admission.queue_s
                 output.cached_tokens = admission.cached_tokens
+                self._admitted += 1
         for request_id, prompt_part in step.prompt_logprobs.items():
             if (output := self._open.get(request_id)) is not None:
                 output.push_prompt_logprobs(prompt_part)
@@ -243,13 +253,13 @@ class OutputTable:
                 outcome.ttft_s.append(output.ttft_s)
             output.last_token_s = now_s
             if output.push(token):
-                del open_outputs[request_id]
+                self.forget(request_id)
                 outcome.stopped_ids.append(request_id)
                 outcome.ended.append(output)
         return touched
 
     def _finish(self, finish: Finish, touched: list[SequenceOutput], outcome: StepOutcome) -> None:
-        output = self._open.pop(finish.request_id, None)
+        output = self.forget(finish.request_id)
         if output is not None:
             output.finish(finish.reason, finish.stop_token, finish.message)
             touched.append(output)

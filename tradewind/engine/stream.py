@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -46,12 +46,27 @@ class EngineListener(Protocol):
         ...
 
 
+def timings_of(output: SequenceOutput, prompt_tokens: int, now_s: float) -> RequestTimings:
+    """The timings of a sequence that ends now. One without a finish reason was lost with its engine."""
+    return RequestTimings(
+        request_id=output.request_id,
+        index=output.index,
+        finish_reason=output.finish_reason or FinishReason.ERROR,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=output.completion_tokens,
+        cached_tokens=output.cached_tokens,
+        e2e_s=now_s - output.submitted_s,
+        queue_s=output.queue_s,
+        ttft_s=output.ttft_s,
+    )
+
+
 @dataclass(slots=True, eq=False)
 class Feed:
     """The engine's side of a stream: its sequences, and the reader to wake."""
 
-    outputs: list[SequenceOutput]
     prompt_tokens: int
+    outputs: list[SequenceOutput] = field(default_factory=list)
     waiter: "asyncio.Future[None] | None" = None
     error: TradewindError | None = None
 

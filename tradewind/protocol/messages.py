@@ -57,6 +57,16 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     field: str | None
 
 
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The scheduler does not take this sequence. `error` is the class name in tradewind.base.errors."""
+
+    request_id: int
+    error: str
+    message: str
+    field: str | None
+    retry_after_s: float | None = None
+
+
 class Crashed(msgspec.Struct, frozen=True, tag="crashed"):
     """The last words of a running engine whose step raised; the process ends after them. Starting again may help."""
 
@@ -81,4 +91,4 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     step_age_s: float  # how long the step in flight has been running; 0 when idle
 
 
-FromEngine = Progress | Ready | Failed | Crashed | Step | Heartbeat
+FromEngine = Progress | Ready | Failed | Refused | Crashed | Step | Heartbeat

@@ -1,0 +1,207 @@
+"""From what a client asks to what the engine runs: validated, every default filled in, token ids only.
+
+Used alike by AsyncEngine and LLM, so a request means the same wherever it is made.
+"""
+
+import math
+import secrets
+from array import array
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tradewind.base.errors import ContextLengthExceeded, RequestError
+from tradewind.engine.output import SequenceOutput, TextRules
+from tradewind.protocol.request import EngineRequest, RowSampling
+from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.validate import validate
+
+if TYPE_CHECKING:
+    from tradewind.text.tokenizer import Tokenizer
+
+_SEED_BITS = 64
+
+
+def draw_seed() -> int:
+    """A random seed for a request that names none."""
+    return secrets.randbits(_SEED_BITS)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request may ask for."""
+
+    max_model_len: int
+    kv_tokens: int  # of the whole KV cache
+    vocab_size: int
+    max_logprobs: int
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks of the scheduler. `now_s` is the moment of submission on the machine's monotonic clock."""
+
+    now_s: float
+    priority: int = 0
+    timeout_s: float | None = None
+    cache_salt: str = ""
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """One client request as n engine requests, and how their tokens become text."""
+
+    requests: list[EngineRequest]
+    params: SamplingParams
+    rules: TextRules
+
+
+class Resolver:
+    """Resolves requests for one model."""
+
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        eos_ids: frozenset[int],
+        limits: Limits,
+        draw_seed: Callable[[], int] = draw_seed,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self._limits = limits
+        self._draw_seed = draw_seed
+
+    def resolve(self, prompt_tokens: list[int], params: SamplingParams, terms: Terms, first_id: int) -> Resolved:
+        """The n engine requests, with ids from `first_id` on.
+
+        Raises RequestError naming the field, or ContextLengthExceeded.
+        """
+        validate(params, self._limits.vocab_size, self._limits.max_logprobs)
+        self._check_prompt(prompt_tokens)
+        _check_terms(terms)
+        max_tokens = self._max_tokens(len(prompt_tokens), params)
+        eos_ids = frozenset() if params.ignore_eos else self._eos_ids
+        stop_ids = eos_ids.union(params.stop_token_ids or ())
+        seed = self._draw_seed() if params.seed is None else params.seed % 2**_SEED_BITS
+        bad_word_ids = self._bad_word_ids(params.bad_words) if params.bad_words else None
+        requests = [
+            EngineRequest(
+                request_id=first_id + index,
+                prompt_tokens=prompt_tokens,
+                sampling=_row_sampling(params, derived_seed(seed, index), bad_word_ids, index == 0),
+                max_tokens=max_tokens,
+                stop_token_ids=sorted(stop_ids),
+                priority=terms.priority,
+                deadline_s=None if terms.timeout_s is None else terms.now_s + terms.timeout_s,
+                arrival_s=terms.now_s,
+                cache_salt=terms.cache_salt,
+            )
+            for index in range(params.n)
+        ]
+        rules = TextRules(
+            silent_ids=frozenset() if params.include_stop_str_in_output else stop_ids,
+            eos_ids=eos_ids,
+            min_tokens=params.min_tokens,
+            wants_logprobs=params.logprobs is not None,
+            prompt_logprobs_of=None if params.prompt_logprobs is None else len(prompt_tokens),
+        )
+        return Resolved(requests, params, rules)
+
+    def outputs(self, resolved: Resolved, wake: Callable[[], None]) -> list[SequenceOutput]:
+        """The reading ends of a resolved request's sequences. `wake` is called after each step that gave one news."""
+        return [self._output(resolved, index, wake) for index in range(len(resolved.requests))]
+
+    def _output(self, resolved: Resolved, index: int, wake: Callable[[], None]) -> SequenceOutput:
+        from tradewind.text.detokenizer import Detokenizer
+        from tradewind.text.stops import StopStrings
+
+        request, params, rules = resolved.requests[index], resolved.params, resolved.rules
+        detokenizer = None
+        if params.detokenize:
+            detokenizer = Detokenizer(self._tokenizer, request.prompt_tokens, params.skip_special_tokens)
+        stops = StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
+        if index and rules.prompt_logprobs_of is not None:
+            rules = msgspec.structs.replace(rules, prompt_logprobs_of=None)
+        return SequenceOutput(request.request_id, index, rules, detokenizer, stops, wake, request.arrival_s)
+
+    def _check_prompt(self, prompt_tokens: list[int]) -> None:
+        if not prompt_tokens:
+            raise RequestError("the prompt is empty; it must have at least one token", field="prompt")
+        vocab_size = self._limits.vocab_size
+        try:
+            array("q", prompt_tokens)
+        except (TypeError, OverflowError):
+            message = f"the prompt must be a list of token ids, whole numbers from 0 to {vocab_size - 1}"
+            raise RequestError(message, field="prompt") from None
+        low, high = min(prompt_tokens), max(prompt_tokens)
+        if low < 0 or high >= vocab_size:
+            wrong = low if low < 0 else high
+            message = f"the prompt has the token id {wrong}; this model's are 0 to {vocab_size - 1}"
+            raise RequestError(message, field="prompt")
+
+    def _max_tokens(self, count_prompt: int, params: SamplingParams) -> int:
+        # The last token is never computed, so it needs no place in the KV cache.
+        context = min(self._limits.max_model_len, self._limits.kv_tokens + 1)
+        whose = "this model's context" if context == self._limits.max_model_len else "what the KV cache has room for"
+        room = context - count_prompt
+        if room < 1:
+            message = (
+                f"the prompt has {count_prompt} tokens, but {whose} is {context} tokens, "
+                f"of which the output needs at least one; shorten the prompt to {context - 1} tokens or fewer"
+            )
+            raise ContextLengthExceeded(message, field="prompt")
+        if params.max_tokens is not None and params.max_tokens > room:
+            message = (
+                f"{whose} is {context} tokens, but the request needs {count_prompt + params.max_tokens}: "
+                f"{count_prompt} in the prompt and {params.max_tokens} of max_tokens; "
+                f"shorten the prompt, or ask for at most {room} tokens"
+            )
+            raise ContextLengthExceeded(message, field="max_tokens")
+        if params.min_tokens > room:
+            message = f"min_tokens is {params.min_tokens}, but after this prompt the context has room for {room} tokens"
+            raise ContextLengthExceeded(message, field="min_tokens")
+        return room if params.max_tokens is None else params.max_tokens
+
+    def _bad_word_ids(self, words: list[str]) -> list[list[int]]:
+        """Each word as it is written at the start of a text or inside a word, and as it is after a space."""
+        ids: dict[tuple[int, ...], None] = {}
+        for word in words:
+            for text in (word.strip(), " " + word.strip()):
+                tokens = tuple(self._tokenizer.encode(text, add_special_tokens=False))
+                if tokens:
+                    ids[tokens] = None
+        return [list(tokens) for tokens in ids]
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """The seed of the n-th sequence of a request; the first one has the request's own."""
+    if index == 0:
+        return seed
+    digest = blake2b(seed.to_bytes(8, "little") + index.to_bytes(4, "little"), digest_size=8, person=b"tradewind-seed")
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _row_sampling(
+    params: SamplingParams, seed: int, bad_word_ids: list[list[int]] | None, is_first: bool
+) -> RowSampling:
+    return RowSampling(
+        seed=seed,
+        temperature=float(params.temperature),
+        top_p=float(params.top_p),
+        top_k=max(params.top_k, 0),
+        min_p=float(params.min_p),
+        presence_penalty=float(params.presence_penalty),
+        frequency_penalty=float(params.frequency_penalty),
+        repetition_penalty=float(params.repetition_penalty),
+        logit_bias=params.logit_bias or None,
+        allowed_token_ids=params.allowed_token_ids,
+        bad_word_ids=bad_word_ids,
+        min_tokens=params.min_tokens,
+        logprobs=params.logprobs,
+        prompt_logprobs=params.prompt_logprobs if is_first else None,
+    )
+
+
+def _check_terms(terms: Terms) -> None:
+    timeout_s = terms.timeout_s
+    if timeout_s is not None and not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise RequestError(f"timeout must be a positive number of seconds, not {timeout_s!r}", field="timeout")
