@@ -1,1 +1,1 @@
-"""The HTTP server."""
+"""The HTTP server: OpenAI's routes, health and metrics, over one engine."""

@@ -1,0 +1,129 @@
+"""The outermost layer: request ids, API keys, dates, one log line per request, and the last net for errors.
+
+Plain ASGI: nothing here runs per streamed token, except that headers pass through once.
+"""
+
+import logging
+import re
+import time
+import uuid
+from email.utils import formatdate
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tradewind.base.errors import TradewindError
+from tradewind.base.log import fields
+from tradewind.server.errors import Disconnected, error_body, error_headers, internal_error
+from tradewind.server.keys import ApiKeys, Caller
+from tradewind.server.metrics import Metrics
+from tradewind.server.trace import SCOPE_KEY, Trace
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/version", "/metrics"})
+QUIET_PATHS = OPEN_PATHS | {"/favicon.ico"}
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class Edge:
+    """Wraps the application. Every answer gets `X-Request-Id` and `Date`; a request's own id is kept if it is sane."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics, paths: frozenset[str]) -> None:
+        self._app = app
+        self._keys = keys
+        self._metrics = metrics
+        self._paths = paths
+        self._date = (0, b"")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        trace = Trace(_request_id(headers.get(b"x-request-id")), Caller(), time.monotonic(), send)
+        scope[SCOPE_KEY] = trace
+        answer = _Answer(trace, send, self._date_header())
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                trace.caller = self._keys.identify(headers.get(b"authorization"))
+            await self._app(scope, receive, answer)
+        except TradewindError as error:
+            await answer.fail(error)
+        except Exception:
+            log.exception("request failed", extra=fields(request_id=trace.request_id, path=scope["path"]))
+            await answer.fail(internal_error())
+        finally:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.responses[path, trace.status or Disconnected.status] += 1
+            self._log(scope, trace)
+
+    def _log(self, scope: Scope, trace: Trace) -> None:
+        quiet = scope["path"] in QUIET_PATHS and trace.status < 400
+        level = logging.DEBUG if quiet else logging.ERROR if trace.status >= 500 else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        values = {
+            "id": trace.request_id,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": trace.status or Disconnected.status,
+            "ms": round((time.monotonic() - trace.started_s) * 1e3, 1),
+            **trace.fields(),
+        }
+        log.log(level, "request", extra=fields(**values))
+
+    def _date_header(self) -> bytes:
+        now = int(time.time())
+        if self._date[0] != now:
+            self._date = (now, formatdate(now, usegmt=True).encode())
+        return self._date[1]
+
+
+class _Answer:
+    """`send` with our headers added, and what was sent remembered."""
+
+    def __init__(self, trace: Trace, send: Send, date: bytes) -> None:
+        self._trace = trace
+        self._send = send
+        self._date = date
+        self._complete = False
+
+    async def __call__(self, message: Message) -> None:
+        self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if message["type"] == "http.response.start":
+            self._trace.status = message["status"]
+            ours = [(b"date", self._date), (b"x-request-id", self._trace.request_id.encode())]
+            if self._trace.ignored:
+                ours.append((b"x-tradewind-ignored", _header_text(self._trace.ignored)))
+            message = {**message, "headers": [*message.get("headers", ()), *ours]}
+        await self._send(message)
+
+    async def fail(self, error: TradewindError) -> None:
+        """Say `error`, if nothing was said yet; in the middle of an answer, let the server cut the connection."""
+        self._trace.error = error.code or error.kind
+        if self._complete:
+            return
+        if self._trace.status:
+            raise ConnectionAbortedError(f"request {self._trace.request_id} failed after its answer had begun")
+        await send_error(self, error)
+
+
+async def send_error(send: Send, error: TradewindError) -> None:
+    """A whole answer with `error` in it."""
+    body = error_body(error)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *error_headers(error)]
+    start: dict[str, Any] = {"type": "http.response.start", "status": error.status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+def _request_id(given: bytes | None) -> str:
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode("ascii")
+    return uuid.uuid4().hex
+
+
+def _header_text(names: list[str]) -> bytes:
+    printable = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.\-\[\]]{1,64}", name)]
+    return ", ".join(printable[:32]).encode()

@@ -1,0 +1,160 @@
+"""`POST /v1/chat/completions`."""
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tradewind.base.errors import RequestError
+from tradewind.engine.client import Delta, Usage
+from tradewind.protocol.sampling import SamplingParams
+from tradewind.server.body import read_json
+from tradewind.server.generation import Choice, Generation, Job, collect
+from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, usage_object
+from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from tradewind.server.openai.prompts import encode, render_chat
+from tradewind.server.openai.requests import ChatRequest
+from tradewind.server.openai.sampling import chat_sampling
+from tradewind.server.service import Service
+from tradewind.server.sse import EventStream, JsonAnswer
+from tradewind.server.trace import trace_of
+
+if TYPE_CHECKING:
+    from tradewind.text.tokenizer import Tokenizer
+
+
+async def chat_completions(service: Service, request: Request) -> Response:
+    """The route."""
+    service.check_ready()
+    asked = await read_json(request, ChatRequest, service.config.max_body_bytes)
+    trace = trace_of(request)
+    trace.model = service.check_model(asked.model)
+    trace.ignored = asked.ignored
+    params = chat_sampling(asked, service.engine.defaults)
+    tokens = await _prompt_tokens(service.engine.tokenizer, asked)
+    job = Job(
+        prompts=[tokens],
+        params=params,
+        priority=asked.priority or 0,
+        timeout_s=service.timeout_s(request, asked.timeout),
+        cache_salt=trace.caller.cache_salt + (asked.cache_salt or ""),
+    )
+    generation = Generation(service, job, trace)
+    kind = "chat.completion.chunk" if asked.stream else "chat.completion"
+    head = AnswerHead.begin("chatcmpl", trace.request_id, kind, trace.model)
+    shape = ChatShape(asked, params, service.engine.tokenizer, generation, tokens, head)
+    if asked.stream:
+        return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
+    choices = await collect(generation, params.n, request.receive)
+    return JsonAnswer(shape.whole(choices))
+
+
+async def _prompt_tokens(tokenizer: "Tokenizer", asked: ChatRequest) -> list[int]:
+    variables = dict(asked.chat_template_kwargs or {})
+    if asked.reasoning_effort is not None:
+        variables.setdefault("reasoning_effort", asked.reasoning_effort)
+    text = await render_chat(
+        tokenizer,
+        asked.messages,
+        add_generation_prompt=asked.add_generation_prompt,
+        continue_final_message=asked.continue_final_message,
+        variables=variables or None,
+    )
+    tokens = await encode(tokenizer, text, bool(asked.add_special_tokens))
+    if not tokens:
+        raise RequestError("the chat template made no text of these messages", field="messages")
+    return tokens
+
+
+class ChatShape:
+    """Chat completions, whole or as events."""
+
+    def __init__(
+        self,
+        asked: ChatRequest,
+        params: SamplingParams,
+        tokenizer: "Tokenizer",
+        generation: Generation,
+        prompt: list[int],
+        head: AnswerHead,
+    ) -> None:
+        self._asked = asked
+        self._generation = generation
+        self._prompt = prompt
+        self._head = head
+        self._top = params.logprobs
+        self._names = TokenNames(tokenizer, bool(asked.return_tokens_as_token_ids))
+        self._frame = ChunkFrame(head, b'"delta":{"content":', b"}", asked.usage_wanted)
+        self._plain = self._top is None and not asked.return_token_ids and not asked.usage_in_every_chunk
+        self._echoed = self._echo_text() if asked.echo else ""
+        self._begun: set[int] = set()
+
+    def _echo_text(self) -> str:
+        last = self._asked.messages[-1]
+        if isinstance(last.content, list):
+            return "\n".join(part.text or "" for part in last.content)
+        return last.content or ""
+
+    # --- one piece ---------------------------------------------------------------------------------------------------
+
+    def whole(self, choices: list[Choice]) -> dict[str, Any]:
+        """The answer in one piece."""
+        answer: dict[str, Any] = {
+            **self._head.fields(),
+            "choices": [self._whole_choice(index, choice) for index, choice in enumerate(choices)],
+            "usage": usage_object(self._generation.usage),
+        }
+        if self._asked.prompt_logprobs is not None:
+            answer["prompt_logprobs"] = prompt_logprobs(self._generation.prompt_logprobs.get(0, []), self._names)
+        if self._asked.return_token_ids:
+            answer["prompt_token_ids"] = self._prompt
+        return answer
+
+    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "index": index,
+            "message": {"role": "assistant", "content": self._echoed + choice.text, "refusal": None},
+            "logprobs": None if self._top is None else chat_logprobs(choice.logprobs, self._top, self._names),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+        }
+        if self._asked.return_token_ids:
+            answer["token_ids"] = choice.token_ids
+        return answer
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def events(self, _first_choice: int, deltas: list[Delta]) -> bytes:
+        """See EventShape."""
+        if self._plain and len(deltas) == 1 and deltas[0].finish_reason is None and deltas[0].index in self._begun:
+            delta = deltas[0]  # nearly every token comes this way
+            return self._frame.text(delta.index, delta.text) if delta.text else b""
+        return b"".join([self._event(delta) for delta in deltas])
+
+    def _event(self, delta: Delta) -> bytes:
+        begin = b""
+        if delta.index not in self._begun:
+            self._begun.add(delta.index)
+            begin = self._role_event(delta.index)
+        if self._plain and delta.finish_reason is None:
+            return begin + (self._frame.text(delta.index, delta.text) if delta.text else b"")
+        choice: dict[str, Any] = {
+            "index": delta.index,
+            "delta": {"content": delta.text} if delta.text or delta.finish_reason is None else {},
+            "logprobs": None if self._top is None else chat_logprobs(delta.logprobs or [], self._top, self._names),
+            "finish_reason": delta.finish_reason,
+        }
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop_reason
+        if self._asked.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+        return begin + self._frame.choice(choice, self._generation.usage if self._asked.usage_in_every_chunk else None)
+
+    def _role_event(self, index: int) -> bytes:
+        delta = {"role": "assistant", "content": self._echoed}
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return self._frame.choice(choice, self._generation.usage if self._asked.usage_in_every_chunk else None)
+
+    def last_events(self, usage: Usage) -> bytes:
+        """See EventShape."""
+        return (self._frame.usage(usage) if self._asked.usage_wanted else b"") + DONE

@@ -1,0 +1,117 @@
+"""What a request says to the model, as token ids."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tradewind.base.errors import RequestError
+from tradewind.server.openai.requests import ContentPart, Message
+
+if TYPE_CHECKING:
+    from tradewind.text.tokenizer import Tokenizer
+
+MAX_PROMPTS = 1024
+THREAD_CHARS = 8192  # longer texts are tokenised (or rendered) in a thread, so that they do not hold up streams
+
+TextOrIds = str | list[int]
+
+
+def parse_prompts(prompt: Any) -> list[TextOrIds]:
+    """The four forms of a completion's prompt, as a list of texts or of token ids. Raises RequestError."""
+    if prompt is None:
+        raise RequestError("prompt is missing", field="prompt")
+    if isinstance(prompt, str):
+        return [prompt]
+    if not isinstance(prompt, list):
+        raise RequestError("prompt should be a text, a list of texts, token ids or a list of those", field="prompt")
+    if not prompt:
+        raise RequestError("prompt should not be an empty list", field="prompt")
+    if _is_id(prompt[0]):
+        return [_ids(prompt, "prompt")]
+    if len(prompt) > MAX_PROMPTS:
+        raise RequestError(f"prompt has {len(prompt)} entries; at most {MAX_PROMPTS} are allowed", field="prompt")
+    return [_text_or_ids(entry, f"prompt[{index}]") for index, entry in enumerate(prompt)]
+
+
+def _text_or_ids(entry: Any, path: str) -> TextOrIds:
+    if isinstance(entry, str):
+        return entry
+    if isinstance(entry, list):
+        return _ids(entry, path)
+    raise RequestError(f"{path} should be a text or a list of token ids, not {str(entry)[:40]!r}", field=path)
+
+
+def _ids(entry: list[Any], path: str) -> list[int]:
+    if not entry:
+        raise RequestError(f"{path} should hold at least one token id", field=path)
+    for index, token in enumerate(entry):
+        if not _is_id(token):
+            where = f"{path}[{index}]"
+            raise RequestError(f"{where} should be a token id (a whole number), not {str(token)[:40]!r}", field=where)
+    return entry
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int
+
+
+async def encode(tokenizer: "Tokenizer", text: str, add_special_tokens: bool) -> list[int]:
+    """Tokens of `text`; a long text does not hold up the event loop."""
+    if len(text) < THREAD_CHARS:
+        return tokenizer.encode(text, add_special_tokens)
+    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens)
+
+
+async def encode_prompt(tokenizer: "Tokenizer", prompt: TextOrIds, add_special_tokens: bool, path: str) -> list[int]:
+    """Token ids of one completion prompt. Raises RequestError for a text without any token."""
+    if not isinstance(prompt, str):
+        return prompt
+    tokens = await encode(tokenizer, prompt, add_special_tokens)
+    if not tokens:
+        raise RequestError(f"{path} is empty: it holds no token to continue from", field=path)
+    return tokens
+
+
+def as_template_message(message: Message) -> dict[str, Any]:
+    """One turn as templates expect it: its content a plain text (parts are joined by newlines)."""
+    turn = message.model_dump(exclude_unset=True)
+    if isinstance(message.content, list):
+        turn["content"] = "\n".join(_part_text(part) for part in message.content)
+    elif message.content is None and "content" in turn:
+        turn["content"] = ""
+    return turn
+
+
+def _part_text(part: ContentPart) -> str:
+    return (part.text if part.type == "text" else part.refusal) or ""
+
+
+async def render_chat(
+    tokenizer: "Tokenizer",
+    messages: list[Message],
+    *,
+    add_generation_prompt: bool | None,
+    continue_final_message: bool | None,
+    variables: dict[str, Any] | None,
+) -> str:
+    """The conversation as the model's template writes it. Raises RequestError(field="messages")."""
+    template = tokenizer.chat_template
+    if template is None:
+        message = "this model has no chat template: use /v1/completions, or start the server with --chat-template FILE"
+        raise RequestError(message, field="messages")
+    if add_generation_prompt is None:
+        add_generation_prompt = not continue_final_message
+    elif add_generation_prompt and continue_final_message:
+        message = "continue_final_message goes without add_generation_prompt: set one of them to false"
+        raise RequestError(message, field="continue_final_message")
+    turns = [as_template_message(message) for message in messages]
+
+    def render() -> str:
+        return template.render(
+            turns,
+            add_generation_prompt=bool(add_generation_prompt),
+            continue_final_message=bool(continue_final_message),
+            variables=variables,
+        )
+
+    size = sum(len(str(turn.get("content", ""))) for turn in turns)
+    return render() if size < THREAD_CHARS else await asyncio.to_thread(render)

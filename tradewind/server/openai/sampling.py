@@ -1,0 +1,118 @@
+"""OpenAI's and vLLM's request fields -> SamplingParams, over the model's own defaults."""
+
+from typing import TYPE_CHECKING, Any
+
+from tradewind.base.errors import RequestError
+from tradewind.protocol.sampling import SamplingParams
+from tradewind.server.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
+
+if TYPE_CHECKING:
+    from tradewind.text.generation import GenerationDefaults
+
+_SAME_NAMES = (
+    *("n", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
+    *("repetition_penalty", "allowed_token_ids", "bad_words", "min_tokens", "stop_token_ids", "ignore_eos"),
+    *("include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs"),
+)
+
+_FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+# Refused rather than ignored: an answer made without them would not be what was asked for.
+_REFUSED = {
+    "structured_outputs": "structured output",
+    "guided_json": "structured output",
+    "guided_regex": "structured output",
+    "guided_choice": "structured output",
+    "guided_grammar": "structured output",
+    "use_beam_search": "beam search",
+    "functions": "tool calling",
+    "function_call": "tool calling",
+    "audio": "audio",
+    "web_search_options": "web search",
+    "prompt_embeds": "prompt embeddings",
+}
+
+
+def completion_sampling(request: CompletionRequest, defaults: "GenerationDefaults") -> SamplingParams:
+    """Raises RequestError for what cannot be served. Ranges are checked by the engine's client."""
+    _check_common(request)
+    if request.suffix is not None:
+        raise RequestError("suffix (fill in the middle) is not supported; leave it out", field="suffix")
+    _check_best_of(request)
+    values = {**_model_defaults(defaults), **_common(request)}
+    if request.max_tokens is not None:
+        values["max_tokens"] = request.max_tokens
+    if request.logprobs is not None:
+        values["logprobs"] = request.logprobs
+    if request.echo:
+        _allow_prompt_alone(values)
+        if request.logprobs is not None and request.prompt_logprobs is None:
+            values["prompt_logprobs"] = request.logprobs
+    return SamplingParams(**values)
+
+
+def _allow_prompt_alone(values: dict[str, Any]) -> None:
+    """`echo` with max_tokens=0 asks for the prompt only; the engine always says one token, which is then dropped."""
+    if values.get("max_tokens") == 0:
+        values["max_tokens"] = 1
+        values["min_tokens"] = 0
+
+
+def chat_sampling(request: ChatRequest, defaults: "GenerationDefaults") -> SamplingParams:
+    """The same for chat. Without a limit of its own, a chat may go on to the end of the context."""
+    _check_common(request)
+    if request.tools and request.tool_choice != "none":
+        raise RequestError(
+            "tool calling is not supported yet; leave tools out, or set tool_choice 'none'", field="tools"
+        )
+    if request.top_logprobs is not None and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs set to true", field="top_logprobs")
+    values = {"max_tokens": defaults.max_new_tokens, **_model_defaults(defaults), **_common(request)}
+    for limit in (request.max_tokens, request.max_completion_tokens):
+        if limit is not None:
+            values["max_tokens"] = limit
+    if request.logprobs:
+        values["logprobs"] = request.top_logprobs or 0
+    return SamplingParams(**values)
+
+
+def _model_defaults(defaults: "GenerationDefaults") -> dict[str, Any]:
+    values = {name: getattr(defaults, name) for name in _FROM_MODEL}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _common(request: GenerationRequest) -> dict[str, Any]:
+    given = {name: getattr(request, name) for name in _SAME_NAMES}
+    values = {name: value for name, value in given.items() if value is not None}
+    if request.stop is not None:
+        values["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
+    if request.logit_bias is not None:
+        values["logit_bias"] = {_token_id(key): bias for key, bias in request.logit_bias.items()}
+    return values
+
+
+def _token_id(key: str) -> int:
+    if not key.isascii() or not key.isdigit() or len(key) > 10:
+        raise RequestError(f"logit_bias: {key[:40]!r} is not a token id", field="logit_bias")
+    return int(key)
+
+
+def _check_common(request: GenerationRequest) -> None:
+    for name, what in _REFUSED.items():
+        if request.unknown.get(name):
+            raise RequestError(f"{what} is not supported yet; leave {name} out", field=name)
+    if request.response_format is not None and request.response_format.type != "text":
+        message = f"response_format {request.response_format.type!r} is not supported yet; only 'text' is"
+        raise RequestError(message, field="response_format.type")
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options needs stream set to true", field="stream_options")
+    if request.stream and request.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs is not available in a stream", field="prompt_logprobs")
+    modalities = request.unknown.get("modalities")
+    if modalities not in (None, ["text"]):
+        raise RequestError("modalities may only be ['text']", field="modalities")
+
+
+def _check_best_of(request: CompletionRequest) -> None:
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        raise RequestError("best_of is not supported, except equal to n", field="best_of")

@@ -1,0 +1,53 @@
+"""`POST /tokenize` and `/detokenize`, in vLLM's shapes."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tradewind.base.errors import RequestError
+from tradewind.server.body import read_json
+from tradewind.server.openai.prompts import encode, render_chat
+from tradewind.server.openai.requests import DetokenizeRequest, TokenizeRequest
+from tradewind.server.service import Service
+from tradewind.server.sse import JsonAnswer
+from tradewind.server.trace import trace_of
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    """A text, or a conversation in the model's template, as token ids."""
+    service.check_ready()
+    asked = await read_json(request, TokenizeRequest, service.config.max_body_bytes)
+    trace = trace_of(request)
+    trace.model = service.check_model(asked.model)
+    trace.ignored = asked.ignored
+    tokenizer = service.engine.tokenizer
+    if (asked.prompt is None) == (asked.messages is None):
+        raise RequestError("send either prompt or messages", field="prompt")
+    if asked.messages is None:
+        tokens = await encode(tokenizer, asked.prompt or "", asked.add_special_tokens is not False)
+    else:
+        text = await render_chat(
+            tokenizer,
+            asked.messages,
+            add_generation_prompt=asked.add_generation_prompt,
+            continue_final_message=asked.continue_final_message,
+            variables=asked.chat_template_kwargs,
+        )
+        tokens = await encode(tokenizer, text, bool(asked.add_special_tokens))
+    names = [tokenizer.token_text(token) for token in tokens] if asked.return_token_strs else None
+    max_model_len = service.engine.ready.max_model_len
+    return JsonAnswer({"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": names})
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """Token ids as text, special tokens included."""
+    service.check_ready()
+    asked = await read_json(request, DetokenizeRequest, service.config.max_body_bytes)
+    trace = trace_of(request)
+    trace.model = service.check_model(asked.model)
+    trace.ignored = asked.ignored
+    vocab_size = service.engine.ready.vocab_size
+    for index, token in enumerate(asked.tokens):
+        if not 0 <= token < vocab_size:
+            field = f"tokens[{index}]"
+            raise RequestError(f"{field}: {token} is not a token id; they are 0 to {vocab_size - 1}", field=field)
+    return JsonAnswer({"prompt": service.engine.tokenizer.decode(asked.tokens, skip_special_tokens=False)})

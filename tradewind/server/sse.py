@@ -1,0 +1,147 @@
+"""Answers: JSON in one piece, or a stream of server-sent events that never outlives or outgrows its reader."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tradewind.base.errors import TradewindError
+from tradewind.engine.client import Delta, Usage
+from tradewind.server.errors import Disconnected, error_body
+from tradewind.server.generation import Generation
+from tradewind.server.metrics import Metrics
+from tradewind.server.trace import SCOPE_KEY, Trace
+
+DROP_EXTENSION = "tradewind.drop"  # scope["extensions"]: a callable that cuts the connection at once
+
+_EVENT_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class JsonAnswer(Response):
+    """A body that msgspec encodes."""
+
+    media_type = "application/json"
+
+    def __init__(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        super().__init__(msgspec.json.encode(value), status, headers)
+
+
+class EventShape(Protocol):
+    """How one route writes its events."""
+
+    def events(self, first_choice: int, deltas: list[Delta], /) -> bytes:
+        """The events for what is new; empty when there is nothing to say yet. `first_choice`: index 0 of the prompt."""
+        ...
+
+    def last_events(self, usage: Usage) -> bytes:
+        """What ends a stream that ended well."""
+        ...
+
+
+class EventStream(Response):
+    """A generation as server-sent events.
+
+    The status line waits for the first news, so that whatever fails before it is an ordinary error. After that, an
+    error is an event of its own and the stream ends without its usual last event. The reader's pace is the
+    connection's: a write waits while the connection's buffer is full, and meanwhile the engine's news merge.
+    """
+
+    def __init__(self, generation: Generation, shape: EventShape, metrics: Metrics, write_timeout_s: float) -> None:
+        super().__init__(status_code=200)
+        self._generation = generation
+        self._shape = shape
+        self._metrics = metrics
+        self._write_timeout_s = write_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace: Trace = scope[SCOPE_KEY]
+        generation = self._generation
+        watcher = asyncio.create_task(generation.watch(receive))
+        writer = _Writer(trace.send, self._drop(scope, trace), self._write_timeout_s)
+        try:
+            await self._run(send, writer)
+        except Disconnected as error:
+            trace.error = error.code
+        finally:
+            writer.close()
+            watcher.cancel()
+            generation.abort()
+            generation.note_usage()
+
+    async def _run(self, send: Send, writer: "_Writer") -> None:
+        started = False
+        events = self._shape.events
+        try:
+            async with aclosing(self._generation.read()) as news:
+                async for first_choice, deltas in news:
+                    body = events(first_choice, deltas)
+                    if not started:
+                        started = True
+                        await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
+                    if body:
+                        await writer.write(body)
+        except TradewindError as error:
+            if not started or isinstance(error, Disconnected):
+                raise
+            await writer.write(b"data: " + error_body(error) + b"\n\n", last=True)
+        else:
+            await writer.write(self._shape.last_events(self._generation.usage), last=True)
+
+    def _drop(self, scope: Scope, trace: Trace) -> Callable[[], None]:
+        cut = scope.get("extensions", {}).get(DROP_EXTENSION)
+
+        def drop() -> None:
+            trace.error = "slow_reader"
+            self._metrics.slow_readers += 1
+            self._generation.gone = True
+            self._generation.abort()
+            if cut is not None:
+                cut()
+
+        return drop
+
+
+class _Writer:
+    """Sends pieces of a body; calls `drop` when one of them is stuck for `timeout_s`.
+
+    A clock per write would cost more than the write: a timer per stream looks, four times per timeout, whether the
+    same write is still under way.
+    """
+
+    def __init__(self, send: Send, drop: Callable[[], None], timeout_s: float) -> None:
+        self._send = send
+        self._drop = drop
+        self._interval_s = timeout_s / 4
+        self._writes = 0
+        self._busy = False
+        self._seen = (0, 0)  # the write that was under way at the last look, and for how many looks
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._interval_s, self._look)
+
+    async def write(self, body: bytes, last: bool = False) -> None:
+        """Wait until the connection has room, then send."""
+        self._writes += 1
+        self._busy = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+        self._busy = False
+
+    def close(self) -> None:
+        """Forget the timer."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        write, looks = self._seen
+        looks = looks + 1 if self._busy and write == self._writes else 0
+        self._seen = (self._writes, looks)
+        if looks >= 4:
+            self._drop()
+            return
+        self._timer = self._loop.call_later(self._interval_s, self._look)

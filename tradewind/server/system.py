@@ -1,0 +1,56 @@
+"""Routes about the server itself: health, readiness, version, metrics, and a word to who opens `/`."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tradewind import __version__
+from tradewind.server.metrics import EngineCollector
+from tradewind.server.service import Service
+from tradewind.server.sse import JsonAnswer
+
+
+async def health(service: Service, _request: Request) -> Response:
+    """200 while the engine lives (also while it drains), else 503; the body says which state and why."""
+    state = service.engine.state
+    body: dict[str, Any] = {"status": state}
+    if service.engine.failure:
+        body["message"] = service.engine.failure
+    return JsonAnswer(body, 200 if state in ("ready", "draining") else 503)
+
+
+async def ready(service: Service, _request: Request) -> Response:
+    """200 while new requests are taken, else 503."""
+    state = service.engine.state
+    return JsonAnswer({"ready": state == "ready", "status": state}, 200 if state == "ready" else 503)
+
+
+async def version(_service: Service, _request: Request) -> Response:
+    """The version of this software."""
+    return JsonAnswer({"version": __version__})
+
+
+async def metrics(service: Service, _request: Request) -> Response:
+    """The Prometheus page."""
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(EngineCollector(service.metrics, service.engine, service.names[0]))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def root(service: Service, _request: Request) -> Response:
+    """What there is."""
+    return JsonAnswer(
+        {
+            "name": "tradewind",
+            "version": __version__,
+            "status": service.engine.state,
+            "models": service.names,
+            "routes": [
+                *("/v1/models", "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"),
+                *("/health", "/ready", "/version", "/metrics", "/openapi.json"),
+            ],
+        }
+    )

@@ -1,0 +1,49 @@
+"""What one HTTP request leaves behind: the fields of its log line, filled in on the way."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from tradewind.server.keys import Caller
+
+SCOPE_KEY = "tradewind.trace"
+
+
+@dataclass(slots=True)
+class Trace:
+    """One request. `send` is the connection's own ASGI send, below every middleware: bodies need none of them."""
+
+    request_id: str
+    caller: Caller
+    started_s: float  # monotonic
+    send: Any
+    status: int = 0
+    model: str | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    ttft_s: float | None = None
+    finish: str | None = None
+    error: str | None = None
+    ignored: list[str] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields that are known, for the log."""
+        values = {
+            "model": self.model,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
+            "ttft_ms": None if self.ttft_s is None else round(self.ttft_s * 1e3, 1),
+            "finish": self.finish,
+            "error": self.error,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def trace_of(request: Request) -> Trace:
+    """The trace of the request at hand."""
+    trace = request.scope[SCOPE_KEY]
+    assert isinstance(trace, Trace)
+    return trace
