@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import TemplateError, nodes
 
 from tradewind.base.errors import CheckpointError, RequestError
-from tradewind.text.messages import mark_end, prepare
+from tradewind.text.messages import ContentShape, mark_end, prepare
 from tradewind.text.sandbox import Budget, Sandbox, weigh
 
 _MAX_SOURCE_CHARACTERS = 2**20
@@ -65,7 +65,7 @@ class ChatTemplate:
         (field="messages") where the messages are malformed, or the template refuses them, fails or goes on for ever.
         """
         compiled = self._with_tools if tools else self._plain
-        prepared = prepare(messages, compiled.wants_parts)
+        prepared = prepare(messages, compiled.content_shape)
         if continue_final_message:
             mark_end(prepared, _END_MARK + " ")
         values = {
@@ -83,14 +83,14 @@ class ChatTemplate:
 
 
 class _Compiled:
-    """A template, and whether it can read content that is a list of parts."""
+    """A template, and the shape of content that it can read."""
 
     def __init__(self, sandbox: Sandbox, source: str) -> None:
         try:
             if len(source) > _MAX_SOURCE_CHARACTERS:
                 raise ValueError(f"it is longer than {_MAX_SOURCE_CHARACTERS} characters")
             tree = sandbox.parse(source)
-            self.wants_parts = _loops_over_content(tree)
+            self.content_shape = _content_shape(tree)
             self.template = sandbox.compile_tree(tree)
         except _COMPILE_ERRORS as error:
             line = getattr(error, "lineno", None)
@@ -98,8 +98,15 @@ class _Compiled:
             raise CheckpointError(f"the chat template is not valid{place}: {error}", field="chat_template") from error
 
 
+def _content_shape(tree: nodes.Template) -> ContentShape:
+    """A template that loops over the content reads parts; one that also asks for its type reads text, too."""
+    if not _loops_over_content(tree):
+        return ContentShape.TEXT
+    asks = any(test.name in ("string", "iterable", "sequence", "mapping") for test in tree.find_all(nodes.Test))
+    return ContentShape.EITHER if asks else ContentShape.PARTS
+
+
 def _loops_over_content(tree: nodes.Template) -> bool:
-    """Whether the template goes through a message's content part by part, rather than printing it as text."""
     aliases = {"content"}
     for assign in tree.find_all(nodes.Assign):
         if isinstance(assign.target, nodes.Name) and _is_content(assign.node, set()):

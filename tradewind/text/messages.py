@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 from typing import Any
 
 from tradewind.base.errors import RequestError
@@ -9,18 +10,26 @@ from tradewind.base.errors import RequestError
 Message = dict[str, Any]
 
 
-def prepare(messages: Sequence[Mapping[str, Any]], parts_wanted: bool) -> list[Message]:
-    """Copies of `messages`, with `content` always there (None, text, or text parts).
+class ContentShape(Enum):
+    """What a template can read as a message's content."""
 
-    Content given as parts (`[{"type": "text", "text": ...}]`) is joined to one text unless `parts_wanted`. The
-    arguments of tool calls, JSON text in the API, become objects, as templates expect. RequestError for what is wrong.
+    TEXT = auto()
+    PARTS = auto()  # a list of {"type": "text", "text": ...}
+    EITHER = auto()
+
+
+def prepare(messages: Sequence[Mapping[str, Any]], shape: ContentShape) -> list[Message]:
+    """Copies of `messages`, with `content` always there: None, or in a shape that the template reads.
+
+    Parts become text by joining their texts. The arguments of tool calls, JSON text in the API, become objects, as
+    templates expect. RequestError for what is wrong.
     """
     if not messages:
         raise RequestError("messages must not be empty", field="messages")
-    return [_prepare_one(message, f"messages[{place}]", parts_wanted) for place, message in enumerate(messages)]
+    return [_prepare_one(message, f"messages[{place}]", shape) for place, message in enumerate(messages)]
 
 
-def _prepare_one(message: Mapping[str, Any], field: str, parts_wanted: bool) -> Message:
+def _prepare_one(message: Mapping[str, Any], field: str, shape: ContentShape) -> Message:
     if not isinstance(message, Mapping):
         raise RequestError(f"{field} must be an object with role and content", field="messages")
     if not isinstance(message.get("role"), str):
@@ -29,14 +38,20 @@ def _prepare_one(message: Mapping[str, Any], field: str, parts_wanted: bool) -> 
     content = message.get("content")
     if isinstance(content, list | tuple):
         parts = [_text_of(part, f"{field}.content[{place}]") for place, part in enumerate(content)]
-        content = [{"type": "text", "text": text} for text in parts] if parts_wanted else "".join(parts)
-    elif content is not None and not isinstance(content, str):
+        content = "".join(parts) if shape is ContentShape.TEXT else [_text_part(text) for text in parts]
+    elif isinstance(content, str):
+        content = [_text_part(content)] if shape is ContentShape.PARTS else content
+    elif content is not None:
         raise RequestError(f"{field}.content must be text or a list of text parts", field="messages")
     prepared["content"] = content
     calls = message.get("tool_calls")
     if isinstance(calls, list | tuple):
         prepared["tool_calls"] = [_with_object_arguments(call) for call in calls]
     return prepared
+
+
+def _text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 def _text_of(part: Any, field: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, ItemsView, KeysView, ValuesView
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Template, TemplateError, Undefined, nodes, pass_context
+from jinja2 import Environment, Template, TemplateError, Undefined, nodes, pass_context, pass_environment
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.filters import FILTERS
@@ -28,6 +28,7 @@ _CONCAT = " concat"
 _DISPLAY = " display"
 
 _MAX_CPU_S = 2.0
+_MAX_CPU_S_PER_INPUT = 1e-6
 _MAX_STEPS = 1_000_000
 _MAX_BUILT = 64 * 2**20
 _MAX_BUILT_PER_INPUT = 64
@@ -35,13 +36,16 @@ _MAX_OUTPUT = 2**20
 _MAX_OUTPUT_PER_INPUT = 4
 _MAX_DEPTH = 100
 _MAX_WIDTH = 2**20
+_MAX_MARGIN = 64
 _MAX_INTEGER_BITS = 4096
 
 _UNBOUNDED_METHODS = frozenset({"translate", "maketrans", "to_bytes"})
 _PADDING_METHODS = frozenset({"ljust", "rjust", "center", "zfill", "expandtabs"})
 _WIDE_FORMAT = re.compile(r"\d{6}")
+_NESTED_FORMAT = re.compile(r":[^}:]*\{")
+# Rarely of use in a prompt, and each with a cost or a growth of its own.
 _OMITTED_FILTERS = frozenset(
-    {"batch", "center", "format", "pprint", "random", "slice", "urlize", "wordwrap", "xmlattr"}
+    {"batch", "center", "pprint", "random", "slice", "striptags", "urlize", "wordwrap", "xmlattr"}
 )
 _OMITTED_GLOBALS = frozenset({"lipsum"})
 
@@ -59,8 +63,8 @@ class Budget:
     def __init__(self, input_units: int) -> None:
         self.max_output = _MAX_OUTPUT + _MAX_OUTPUT_PER_INPUT * input_units
         self._built_left = _MAX_BUILT + _MAX_BUILT_PER_INPUT * input_units
-        self._steps_left = _MAX_STEPS
-        self._deadline_s = time.thread_time() + _MAX_CPU_S
+        self._steps_left = _MAX_STEPS + input_units
+        self._deadline_s = time.thread_time() + _MAX_CPU_S + _MAX_CPU_S_PER_INPUT * input_units
 
     def spend(self, units: int) -> None:
         """Charge text or lists just made, or about to be."""
@@ -125,8 +129,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.filters = {name: _metered(function) for name, function in FILTERS.items() if name not in _OMITTED_FILTERS}
-        self.filters |= {"tojson": _metered(_tojson), "join": _join, "replace": _replace, "string": _string}
-        self.filters |= {"indent": _indent, _TICK: _tick, _CONCAT: _concat, _DISPLAY: _display}
+        self.filters |= {"tojson": _metered(_tojson), "format": _metered(_format), "sum": _sum, "round": _round}
+        self.filters |= {"join": _join, "replace": _replace, "string": _string, "indent": _indent}
+        self.filters |= {_TICK: _tick, _CONCAT: _concat, _DISPLAY: _display}
         for name in _OMITTED_GLOBALS:
             del self.globals[name]
         self.globals["raise_exception"] = _raise_exception
@@ -151,9 +156,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """A call in a template; the underscores leave every keyword name to the callee, as in the base class."""
         budget = _budget(__context)
         budget.step()
+        if getattr(__obj, "__name__", "") == "join" and len(args) == 1:
+            args = ([*args[0]],)  # so that its length is known
         _check_method(budget, __obj, args, kwargs)
         result = super().call(__context, __obj, *args, **kwargs)
-        budget.spend(_units(result))
+        budget.spend(weigh(result) if isinstance(result, dict) else _units(result))
         return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -299,7 +306,7 @@ def _check_method(budget: Budget, function: Any, args: tuple[Any, ...], kwargs: 
         budget.spend(weigh(args) + weigh(kwargs))
     elif name == "replace" and len(args) >= 2 and isinstance(owner, str | bytes):
         _check_replace(budget, owner, args[0], args[1])
-    elif name == "join" and args and isinstance(owner, str | bytes) and hasattr(args[0], "__len__"):
+    elif name == "join" and args and isinstance(owner, str | bytes):
         budget.spend(len(owner) * len(args[0]) + weigh(args[0]))
 
 
@@ -313,7 +320,7 @@ def _checked_format(pattern: Any, values: Any = ()) -> str:
     if not isinstance(pattern, str):
         raise TypeError("the format must be text")
     numbers = values if isinstance(values, tuple) else (values,)
-    nested = "*" in pattern or re.search(r":[^}]*\{", pattern)
+    nested = "*" in pattern or _NESTED_FORMAT.search(pattern)
     if _WIDE_FORMAT.search(pattern) or (nested and any(isinstance(n, int) and n > _MAX_WIDTH for n in numbers)):
         raise TooMuch("it formats a text too wide")
     return pattern
@@ -344,9 +351,30 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """As `transformers` does it: plain JSON, without the HTML escapes of Jinja's own filter."""
-    if weigh(value) > _MAX_BUILT or (isinstance(indent, int) and indent > 64):
+    margin_width = indent if isinstance(indent, int) else len(indent or "")
+    separator_widths = [len(separator) for separator in separators or ()]
+    if weigh(value) > _MAX_BUILT or max(margin_width, *separator_widths, 0) > _MAX_MARGIN:
         raise TooMuch("it builds too much text")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _format(pattern: Any, *args: Any, **kwargs: Any) -> str:
+    """`'%s'|format(value)`."""
+    pattern = _checked_format(str(pattern), (*args, *kwargs.values()))
+    return str(pattern % (kwargs or args))
+
+
+@pass_environment
+def _sum(environment: Environment, values: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
+    if not isinstance(start, int | float):
+        raise TypeError("sum adds numbers only")  # lists would be copied once an item
+    return FILTERS["sum"](environment, values, attribute, start)
+
+
+def _round(value: float, precision: int = 0, method: Any = "common") -> float:
+    if abs(precision) > _MAX_MARGIN:
+        raise TooMuch("it rounds to too many digits")  # round(1, -10**9) computes 10**(10**9)
+    return float(FILTERS["round"](value, precision, method))
 
 
 @pass_context

@@ -83,7 +83,7 @@ def _added_tokens_file(directory: Path) -> dict[str, AddedTokenSpec]:
 
 def _added_tokens_decoder(config: dict[str, Any]) -> dict[str, AddedTokenSpec]:
     found = {}
-    entries = config.get("added_tokens_decoder") or {}
+    entries = config.get("added_tokens_decoder", {})
     if not isinstance(entries, dict):
         raise CheckpointError(f"{_CONFIG}: added_tokens_decoder must map ids to tokens", field=_CONFIG)
     for key, value in entries.items():
@@ -113,13 +113,11 @@ def _named_templates(value: Any, file: str) -> dict[str, str]:
         return {}
     if isinstance(value, str):
         return {"default": value}
-    entries = value.items() if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return _named_templates([{"name": name, "template": source} for name, source in value.items()], file)
     named = {}
-    for entry in entries if not isinstance(entries, int | float | bool) else (None,):
-        name, source = (
-            (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (entry or (None, None))
-        )
-        if not isinstance(name, str) or not isinstance(source, str):
+    for entry in value if isinstance(value, list) else [value]:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "template")):
             raise CheckpointError(f"{file}: chat_template must be text or a list of named templates", field=file)
-        named[name] = source
+        named[entry["name"]] = entry["template"]
     return named
