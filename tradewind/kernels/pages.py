@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tradewind.kernels.memory import empty
+
 
 @dataclass(frozen=True)
 class KVPool:
@@ -24,7 +26,7 @@ class KVPool:
         device: torch.device | str = "cpu",
     ) -> "KVPool":
         """A pool of uninitialised memory: pages are touched when they are first written."""
-        return cls(torch.empty(shape.as_tuple(), dtype=dtype, device=device))
+        return cls(empty(shape.as_tuple(), dtype, device))
 
     @property
     def num_blocks(self) -> int:

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tradewind.kernels.memory import empty
 from tradewind.kernels.ops import Ops
 from tradewind.layers.linear import Linear
 from tradewind.models.declaration import Declaration, LinearSpec, TensorSpec
@@ -51,7 +52,7 @@ class Loader:
     def _stack(self, specs: tuple[TensorSpec, ...]) -> Tensor:
         """The tensors stacked along their first dimension."""
         rows = sum(spec.shape[0] for spec in specs)
-        stacked = torch.empty(rows, *specs[0].shape[1:], dtype=self._dtype, device=self.device)
+        stacked = empty((rows, *specs[0].shape[1:]), self._dtype, self.device)
         first = 0
         for spec in specs:
             last = first + spec.shape[0]

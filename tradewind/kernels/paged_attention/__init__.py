@@ -35,6 +35,10 @@ class PagedAttention(Protocol):
 
 def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[PagedAttention]:
     """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
-    from tradewind.kernels.paged_attention import reference
+    from tradewind.kernels.paged_attention import reference, torch_sdpa
 
-    return pick([Candidate("reference", reference.paged_attention)], device, dtype, prefer)
+    candidates: list[Candidate[PagedAttention]] = [
+        Candidate("torch", torch_sdpa.paged_attention, about="torch's fused attention over gathered pages"),
+        Candidate("reference", reference.paged_attention),
+    ]
+    return pick(candidates, device, dtype, prefer)
