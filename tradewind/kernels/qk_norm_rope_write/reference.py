@@ -19,7 +19,7 @@ def qk_norm_rope_write(
 ) -> Tensor:
     """See `tradewind.kernels.qk_norm_rope_write.QkNormRopeWrite`."""
     dtype = qkv_TC.dtype
-    heads = qkv_TC.view(qkv_TC.shape[0], -1, shape.head_dim)
+    heads = qkv_TC.view(len(qkv_TC), shape.heads + 2 * shape.kv_heads, shape.head_dim)
     q_THK, k_TGK, v_TGK = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
     cos_sin_TK = cos_sin_PK.index_select(0, rows.positions_T)
     q_THK = _norm_rotate(q_THK, q_norm_K, eps, cos_sin_TK).to(dtype)
