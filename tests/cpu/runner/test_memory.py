@@ -1,0 +1,146 @@
+"""What memory allows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tradewind.base.errors import NotEnoughMemory
+from tradewind.runner.machine import bfloat16_feature, cpu_features, usable_cpus
+from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, plan_memory
+
+ASK = MemoryAsk(
+    max_model_len=1000,
+    user_set_len=False,
+    max_running=8,
+    block_tokens=16,
+    block_bytes=1000,
+    free_bytes=10_000_000,
+    memory_fraction=0.5,
+    memory_bytes=None,
+)
+
+
+def test_takes_no_more_than_every_slot_could_use() -> None:
+    plan = plan_memory(ASK)
+    assert (plan.num_blocks, plan.max_model_len) == (8 * 63, 1000)
+
+
+def test_takes_a_fraction_of_what_is_free() -> None:
+    assert plan_memory(replace(ASK, free_bytes=200_000)).num_blocks == 100
+
+
+def test_memory_bytes_decide_where_they_are_given() -> None:
+    assert plan_memory(replace(ASK, memory_bytes=70_999)).num_blocks == 70
+
+
+def test_shortens_sequences_only_if_nobody_asked_for_their_length(caplog: pytest.LogCaptureFixture) -> None:
+    tight = replace(ASK, free_bytes=60_000)  # 30 blocks of 16 tokens
+    plan = plan_memory(tight)
+    assert (plan.num_blocks, plan.max_model_len) == (30, 480)
+    assert "shorter sequences" in caplog.text
+    with pytest.raises(
+        NotEnoughMemory, match=r"1000 tokens needs 61\.52 KiB.*--max-model-len 480 or --memory-bytes 63000"
+    ):
+        plan_memory(replace(tight, user_set_len=True))
+
+
+@pytest.mark.parametrize("change", [{"free_bytes": 100}, {"memory_bytes": 999}, {"free_bytes": 6000}])
+def test_refuses_when_hardly_anything_fits(change: dict[str, int]) -> None:
+    with pytest.raises(NotEnoughMemory) as caught:
+        plan_memory(replace(ASK, **change))
+    assert "--memory-bytes 63000" in caught.value.message
+    assert caught.value.field == "memory_bytes"
+
+
+def test_a_suggested_length_fits() -> None:
+    asked = replace(ASK, free_bytes=60_000, user_set_len=True)
+    with pytest.raises(NotEnoughMemory):
+        plan_memory(asked)
+    assert plan_memory(replace(asked, max_model_len=480)).num_blocks == 30
+    assert plan_memory(replace(asked, memory_bytes=63_000)).max_model_len == 1000
+
+
+def test_weights_that_cannot_fit_are_refused_before_loading() -> None:
+    check_weights(5, 5)
+    with pytest.raises(NotEnoughMemory, match=r"weights need 2\.00 GiB, but only 1\.00 GiB"):
+        check_weights(2 * 2**30, 2**30)
+
+
+# --- the machine -----------------------------------------------------------------------------------------------------
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 16000 kB\nMemFree: 1000 kB\nMemAvailable: 8000 kB\n"}
+
+
+def test_free_memory_without_cgroups(tmp_path: Path) -> None:
+    assert free_host_bytes(write(tmp_path, MEMINFO)) == 8000 * 1024
+
+
+def test_the_tightest_cgroup_above_the_process_counts(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/pod/box\n",
+        "sys/fs/cgroup/pod/box/memory.max": "max\n",
+        "sys/fs/cgroup/pod/box/memory.current": "900000\n",
+        "sys/fs/cgroup/pod/memory.max": "3000000\n",
+        "sys/fs/cgroup/pod/memory.current": "1000000\n",
+        "sys/fs/cgroup/pod/memory.stat": "anon 1\ninactive_file 500000\n",
+    }
+    assert free_host_bytes(write(tmp_path, MEMINFO | files)) == 2_500_000
+
+
+def test_a_container_sees_its_limit_at_the_top(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": "2000000\n",
+        "sys/fs/cgroup/memory.current": "500000\n",
+    }
+    assert free_host_bytes(write(tmp_path, MEMINFO | files)) == 1_500_000
+
+
+def test_cgroups_of_version_1(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "5:cpu:/x\n4:memory:/box\n0::/\n",
+        "sys/fs/cgroup/memory/box/memory.limit_in_bytes": "4000000\n",
+        "sys/fs/cgroup/memory/box/memory.usage_in_bytes": "1000000\n",
+        "sys/fs/cgroup/memory/box/memory.stat": "total_inactive_file 100\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "1\n",
+    }
+    assert free_host_bytes(write(tmp_path, MEMINFO | files)) == 3_000_100
+
+
+def test_a_cgroup_over_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": "100\n",
+        "sys/fs/cgroup/memory.current": "500\n",
+    }
+    assert free_host_bytes(write(tmp_path, MEMINFO | files)) == 0
+
+
+def test_this_machine_has_memory_and_cores() -> None:
+    assert free_host_bytes() > 2**20
+    assert usable_cpus() >= 1
+
+
+def test_a_cpu_quota_limits_the_cores(tmp_path: Path) -> None:
+    assert usable_cpus(write(tmp_path / "one", {"sys/fs/cgroup/cpu.max": "100000 100000\n"})) == 1
+    everything = usable_cpus(write(tmp_path / "all", {"sys/fs/cgroup/cpu.max": "max 100000\n"}))
+    assert usable_cpus(write(tmp_path / "less", {"sys/fs/cgroup/cpu.max": "20000 100000\n"})) == 1
+    old = {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}
+    assert usable_cpus(write(tmp_path / "old", old)) == everything
+
+
+def test_reads_what_the_cpu_can_do(tmp_path: Path) -> None:
+    intel = write(tmp_path, {"cpuinfo": "processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n"}) / "cpuinfo"
+    assert bfloat16_feature(cpu_features(intel)) == "avx512_bf16"
+    assert bfloat16_feature(frozenset({"avx2"})) is None
+    assert cpu_features(tmp_path / "missing") == frozenset()
