@@ -1,22 +1,25 @@
 """Engines around the fake runner, and a tokenizer whose every token is one printable character."""
 
 import json
-import string
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import fake_engine
 import pytest
 import pytest_asyncio
+from fake_engine import CHARACTERS, EOS_ID, command
 
 from tradewind.config import Config, from_flat
 from tradewind.engine.client import AsyncEngine
-
-CHARACTERS = sorted(set(string.printable) - set(string.whitespace) | {" "})
-EOS_ID = len(CHARACTERS)
+from tradewind.text.tokenizer import Tokenizer
 
 StartEngine = Callable[..., Awaitable[AsyncEngine]]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_directory: Path) -> Tokenizer:
+    """The tokenizer of `model_directory`."""
+    return Tokenizer.load(model_directory)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +39,8 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}))
-    (directory / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": EOS_ID}))
+    shape = {"vocab_size": EOS_ID + 1, "max_position_embeddings": 512}
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": EOS_ID, **shape}))
     return directory
 
 
@@ -51,7 +55,7 @@ async def start_engine(model_directory: Path) -> AsyncIterator[StartEngine]:
     engines = []
 
     async def start(options: dict[str, Any] | None = None, **settings: Any) -> AsyncEngine:
-        engine = AsyncEngine(config_for(model_directory, **settings), command=fake_engine.command(options or {}))
+        engine = AsyncEngine(config_for(model_directory, **settings), command=command(options or {}))
         engines.append(engine)
         await engine.boot()
         return engine

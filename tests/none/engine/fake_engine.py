@@ -1,6 +1,7 @@
 """An engine process around the fake runner: the options are the last argument, as JSON."""
 
 import json
+import string
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from tradewind.engine.core import Engine, ProgressCall, join
 from tradewind.protocol.plan import RunnerInfo
 from tradewind.runner.fake import FakeRunner, Faults, StepCost
 
-VOCAB = 96
+CHARACTERS = sorted(set(string.printable) - set(string.whitespace) | {" "})  # token i is CHARACTERS[i]
+EOS_ID = len(CHARACTERS)
+VOCAB = EOS_ID + 1
+
+
+def text_of(tokens: list[int]) -> str:
+    """What these tokens say."""
+    return "".join(CHARACTERS[token] for token in tokens if token != EOS_ID)
 
 
 def runner_info(**changes: Any) -> RunnerInfo:
@@ -61,6 +69,9 @@ def build(directory: Path, config: Config, on_progress: ProgressCall) -> Engine:
 
 def command(options: dict[str, Any]) -> list[str]:
     """What starts it: '{"cost_s": 0.001, "hung_steps": [3]}'."""
-    program = "import sys; sys.path += sys.argv[1:3]; from fake_engine import build, main; main(build)"
+    program = (
+        "import sys; sys.path += sys.argv[1:3]; from fake_engine import build; "
+        "from tradewind.engine.process import main; main(build)"
+    )
     folders = [str(Path(tradewind.__file__).parents[1]), str(Path(__file__).parent)]
     return [sys.executable, "-c", program, *folders, json.dumps(options)]
