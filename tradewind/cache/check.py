@@ -42,24 +42,22 @@ class OwnershipCheck:
 
     def _check_states(self, tables: "Mapping[TableKey, Int32s]") -> None:
         pool = self._cache.pool
-        owners: list[list[int]] = [[] for _ in range(pool.num_blocks)]
+        idle = np.fromiter(self._cache.idle_ids, np.int32)
+        held = np.concatenate([np.zeros(0, np.int32), *tables.values()])
+        holders, free = (
+            np.bincount(held, minlength=pool.num_blocks),
+            np.bincount(pool.free_ids, minlength=pool.num_blocks),
+        )
+        states = free + np.bincount(idle, minlength=pool.num_blocks) + (holders > 0)
+        for block in np.flatnonzero((holders != pool.holders) | (states != 1)).tolist():
+            owners = [request_id for (request_id, _), table in tables.items() for held in table if held == block]
+            raise OwnershipError(
+                f"block {block} counts {pool.holders[block]} holders, but is held by requests {owners}, "
+                f"{free[block]}x free and {np.count_nonzero(idle == block)}x cached; exactly one of these must be"
+            )
         for (request_id, _), table in tables.items():
-            for block in table.tolist():
-                if request_id in owners[block]:
-                    raise OwnershipError(f"block {block} appears twice in the table of request {request_id}")
-                owners[block].append(request_id)
-        free, idle = pool.free_ids.tolist(), list(self._cache.idle_ids)
-        states = np.zeros(pool.num_blocks, np.int64)
-        np.add.at(states, free, 1)
-        np.add.at(states, idle, 1)
-        for block, holders in enumerate(owners):
-            if len(holders) != pool.holders[block]:
-                raise OwnershipError(
-                    f"block {block} counts {pool.holders[block]} holders, but requests {holders} hold it"
-                )
-            if states[block] + bool(holders) != 1:
-                where = f"{free.count(block)}x free, {idle.count(block)}x cached, held by {holders}"
-                raise OwnershipError(f"block {block} must be in exactly one state, but is {where}")
+            if len(np.unique(table)) < len(table):
+                raise OwnershipError(f"a block appears twice in the table of request {request_id}: {table}")
 
     def _check_index(self) -> None:
         cache = self._cache

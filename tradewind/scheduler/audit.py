@@ -35,13 +35,14 @@ def audit(residents: Residents, live: Mapping[int, Sequence]) -> None:
 
 
 def _audit_place(sequence: Sequence) -> None:
-    is_queued, is_parked = sequence.ticket != NEVER, sequence.parked_on is not None
-    places = {
-        State.WAITING: is_queued and not is_parked and sequence.slot == NO_SLOT,
-        State.PARKED: is_parked and not is_queued and sequence.slot == NO_SLOT,
-        State.PREFILL: not is_queued and not is_parked and sequence.slot != NO_SLOT,
-        State.DECODE: not is_queued and not is_parked and sequence.slot != NO_SLOT,
-        State.PREEMPTED: is_queued != is_parked and sequence.slot != NO_SLOT,
-        State.DONE: False,
-    }
-    assert places[sequence.state], f"{sequence} is not where its state says"
+    state, is_queued, is_parked = sequence.state, sequence.ticket != NEVER, sequence.parked_on is not None
+    has_slot = sequence.slot != NO_SLOT
+    if state is State.WAITING:
+        is_right = is_queued and not is_parked and not has_slot
+    elif state is State.PARKED:
+        is_right = is_parked and not is_queued and not has_slot
+    elif state is State.PREEMPTED:
+        is_right = is_queued != is_parked and has_slot
+    else:
+        is_right = state is not State.DONE and has_slot and not is_queued and not is_parked
+    assert is_right, f"{sequence} is not where its state says"

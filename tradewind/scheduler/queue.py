@@ -5,9 +5,6 @@ from itertools import count
 
 from tradewind.scheduler.sequence import NEVER, Sequence
 
-OLDEST_EVERY = 8
-"""Every so many picks, the one that arrived first is picked, whatever its priority: nobody starves."""
-
 
 class Queue:
     """Sequences in order, with removal from the middle. Under FCFS the order is that of arrival already.
@@ -20,7 +17,6 @@ class Queue:
         self._by_arrival: list[tuple[tuple[int, int], int, Sequence]] = []
         self._tickets = count()
         self._size = 0
-        self._picks = 0
 
     def __len__(self) -> int:
         return self._size
@@ -42,15 +38,11 @@ class Queue:
         if len(self._by_arrival) > 2 * self._size + 64:
             self._by_arrival = sorted(entry for entry in self._by_arrival if entry[2].ticket == entry[1])
 
-    def first(self) -> Sequence | None:
-        """The next to run; it stays in the queue."""
+    def first(self, *, by_arrival: bool = False) -> Sequence | None:
+        """The next in order, or the one that arrived first; it stays in the queue."""
         if not self._size:
             return None
-        heap = self._by_arrival if self._picks % OLDEST_EVERY == OLDEST_EVERY - 1 else self._by_order
+        heap = self._by_arrival if by_arrival else self._by_order
         while heap[0][2].ticket != heap[0][1]:
             heappop(heap)
         return heap[0][2]
-
-    def picked(self) -> None:
-        """The first has been admitted: the turn of the oldest comes nearer."""
-        self._picks += 1

@@ -21,6 +21,10 @@ from tradewind.scheduler.rows import Rows
 from tradewind.scheduler.sequence import NEVER, NO_SLOT, Sequence, State
 from tradewind.scheduler.sharing import Promises
 
+OLDEST_EVERY = 8
+"""Every so many admissions, the one that arrived first is admitted, whatever its priority: nobody starves."""
+MERCY_EVERY = 4
+"""Every so many preemptions, a sequence becomes more important by one priority: nobody is stopped for ever."""
 SPARE_SHARE = 16
 """Admission leaves one block free for each running sequence to grow, but not more than this part of the pool."""
 
@@ -36,7 +40,7 @@ class Verdict(Enum):
 class Residents:
     """The sequences, their slots and their blocks."""
 
-    def __init__(self, info: RunnerInfo, max_running: int, shares_prefixes: bool) -> None:
+    def __init__(self, info: RunnerInfo, max_running: int, *, shares_prefixes: bool, has_priorities: bool) -> None:
         self.block_tokens = info.block_tokens
         self.cache = PrefixCache(info.num_blocks)
         self.rows = Rows(info, max_running)
@@ -46,9 +50,11 @@ class Residents:
         self.preempted = Queue()
         self.promises = Promises()
         self.departures = 0
+        self._admissions = 0
         self.query_tokens = 0
         self.hit_tokens = 0
         self._shares_prefixes = shares_prefixes
+        self._ages = has_priorities
         self._spare_limit_blocks = info.num_blocks // SPARE_SHARE
 
     def running(self) -> list[Sequence]:
@@ -61,10 +67,11 @@ class Residents:
 
     def next_in_line(self) -> tuple[Queue, Sequence] | None:
         """Who should run next. A preempted one has its slot already; another needs a free one."""
+        by_arrival = self._admissions % OLDEST_EVERY == OLDEST_EVERY - 1
         queue = self.preempted
-        sequence = queue.first()
-        newcomer = self.waiting.first() if self.rows.free_slots else None
-        if newcomer is not None and (sequence is None or newcomer.order < sequence.order):
+        sequence = queue.first(by_arrival=by_arrival)
+        newcomer = self.waiting.first(by_arrival=by_arrival) if self.rows.free_slots else None
+        if newcomer is not None and (sequence is None or _is_before(newcomer, sequence, by_arrival)):
             queue, sequence = self.waiting, newcomer
         return None if sequence is None else (queue, sequence)
 
@@ -83,7 +90,7 @@ class Residents:
         if not self._has_room(sequence, hits):
             return Verdict.NO_ROOM
         queue.remove(sequence)
-        queue.picked()
+        self._admissions += 1
         if sequence.slot == NO_SLOT:
             self.rows.settle(sequence)
             self.by_slot[sequence.slot] = sequence
@@ -117,6 +124,8 @@ class Residents:
         self._end_life(sequence, applied_tokens, is_sound=True)
         sequence.state = State.PREEMPTED
         sequence.lives += 1
+        if self._ages and sequence.lives % MERCY_EVERY == 0:
+            sequence.order = (sequence.order[0] - 1, sequence.serial)
         self.preempted.push(sequence)
 
     def depart(self, sequence: Sequence, applied_tokens: int, *, is_sound: bool = True) -> None:
@@ -209,3 +218,7 @@ class Residents:
         if sequence.state is State.PREFILL:
             self.prefills.remove(sequence)
         self.rows.clear(sequence.slot)
+
+
+def _is_before(one: Sequence, other: Sequence, by_arrival: bool) -> bool:
+    return one.serial < other.serial if by_arrival else one.order < other.order

@@ -43,6 +43,7 @@ class Rows:
 
     def __init__(self, info: RunnerInfo, max_running: int) -> None:
         self.block_tokens = info.block_tokens
+        self._vocab_size = info.vocab_size
         max_blocks = -(-info.max_model_len // info.block_tokens)
         self.request_ids: Int64s = np.full(max_running, NO_REQUEST, np.int64)
         self.computed: Int32s = np.zeros(max_running, np.int32)  # by all steps issued, in this life
@@ -69,12 +70,12 @@ class Rows:
         self.request_ids[slot] = request.request_id
         self.tokens[slot, : len(sequence.prompt)] = sequence.prompt
         self._last_tokens[slot] = sequence.limit_tokens - 1
-        self._first_stop[slot] = len(sequence.prompt) + request.sampling.min_tokens
-        few = request.stop_token_ids[:STOP_COLUMNS]
+        self._first_stop[slot] = len(sequence.prompt) + min(request.sampling.min_tokens, request.max_tokens)
+        stops = [token for token in request.stop_token_ids if 0 <= token < self._vocab_size]
         self._stops[slot] = NO_TOKEN
-        self._stops[slot, : len(few)] = few
-        if len(request.stop_token_ids) > STOP_COLUMNS:
-            self.more_stops[slot] = frozenset(request.stop_token_ids[STOP_COLUMNS:])
+        self._stops[slot, : min(len(stops), STOP_COLUMNS)] = stops[:STOP_COLUMNS]
+        if len(stops) > STOP_COLUMNS:
+            self.more_stops[slot] = frozenset(stops[STOP_COLUMNS:])
 
     def vacate(self, slot: int) -> None:
         """The slot's owner is gone for good."""

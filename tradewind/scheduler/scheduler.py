@@ -64,7 +64,9 @@ class Scheduler:
         self._step_tokens = min(info.step_tokens, config.step_tokens or info.step_tokens)
         # No more rows than tokens in a step: every running sequence can then get a token in every step.
         max_running = min(info.max_running, config.max_running or info.max_running, self._step_tokens)
-        self._residents = Residents(info, max_running, cache.prefix_caching)
+        self._residents = Residents(
+            info, max_running, shares_prefixes=cache.prefix_caching, has_priorities=config.policy == "priority"
+        )
         self._rows = self._residents.rows
         self._cache = self._residents.cache
         self._victims = Victims(self._rows, self._cache.pool.holders)
@@ -432,6 +434,12 @@ class Scheduler:
             raise RequestError(f"request {request.request_id} is running already", field="request_id")
         if not prompt_tokens:
             raise RequestError("the prompt is empty; it needs at least one token", field="prompt")
+        low, high = min(request.prompt_tokens), max(request.prompt_tokens)
+        if low < 0 or high >= self._info.vocab_size:
+            raise RequestError(
+                f"token {low if low < 0 else high} of the prompt is not in 0..{self._info.vocab_size - 1}",
+                field="prompt",
+            )
         if request.max_tokens < 1:
             raise RequestError(f"max_tokens must be at least 1, not {request.max_tokens}", field="max_tokens")
         if total_tokens > self._info.max_model_len:
