@@ -8,9 +8,10 @@ from jinja2 import TemplateError, nodes
 
 from tradewind.base.errors import CheckpointError, RequestError
 from tradewind.text.messages import ContentShape, mark_end, prepare
-from tradewind.text.sandbox import Budget, Sandbox, weigh
+from tradewind.text.sandbox import Budget, Limits, Sandbox, weigh
 
 _MAX_SOURCE_CHARACTERS = 2**20
+_DEFAULT_LIMITS = Limits()
 _END_MARK = "\ue000end of the last message\ue001"
 _COMPILE_ERRORS = (TemplateError, SyntaxError, ValueError, RecursionError, MemoryError)
 # What a template's own expressions may raise, besides Jinja's errors: TypeError for None + '', KeyError, and so on.
@@ -37,6 +38,7 @@ class ChatTemplate:
         *,
         tools_source: str | None = None,
         now: Callable[[], datetime] = datetime.now,
+        limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
         """`special_tokens` (`bos_token` and so on) are variables of the template; `now` serves `strftime_now`.
 
@@ -45,6 +47,7 @@ class ChatTemplate:
         """
         self.source = source
         self._special_tokens = dict(special_tokens)
+        self._limits = limits
         self._sandbox = Sandbox(now)
         self._plain = _Compiled(self._sandbox, source)
         self._with_tools = self._plain if tools_source is None else _Compiled(self._sandbox, tools_source)
@@ -76,7 +79,7 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }
         try:
-            text = self._sandbox.render(compiled.template, values, Budget(weigh(values)))
+            text = self._sandbox.render(compiled.template, values, Budget(self._limits, weigh(values)))
         except _RENDER_ERRORS as error:
             raise RequestError(f"the chat template refused the messages: {_reason(error)}", field="messages") from error
         return _cut(text) if continue_final_message else text

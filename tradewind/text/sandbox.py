@@ -8,7 +8,8 @@ grow charges it: operators, calls, filters, printing, loops and macros.
 import json
 import re
 import time
-from collections.abc import Callable, ItemsView, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, KeysView, Mapping, Sequence, ValuesView
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from jinja2 import Environment, Template, TemplateError, Undefined, nodes, pass_
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.filters import FILTERS
+from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,13 +29,7 @@ _TICK = " tick"
 _CONCAT = " concat"
 _DISPLAY = " display"
 
-_MAX_CPU_S = 2.0
-_MAX_CPU_S_PER_INPUT = 1e-6
-_MAX_STEPS = 1_000_000
-_MAX_BUILT = 64 * 2**20
-_MAX_BUILT_PER_INPUT = 64
-_MAX_OUTPUT = 2**20
-_MAX_OUTPUT_PER_INPUT = 4
+_UNITS_PER_PLACE = 8
 _MAX_DEPTH = 100
 _MAX_WIDTH = 2**20
 _MAX_MARGIN = 64
@@ -54,17 +50,27 @@ class TooMuch(TemplateError):
     """The template goes on for too long, or makes too much."""
 
 
-class Budget:
-    """What one render may still spend. Characters and list places count alike, as one unit each.
+@dataclass(frozen=True)
+class Limits:
+    """What one render may use: so much, and so much more for each unit of its input.
 
-    The limits leave room for what real templates do: reading each message a few times, adding up a text in a loop.
+    They leave room for what real templates do: reading each message a few times, adding up a text in a loop.
     """
 
-    def __init__(self, input_units: int) -> None:
-        self.max_output = _MAX_OUTPUT + _MAX_OUTPUT_PER_INPUT * input_units
-        self._built_left = _MAX_BUILT + _MAX_BUILT_PER_INPUT * input_units
-        self._steps_left = _MAX_STEPS + input_units
-        self._deadline_s = time.thread_time() + _MAX_CPU_S + _MAX_CPU_S_PER_INPUT * input_units
+    cpu_s: tuple[float, float] = (2.0, 2e-6)
+    steps: tuple[float, float] = (1_000_000, 1)
+    built: tuple[float, float] = (256 * 2**20, 256)  # units made on the way, most of them soon dropped
+    output: tuple[float, float] = (2**20, 4)  # characters of the result
+
+
+class Budget:
+    """What one render may still spend. A unit is a byte or so: a character is one, a place in a list eight."""
+
+    def __init__(self, limits: Limits, input_units: int) -> None:
+        cpu_s, self._steps_left, self._built_left, self.max_output = (
+            base + each * input_units for base, each in (limits.cpu_s, limits.steps, limits.built, limits.output)
+        )
+        self._deadline_s = time.thread_time() + cpu_s
 
     def spend(self, units: int) -> None:
         """Charge text or lists just made, or about to be."""
@@ -93,7 +99,7 @@ def _weigh(value: Any, known: dict[int, int], depth: int) -> int:
     if isinstance(value, Namespace):
         raise TooMuch("it prints a namespace")
     if not isinstance(value, dict | list | tuple | set | KeysView | ValuesView | ItemsView):
-        return 8
+        return _UNITS_PER_PLACE
     if id(value) in known:
         return known[id(value)]
     if depth > _MAX_DEPTH:
@@ -104,8 +110,10 @@ def _weigh(value: Any, known: dict[int, int], depth: int) -> int:
 
 
 def _units(value: Any) -> int:
-    """Units of a result: its length, where it has one."""
-    return len(value) if isinstance(value, str | bytes | list | tuple | dict) else 1
+    """Units of a result by itself, without what its places hold."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    return _UNITS_PER_PLACE * len(value) if isinstance(value, list | tuple | dict) else 1
 
 
 def _budget(context: Context) -> Budget:
@@ -148,7 +156,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for part in template.generate({**values, _BUDGET: budget}):
             length += len(part)
             if length > budget.max_output:
-                raise TooMuch(f"its text is longer than {budget.max_output} characters")
+                raise TooMuch(f"its text is longer than {budget.max_output:.0f} characters")
             parts.append(part)
         return "".join(parts)
 
@@ -172,20 +180,33 @@ class Sandbox(ImmutableSandboxedEnvironment):
         _budget(context).spend(_result_units(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
-    def call_filter(self, name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_filter(
+        self,
+        name: str,
+        value: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        context: Context | None = None,
+        eval_ctx: EvalContext | None = None,
+    ) -> Any:
         """A filter called by another one (`map`), once an item."""
-        _step_of(kwargs.get("context"))
-        return super().call_filter(name, value, *args, **kwargs)
+        if context is not None:
+            _budget(context).step()
+        return super().call_filter(name, value, args, kwargs, context, eval_ctx)
 
-    def call_test(self, name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_test(
+        self,
+        name: str,
+        value: Any,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        context: Context | None = None,
+        eval_ctx: EvalContext | None = None,
+    ) -> Any:
         """A test called by a filter (`select`), once an item."""
-        _step_of(kwargs.get("context"))
-        return super().call_test(name, value, *args, **kwargs)
-
-
-def _step_of(context: Context | None) -> None:
-    if context is not None:
-        _budget(context).step()
+        if context is not None:
+            _budget(context).step()
+        return super().call_test(name, value, args, kwargs, context, eval_ctx)
 
 
 # --- charges in the tree ---------------------------------------------------------------------------------------------
@@ -294,7 +315,8 @@ def _result_units(operator: str, left: Any, right: Any) -> int:
 
 def _check_method(budget: Budget, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Methods of strings, bytes and numbers whose result may be far larger than their arguments."""
-    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+    method = getattr(function, "__wrapped__", function)  # Jinja's sandbox wraps str.format
+    owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
     if not isinstance(owner, str | bytes | int):
         return
     if name in _UNBOUNDED_METHODS:
@@ -343,7 +365,9 @@ def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
     return metered
 
 
+@pass_context
 def _tojson(
+    context: Context,
     value: Any,
     ensure_ascii: bool = False,
     indent: int | str | None = None,
@@ -353,8 +377,9 @@ def _tojson(
     """As `transformers` does it: plain JSON, without the HTML escapes of Jinja's own filter."""
     margin_width = indent if isinstance(indent, int) else len(indent or "")
     separator_widths = [len(separator) for separator in separators or ()]
-    if weigh(value) > _MAX_BUILT or max(margin_width, *separator_widths, 0) > _MAX_MARGIN:
-        raise TooMuch("it builds too much text")
+    if max(margin_width, *separator_widths, 0) > _MAX_MARGIN:
+        raise TooMuch("it indents JSON too far")
+    _budget(context).spend(weigh(value))
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -399,7 +424,9 @@ def _string(context: Context, value: Any) -> str:
 
 @pass_context
 def _indent(context: Context, text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    margin = width if isinstance(width, str) else " " * min(width, _MAX_WIDTH)
+    if not isinstance(width, str) and width > _MAX_WIDTH:
+        raise TooMuch("it indents a text too far")
+    margin = width if isinstance(width, str) else " " * width
     _budget(context).spend(len(text) + (text.count("\n") + 1) * len(margin))
     return str(FILTERS["indent"](text, margin, first, blank))
 

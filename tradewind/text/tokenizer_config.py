@@ -83,7 +83,7 @@ def _added_tokens_file(directory: Path) -> dict[str, AddedTokenSpec]:
 
 def _added_tokens_decoder(config: dict[str, Any]) -> dict[str, AddedTokenSpec]:
     found = {}
-    entries = config.get("added_tokens_decoder", {})
+    entries = {} if config.get("added_tokens_decoder") is None else config["added_tokens_decoder"]
     if not isinstance(entries, dict):
         raise CheckpointError(f"{_CONFIG}: added_tokens_decoder must map ids to tokens", field=_CONFIG)
     for key, value in entries.items():
