@@ -67,7 +67,8 @@ class EventStream(Response):
         watcher = asyncio.create_task(generation.watch(receive))
         writer = _Writer(trace.send, self._drop(scope, trace), self._write_timeout_s)
         try:
-            await self._run(send, writer)
+            # In a task of its own: resuming it for each token need not go down through every layer above.
+            await asyncio.create_task(self._run(send, writer))
         except Disconnected as error:
             trace.error = error.code
         finally:

@@ -196,11 +196,11 @@ class Caller:
     async def get(self, path: str, **headers: str) -> Answer:
         return await self.call("GET", path, b"", headers)
 
-    async def call(
+    async def call(  # a piece that is None: the client goes away there
         self,
         method: str,
         path: str,
-        body: bytes | list[bytes],
+        body: bytes | list[bytes | None],
         headers: dict[str, str],
         gone: asyncio.Event | None = None,
     ) -> Answer:
@@ -224,6 +224,8 @@ class Caller:
         async def receive() -> dict[str, Any]:
             if pieces:
                 piece = pieces.pop(0)
+                if piece is None:
+                    return {"type": "http.disconnect"}
                 return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
             await (gone or asyncio.Event()).wait()
             return {"type": "http.disconnect"}
