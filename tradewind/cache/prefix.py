@@ -86,17 +86,10 @@ class PrefixCache:
         self.pool.holders[blocks] += 1
 
     def publish(self, block_hash: BlockHash, block: int) -> None:
-        """From now on `block`, which is held and whose content is final, can be found.
-
-        Where another block has the same content, that one stays the known one. If nobody holds it, it counts as just
-        used, so that it does not become older than the blocks after it in the chain.
-        """
-        known = self._block_of.setdefault(block_hash, block)
-        if known == block:
+        """From now on `block`, which is held and whose content is final, can be found, unless its twin can already."""
+        if self._block_of.setdefault(block_hash, block) == block:
             self._hash_of[block] = block_hash
             self._is_published[block] = True
-        elif known in self._idle:
-            self._idle.move_to_end(known)
 
     def forget(self, blocks: "Int32s") -> None:
         """None of `blocks` (held) can be found any more: their content is not to be trusted."""
@@ -104,15 +97,26 @@ class PrefixCache:
             del self._block_of[self._hash_of.pop(block)]
         self._is_published[blocks] = False
 
-    def release(self, blocks: "Int32s") -> None:
-        """A sequence lets go of its table `blocks` (distinct, in table order)."""
+    def release(self, blocks: "Int32s", hashes: Sequence[BlockHash] = ()) -> None:
+        """A sequence lets go of its table `blocks` (distinct, in table order).
+
+        `hashes`: those of the first blocks, as far as they may be found. Where such a block has a twin that is cached,
+        the twin counts as used now, so that it does not go before the blocks that follow it in the chain.
+        """
+        for block_hash, block in zip(hashes, blocks.tolist(), strict=False):
+            self.publish(block_hash, block)
         holders = self.pool.holders
         holders[blocks] -= 1
-        loose = blocks[holders[blocks] == 0][::-1]
-        published = self._is_published[loose]
-        self.pool.push(loose[~published])
-        for block in loose[published].tolist():
-            self._idle[block] = None
+        is_loose, is_published = holders[blocks] == 0, self._is_published[blocks]
+        self.pool.push(blocks[is_loose & ~is_published][::-1])
+        becomes_idle = (is_loose & is_published).tolist()
+        for index in range(len(blocks) - 1, -1, -1):
+            if becomes_idle[index]:
+                self._idle[int(blocks[index])] = None
+            elif index < len(hashes):
+                twin = self._block_of[hashes[index]]
+                if twin in self._idle:
+                    self._idle.move_to_end(twin)
 
     def _evict(self, count_blocks: int) -> None:
         evicted = [self._idle.popitem(last=False)[0] for _ in range(count_blocks)]

@@ -211,9 +211,10 @@ class Residents:
         table = self.rows.table(sequence.slot)
         if is_sound:
             self.publish(sequence, applied_tokens)
+            self.cache.release(table, sequence.hashes[: sequence.published_blocks])
         else:
             self.cache.forget(table)
-        self.cache.release(table)
+            self.cache.release(table)
         self.wake(self.promises.withdraw(sequence))
         if sequence.state is State.PREFILL:
             self.prefills.remove(sequence)

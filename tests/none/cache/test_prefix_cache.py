@@ -91,11 +91,25 @@ def test_twin_in_use_keeps_the_known_head_younger_than_its_tail():
     table = cache.take(2)  # somebody computed the head again, and the tail after it
     cache.publish(head, int(table[0]))
     cache.publish(tail, int(table[1]))
-    cache.release(table)
+    cache.release(table, [head, tail])
     cache.take(2)
     assert cache.find([head, tail]) == [known[0], table[1]], "two other blocks were free"
     cache.take(1)
     assert cache.find([head, tail]) == [known[0]], "the tail went first"
+
+
+def test_a_twin_takes_the_place_of_a_head_that_went():
+    cache = PrefixCache(3)
+    head, tail = chain(1, 2)
+    cache.release(publish(cache, [head]))
+    table = cache.take(2)
+    cache.publish(head, int(table[0]))
+    cache.publish(tail, int(table[1]))
+    cache.take(1)  # the known head goes
+    assert cache.find([head, tail]) == []
+    cache.release(table, [head, tail])
+    assert cache.find([head, tail]) == table.tolist()
+    OwnershipCheck(cache)({(1, 0): np.array([0], np.int32)})
 
 
 def test_forgotten_blocks_are_not_found():
