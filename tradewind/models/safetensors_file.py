@@ -13,6 +13,7 @@ from torch import Tensor
 from tradewind.base.errors import CheckpointError
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_PIECE = 1 << 24  # numbers copied at once
 
 # Every dtype of the format, by bytes per number; those in _FLOATS can be loaded.
 _WIDTHS = {
@@ -63,26 +64,32 @@ class SafetensorsFile:
         self._map.close()
 
     def read(self, name: str, into: Tensor) -> None:
-        """Copy a tensor, casting it to `into`'s dtype; the file's pages are given back at once."""
+        """Copy a tensor into `into` (contiguous, of the same shape), casting it to `into`'s dtype.
+
+        The file's pages are given back piece by piece, or the whole file would count as this process's memory.
+        """
         entry = self.entries[name]
         dtype = _FLOATS[entry.dtype]
-        if into.numel():
-            source = torch.frombuffer(self._map, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin)
+        flat = into.view(-1)
+        for first in range(0, len(flat), _PIECE):
+            piece = flat[first : first + _PIECE]
+            begin, length = entry.begin + first * dtype.itemsize, len(piece) * dtype.itemsize
+            source = torch.frombuffer(self._map, dtype=torch.uint8, count=length, offset=begin)
             if source.data_ptr() % dtype.itemsize:
                 source = source.clone()
-            into.copy_(source.view(dtype).view(into.shape))
+            piece.copy_(source.view(dtype))
             del source
-            self._release(entry)
+            self._release(begin, begin + length)
 
     def is_float(self, name: str) -> bool:
         """Whether the tensor can be read: float64, float32, float16 or bfloat16."""
         return self.entries[name].dtype in _FLOATS
 
-    def _release(self, entry: Entry) -> None:
-        """Let the pages of a tensor go, or the whole file would count as this process's memory."""
+    def _release(self, begin: int, end: int) -> None:
+        """Unmap the whole pages between two bytes; a page that is read again is mapped again."""
         if hasattr(mmap, "MADV_DONTNEED"):
-            first = -(-entry.begin // mmap.PAGESIZE) * mmap.PAGESIZE
-            last = entry.end // mmap.PAGESIZE * mmap.PAGESIZE
+            first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = end // mmap.PAGESIZE * mmap.PAGESIZE
             if last > first:
                 self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
