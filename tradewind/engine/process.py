@@ -136,12 +136,12 @@ class Service:
         while self._receive():
             if self._engine.has_work:
                 self._turn()
+            else:
+                self._rest()
 
     def _receive(self) -> bool:
-        """Take in all that has come; without work, wait for something. False: the end."""
-        if not self._engine.has_work:
-            self._rest()
-        while not self._engine.has_work or has_input(self._inbox):
+        """Take in all that has come. False: the end."""
+        while has_input(self._inbox):
             message = self._decoder.decode(self._inbox.recv())
             if isinstance(message, Add):
                 self._add(message.requests)
@@ -161,12 +161,13 @@ class Service:
                 self._outbox.send(Refused(request.request_id, kind, error.message, error.field, retry_after_s))
 
     def _rest(self) -> None:
-        """Nothing to do: say so once, and look the cache over if the quiet lasts."""
+        """Nothing to do: say so once, look the cache over if the quiet lasts, and sleep until something comes in."""
         if self._working:
             self._working = False
             self._pulse.rest(self._engine.stats())
         if not self._inbox.poll(_IDLE_CHECK_MS):
             self._engine.scheduler.check()
+            self._inbox.poll()
 
     def _turn(self) -> None:
         pulse = self._pulse

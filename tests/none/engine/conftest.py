@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from fake_engine import CHARACTERS, EOS_ID, command
+from fake_engine import CHARACTERS, EOS_ID, command, config_for
 
-from tradewind.config import Config, from_flat
 from tradewind.engine.client import AsyncEngine
 from tradewind.text.tokenizer import Tokenizer
 
@@ -42,11 +41,6 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"vocab_size": EOS_ID + 1, "max_position_embeddings": 512}
     (directory / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": EOS_ID, **shape}))
     return directory
-
-
-def config_for(directory: Path, **settings: Any) -> Config:
-    """Settings for the fake engine."""
-    return from_flat({"model": str(directory), "device": "fake", "log_level": "error", **settings})
 
 
 @pytest_asyncio.fixture

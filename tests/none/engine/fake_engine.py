@@ -8,7 +8,7 @@ from typing import Any
 
 import tradewind
 from tradewind.base import errors
-from tradewind.config import Config
+from tradewind.config import Config, from_flat
 from tradewind.engine.core import Engine, ProgressCall, join
 from tradewind.protocol.plan import RunnerInfo
 from tradewind.runner.fake import FakeRunner, Faults, StepCost
@@ -65,6 +65,11 @@ def build(directory: Path, config: Config, on_progress: ProgressCall) -> Engine:
     elif options.get("first_life"):
         marker.touch()
     return join(runner(options), config)
+
+
+def config_for(directory: Path, **settings: Any) -> Config:
+    """Settings for the fake engine."""
+    return from_flat({"model": str(directory), "device": "fake", "log_level": "error", **settings})
 
 
 def command(options: dict[str, Any]) -> list[str]:
