@@ -1,0 +1,172 @@
+"""A server's life: refusing to start, losing its engine, draining, doing nothing."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from live import Program, RawStream, metric, run_serve, until
+
+BODY: dict[str, Any] = {"model": "tiny", "prompt": "Once", "stream": True, "ignore_eos": True}
+
+
+@pytest.fixture
+def fake(stories: Path) -> Iterator[Program]:
+    served = Program(str(stories), "--device", "fake", "--served-model-name", "tiny", "--max-model-len", "8192")
+    yield served
+    served.close()
+
+
+async def _status(url: str, path: str = "/health") -> int:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(url + path)).status_code
+
+
+async def test_losing_the_engine_under_load(fake: Program) -> None:
+    rss_before = psutil.Process(fake.pid).memory_info().rss
+    streams = [await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 8000}) for _ in range(32)]
+    whole = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 8000, "stream": False})
+    for stream in streams:
+        await stream.read_events(3)
+    first_pid = fake.engine_pid()
+    os.kill(first_pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    await asyncio.gather(*(stream.read_all() for stream in streams))
+    for stream in streams:
+        assert stream.ended_s is not None
+        assert stream.ended_s - killed_s < 1.0
+        last = json.loads(stream.data.decode().rstrip("\r\n0").splitlines()[-1].removeprefix("data: "))
+        assert last["error"]["code"] == "engine_failed"
+        assert b"[DONE]" not in stream.data
+    assert b"HTTP/1.1 500" in await asyncio.wait_for(whole.read_some(), 1)
+    assert b"engine_failed" in whole.data
+
+    async def back() -> bool:
+        return await _status(fake.url) == 200
+
+    await until(back, 20)
+    assert fake.engine_pid() != first_pid
+    again = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 4})
+    assert b"[DONE]" in await again.read_all()
+
+    async def free() -> bool:
+        return await metric(fake.url, "kv_cache_usage_perc") == 0 == await metric(fake.url, "num_requests_running")
+
+    await until(free)
+    assert psutil.Process(fake.pid).memory_info().rss - rss_before < 32 * 2**20
+
+
+async def test_while_the_engine_is_away_health_says_so(fake: Program) -> None:
+    os.kill(fake.engine_pid(), signal.SIGKILL)
+    async with httpx.AsyncClient(base_url=fake.url) as client:
+        for _ in range(100):
+            answer = await client.get("/health")
+            if answer.status_code == 503:
+                break
+            await asyncio.sleep(0.002)
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "restarting"
+        assert "engine" in answer.json()["message"]
+        refused = await client.post("/v1/completions", json={"prompt": "x"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_sigterm_lets_streams_finish_and_refuses_new_work(fake: Program) -> None:
+    streams = [await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 150}) for _ in range(8)]
+    for stream in streams:
+        await stream.read_events(2)
+    fake.signal(signal.SIGTERM)
+
+    async def draining() -> bool:
+        return await _status(fake.url, "/ready") == 503
+
+    await until(draining, 2)
+    async with httpx.AsyncClient() as client:
+        refused = await client.post(f"{fake.url}/v1/completions", json={"prompt": "x"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert "retry-after" in refused.headers
+    answers = await asyncio.gather(*(stream.read_all() for stream in streams))
+    assert all(b"data: [DONE]" in answer for answer in answers)
+    assert await asyncio.to_thread(fake.wait) == 0
+    assert "drained" in fake.output
+
+
+async def test_a_second_signal_ends_it_at_once(fake: Program) -> None:
+    stream = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 8000})
+    await stream.read_events(2)
+    engine_pid = fake.engine_pid()
+    fake.signal(signal.SIGTERM)
+    await asyncio.sleep(0.3)
+    fake.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(fake.wait, 3) == 128 + signal.SIGTERM
+    assert not psutil.pid_exists(engine_pid) or psutil.Process(engine_pid).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_an_idle_server_uses_no_cpu(fake: Program) -> None:
+    stream = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 4})
+    await stream.read_all()
+    await asyncio.sleep(1.5)
+    processes = [psutil.Process(fake.pid), psutil.Process(fake.engine_pid())]
+
+    def used_s() -> float:
+        return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+    def switches() -> int:
+        return sum(process.num_ctx_switches().voluntary for process in processes)
+
+    before_s, before = used_s(), switches()
+    await asyncio.sleep(2.0)
+    assert used_s() - before_s <= 0.011  # one tick of the clock that counts it
+    assert switches() - before < 10
+    stream.cut()
+
+
+def test_a_port_in_use_is_said_at_once(stories: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, output = run_serve(str(stories), "--port", str(port))
+    assert status == 1
+    assert f"port {port} on 127.0.0.1 is taken" in output
+    assert "--port" in output.replace(str(port), "")
+    assert "Traceback" not in output
+
+
+def test_what_cannot_start_says_why(tmp_path: Path, stories: Path) -> None:
+    cases = [
+        ((str(tmp_path / "nowhere"),), "nowhere"),
+        ((str(tmp_path),), "config.json"),
+        ((str(stories), "--host", "not.a.host.invalid"), "not.a.host.invalid"),
+    ]
+    for arguments, word in cases:
+        status, output = run_serve(*arguments, "--port", "0", "--device", "fake")
+        assert status == 1, output
+        assert word in output
+        assert "Traceback" not in output
+
+
+def test_too_little_memory_says_how_much_is_needed(stories: Path) -> None:
+    status, output = run_serve(str(stories), "--port", "0", "--device", "cpu", "--memory-bytes", "4KiB")
+    assert status == 1
+    assert "KiB" in output
+    assert "--max-model-len" in output or "--memory-bytes" in output
+    assert "Traceback" not in output
+
+
+def test_the_greeting_can_be_pasted(fake: Program) -> None:
+    fake.signal(signal.SIGTERM)
+    fake.wait()
+    assert "curl " in fake.output
+    line = next(line for line in fake.output.splitlines() if line.strip().startswith("curl "))
+    assert subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0
