@@ -121,6 +121,24 @@ def test_a_wide_nucleus_has_the_same_edge_as_a_full_sort() -> None:
         assert vectorised._edge_by_buckets(p_V, mass.reshape(1)) == pytest.approx(float(exact), rel=1e-6)
 
 
+@pytest.mark.parametrize("row", [row for row in FILTERS if set(row) - {"temperature"}], ids=str)
+@pytest.mark.parametrize("scale", [0.3, 2.0, 5.0])
+def test_a_settled_row_draws_the_same_from_more_candidates(row: dict[str, float], scale: float) -> None:
+    p_RV = torch.softmax(normal(3000, seed=2, scale=scale, rows=16) / row.get("temperature", 1.0), -1)
+    p_RV[3, 40:90] = p_RV[3].max()  # more equal ones than the fewest candidates have room for
+    rows = rows_of(*[row | {"uniform": (place + 0.5) / 16} for place in range(16)])
+    dense = vectorised._draw_dense(p_RV.clone(), rows)
+    before = None
+    for count in (20, 64, 256, 2999, 3000):
+        tokens, settled = vectorised.draw_from_candidates(p_RV, rows, count)
+        if before is not None:
+            assert torch.equal(tokens[before[1]], before[0][before[1]])
+            assert settled[before[1]].all()
+        before = tokens, settled
+        assert torch.equal(tokens[settled], dense[settled])
+    assert settled.all()
+
+
 def test_top_k_keeps_equal_tokens_together() -> None:
     kept = kept_by_vectorised(torch.tensor([1.0, 3.0, 3.0, 3.0, 0.0]), top_k=2)
     assert (kept > 0).tolist() == [False, True, True, True, False]

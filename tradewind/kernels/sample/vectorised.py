@@ -1,8 +1,8 @@
 """Sampling with torch operations over all rows at once.
 
 No row is sorted whole on the CPU: sums and maxima are taken over chunks of a row and the answer is then looked for in
-one chunk; the k-th largest is looked for in the k chunks with the largest maxima; the edge of a nucleus that has more
-than `_CANDIDATES` tokens is found by counting mass in buckets of the float's high bits.
+one chunk; the k-th largest is looked for in the k chunks with the largest maxima; the edge of a nucleus of very many
+tokens is found by counting mass in buckets of the float's high bits.
 
 Legend: R rows, V vocabulary, C chunks, W places of a chunk, K candidates.
 """
@@ -15,7 +15,7 @@ from tradewind.kernels.sample import SampleRows
 
 _CHUNK = 512  # places of a chunk in sums and searches; short enough to look through, long enough to vectorise
 _TOP_CHUNK = 64  # the same for the k largest, of which each may bring in a whole chunk
-_CANDIDATES = 256  # nuclei are usually smaller than this
+_CANDIDATES = (64, 256)  # how many of the most likely tokens are looked at, first and then
 
 
 def sample(logits_RV: Tensor, rows: SampleRows) -> Tensor:
@@ -69,9 +69,80 @@ def _draw(logits_RV: Tensor, rows: SampleRows) -> Tensor:
     if (rows.temperature_R != 1.0).any():
         logits_RV = logits_RV.div_(_column(rows.temperature_R, logits_RV))
     p_RV = torch.softmax(logits_RV, -1)
-    if rows.min_p_R.any() or rows.top_k_R.any() or (rows.top_p_R < 1.0).any():
-        _drop(p_RV, _thresholds(p_RV, rows))
-    return _inverse(p_RV, torch.from_numpy(rows.uniforms_R).to(p_RV.device))
+    filtered = np.flatnonzero((rows.min_p_R > 0) | (rows.top_k_R > 0) | (rows.top_p_R < 1.0))
+    if len(filtered) == len(p_RV):
+        return _draw_filtered(p_RV, rows)
+    tokens_R = _inverse(p_RV, _uniforms(rows, p_RV.device))
+    if len(filtered):
+        tokens_R[torch.from_numpy(filtered).to(p_RV.device)] = _draw_filtered(
+            _rows_of(p_RV, filtered), rows.take(filtered)
+        )
+    return tokens_R
+
+
+def _draw_filtered(p_RV: Tensor, rows: SampleRows) -> Tensor:
+    """Tokens of rows that all have a filter. `p_RV` may be overwritten.
+
+    Few tokens usually remain, so they are looked for among the most likely ones. Whether they were all found does not
+    depend on how many were looked at once they were, so neither does the token.
+    """
+    if p_RV.is_cuda:  # a GPU sorts fast, and must not wait for the host to learn whether the candidates sufficed
+        return _draw_dense(p_RV, rows)
+    tokens_R = torch.empty(len(p_RV), dtype=torch.int64)
+    left = np.arange(len(p_RV))
+    for count in _CANDIDATES:
+        tokens, settled_R = draw_from_candidates(_rows_of(p_RV, left), rows.take(left), min(count, p_RV.shape[1]))
+        settled = settled_R.numpy()
+        tokens_R[torch.from_numpy(left[settled])] = tokens[settled_R]
+        left = left[~settled]
+        if not len(left):
+            return tokens_R
+    tokens_R[torch.from_numpy(left)] = _draw_dense(_rows_of(p_RV, left), rows.take(left))
+    return tokens_R
+
+
+def draw_from_candidates(p_RV: Tensor, rows: SampleRows, count: int) -> tuple[Tensor, Tensor]:
+    """(tokens_R, settled_R): tokens drawn from the `count` most likely; settled: all that the row keeps is there."""
+    values_RK, ids_RK = largest(p_RV, count)
+    running_RK = values_RK.cumsum(-1, dtype=torch.float64)
+    least_R1, reached_R1 = _floor(values_RK, rows)
+    whole = count == p_RV.shape[1]
+    # All that min_p and top_k keep is among the candidates if the last of these is dropped.
+    found_R1 = (reached_R1 & (values_RK[:, -1:] < least_R1)) | whole
+    if (rows.top_p_R < 1.0).any():
+        kept_R1 = (values_RK >= least_R1).sum(-1, keepdim=True)
+        mass_R1 = running_RK.gather(1, (kept_R1 - 1).clamp_(min=0))
+        bare = (rows.min_p_R == 0) & (rows.top_k_R == 0)
+        if bare.any():
+            bare_R1 = torch.from_numpy(bare).unsqueeze(1)
+            mass_R1 = torch.where(bare_R1, _chunk_sums(p_RV).sum(-1, keepdim=True), mass_R1)
+            found_R1 = found_R1 | bare_R1
+        edge_R1 = (running_RK < mass_R1 * torch.from_numpy(rows.top_p_R).unsqueeze(1)).sum(-1, keepdim=True)
+        nuclear_R1 = torch.from_numpy(rows.top_p_R < 1.0).unsqueeze(1)
+        edge_value_R1 = values_RK.gather(1, edge_R1.clamp(max=count - 1))
+        least_R1 = torch.where(nuclear_R1, torch.maximum(least_R1, edge_value_R1), least_R1)
+        found_R1 &= ~nuclear_R1 | whole | ((edge_R1 < count) & (values_RK[:, -1:] < least_R1))
+    by_id_RK, order_RK = ids_RK.sort(-1)
+    kept_RK = values_RK.masked_fill(values_RK < least_R1, 0.0).gather(1, order_RK)
+    running_RK = kept_RK.cumsum(-1, dtype=torch.float64)
+    place_R1 = _first_above(running_RK, _uniforms(rows, p_RV.device).unsqueeze(1) * running_RK[:, -1:])
+    return by_id_RK.gather(1, place_R1.clamp_(max=count - 1)).squeeze(1), found_R1.squeeze(1)
+
+
+def _floor(values_RK: Tensor, rows: SampleRows) -> tuple[Tensor, Tensor]:
+    """(the least probability that min_p and top_k keep [R, 1], whether the k-th largest is among the candidates)."""
+    count = values_RK.shape[1]
+    least_R1 = values_RK[:, :1] * _column(rows.min_p_R, values_RK)
+    k_R1 = torch.from_numpy(rows.top_k_R).unsqueeze(1)
+    kth_R1 = values_RK.gather(1, (k_R1 - 1).clamp(0, count - 1))
+    return torch.where(k_R1 > 0, torch.maximum(least_R1, kth_R1), least_R1), k_R1 <= count
+
+
+def _draw_dense(p_RV: Tensor, rows: SampleRows) -> Tensor:
+    """The same, looking at the whole vocabulary. `p_RV` is overwritten."""
+    p_RV.nan_to_num_(0.0)  # of rows that have failed
+    _drop(p_RV, _thresholds(p_RV, rows))
+    return _inverse(p_RV, _uniforms(rows, p_RV.device))
 
 
 def _thresholds(p_RV: Tensor, rows: SampleRows) -> Tensor:
@@ -102,15 +173,11 @@ def _kth_largest(p_RV: Tensor, k_R: np.ndarray) -> Tensor:
 def _nucleus_edge(p_RV: Tensor, share_R: Tensor) -> Tensor:
     """The least probability of each row's nucleus, [R, 1]."""
     mass_R1 = (_chunk_sums(p_RV).sum(-1) * share_R).unsqueeze(1)
-    # A GPU sorts fast, and must not wait for the host to learn whether the candidates sufficed.
-    count = p_RV.shape[1] if p_RV.is_cuda else min(p_RV.shape[1], _CANDIDATES)
-    values_RK, _ = largest(p_RV, count)
-    before_R1 = (values_RK.cumsum(-1, dtype=torch.float64) < mass_R1).sum(-1, keepdim=True)
-    edge_R1 = values_RK.gather(1, before_R1.clamp(max=count - 1))
-    if count < p_RV.shape[1]:
-        for row in (before_R1.squeeze(1) == count).nonzero().flatten().tolist():
-            edge_R1[row] = _edge_by_buckets(p_RV[row], mass_R1[row])
-    return edge_R1
+    if p_RV.is_cuda:
+        descending_RV = p_RV.sort(-1, descending=True).values
+        before_R1 = (descending_RV.cumsum(-1, dtype=torch.float64) < mass_R1).sum(-1, keepdim=True)
+        return descending_RV.gather(1, before_R1.clamp_(max=p_RV.shape[1] - 1))
+    return torch.stack([_edge_by_buckets(p_V, mass_1) for p_V, mass_1 in zip(p_RV, mass_R1, strict=True)])
 
 
 def _edge_by_buckets(p_V: Tensor, mass_1: Tensor) -> Tensor:
@@ -126,7 +193,7 @@ def _edge_by_buckets(p_V: Tensor, mass_1: Tensor) -> Tensor:
     at = torch.minimum((running_B < mass_1).sum(), (running_B < running_B[-1]).sum())
     inside = p_V[bucket_V == len(sums_B) - 1 - at].sort(descending=True).values
     running = inside.cumsum(0, dtype=torch.float64) + (running_B[at] - sums_B[at])
-    return inside[(running < mass_1).sum().clamp(max=len(inside) - 1)]
+    return inside[(running < mass_1).sum().clamp(max=len(inside) - 1).view(1)]
 
 
 def _inverse(p_RV: Tensor, uniforms_R: Tensor) -> Tensor:
@@ -169,6 +236,10 @@ def _places(starts: Tensor, width: int = _CHUNK) -> Tensor:
 def _drop(p_RV: Tensor, least_R1: Tensor) -> None:
     """Set to zero, in place, what is less likely than a row keeps."""
     p_RV.mul_(p_RV >= least_R1)
+
+
+def _uniforms(rows: SampleRows, device: torch.device) -> Tensor:
+    return torch.from_numpy(rows.uniforms_R).to(device)
 
 
 def _column(values_R: np.ndarray, like: Tensor) -> Tensor:
