@@ -23,6 +23,13 @@ class AddRmsNorm(Protocol):
 
 def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[AddRmsNorm]:
     """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels import native
     from tradewind.kernels.add_rms_norm import reference
+    from tradewind.kernels.add_rms_norm.cpu import NativeAddRmsNorm
 
-    return pick([Candidate("reference", reference.add_rms_norm)], device, dtype, prefer)
+    library = native.load()
+    candidates: list[Candidate[AddRmsNorm]] = [
+        Candidate("native", NativeAddRmsNorm(library), library.unavailable, f"C++, {library.level}"),
+        Candidate("reference", reference.add_rms_norm),
+    ]
+    return pick(candidates, device, dtype, prefer)

@@ -19,6 +19,13 @@ class Embedding(Protocol):
 
 def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[Embedding]:
     """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels import native
     from tradewind.kernels.embedding import reference
+    from tradewind.kernels.embedding.cpu import NativeEmbedding
 
-    return pick([Candidate("reference", reference.embedding)], device, dtype, prefer)
+    library = native.load()
+    candidates: list[Candidate[Embedding]] = [
+        Candidate("native", NativeEmbedding(library), library.unavailable, f"C++, {library.level}"),
+        Candidate("reference", reference.embedding),
+    ]
+    return pick(candidates, device, dtype, prefer)

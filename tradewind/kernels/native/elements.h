@@ -3,6 +3,7 @@
 // A tile works in steps along the summed dimension. A step covers STEP numbers: pairs for bf16, because that is what
 // the dot-product instruction takes, and single numbers for float32 and float16.
 //   A: what one row brings to one step. B: W columns of one step in a register. Unit: one column of one step in memory.
+//   store_a writes W numbers of a row as A's, from number `at` on, and gives them back as they were stored.
 #pragma once
 
 #include "vec.h"
@@ -31,6 +32,10 @@ struct F32 {
   TW_INLINE T part(Unit bits, int) {
     T x;
     memcpy(&x, &bits, 4);
+    return x;
+  }
+  TW_INLINE F store_a(A* row, int at, F x) {
+    ::store(row + at, x);
     return x;
   }
 };
@@ -78,6 +83,11 @@ struct Bf16 {
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32((int)*a), (__m512bh)b);
   }
   TW_INLINE A row_step(const T* x, int64_t left) { return unit(x, left); }
+  TW_INLINE F store_a(A* row, int at, F x) {
+    __m256i rounded = narrow_bf16(x);
+    _mm256_storeu_si256((__m256i*)((T*)row + at), rounded);
+    return widen_bf16(rounded);
+  }
 #else
   struct A {
     float even, odd;
@@ -107,6 +117,10 @@ struct Bf16 {
     memcpy(&a.even, &even, 4);
     memcpy(&a.odd, &odd, 4);
     return a;
+  }
+  TW_INLINE F store_a(A* row, int at, F x) {
+    ::store((float*)row + at, x);
+    return x;
   }
 #endif
 };

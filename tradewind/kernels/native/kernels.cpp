@@ -2,7 +2,9 @@
 //
 // The ABI is plain C: pointers, 64-bit strides in elements, 32-bit flags. dtype: 0 float32, 1 bfloat16, 2 float16.
 // `threads`: how many threads of the OpenMP pool to use. Callers check shapes and types.
+#include "attention.h"
 #include "linear.h"
+#include "rowwise.h"
 
 #define TW_JOIN2(a, b) a##_##b
 #define TW_JOIN(a, b) TW_JOIN2(a, b)
@@ -29,4 +31,47 @@ TW_EXPORT(tw_linear)
 TW_EXPORT(tw_unpack_rows)
 (int dtype, const void* packed, int64_t k, const void* ids, int ids_are_64, int64_t count, void* out, int threads) {
   TW_BY_DTYPE(unpack_rows_of, packed, k, ids, ids_are_64 != 0, count, out, threads)
+}
+
+TW_EXPORT(tw_attention)
+(int dtype, const void* q, int64_t q_stride, const void* k_pages, const void* v_pages, int64_t block_stride,
+ int64_t head_stride, int64_t token_stride, const int32_t* query_starts, const int32_t* context_lens,
+ const int32_t* tables, int64_t table_stride, int64_t rows, void* out, int heads, int kv_heads, int head_dim,
+ int block_tokens, float scale, int64_t window, float softcap, int64_t max_context, int threads) {
+  AttentionArgs args{q,            q_stride, k_pages,      v_pages, block_stride, head_stride, token_stride,
+                     query_starts, context_lens, tables,   table_stride, rows,    out,         heads,
+                     kv_heads,     head_dim, block_tokens, scale,   window,       softcap};
+  switch (dtype) {
+    case 0: return attention_of<F32, F32>(args, max_context, threads);
+    case 1: return attention_of<Bf16, Bf16>(args, max_context, threads);
+    default: return attention_of<F16, F32>(args, max_context, threads);
+  }
+}
+
+TW_EXPORT(tw_add_rms_norm)
+(int dtype, const void* x, int64_t x_stride, const void* residual, int64_t residual_stride, const void* weight,
+ void* normed, void* sum, int64_t sum_stride, int64_t rows, int64_t size, float eps, int threads) {
+  NormArgs args{x, x_stride, residual, residual_stride, weight, normed, sum, sum_stride, rows, size, eps};
+  TW_BY_DTYPE(add_rms_norm_of, args, threads)
+}
+
+TW_EXPORT(tw_qk_norm_rope_write)
+(int dtype, void* qkv, int64_t stride, int64_t tokens, const void* positions, int positions_are_64,
+ const int64_t* places, const float* cos_sin, void* k_pages, void* v_pages, int64_t block_stride, int64_t head_stride,
+ int64_t token_stride, int block_tokens, int heads, int kv_heads, int head_dim, const void* q_norm, const void* k_norm,
+ float eps, int threads) {
+  RopeArgs args{qkv,     stride,       tokens,      positions,    positions_are_64 != 0, places,
+                cos_sin, k_pages,      v_pages,     block_stride, head_stride,           token_stride,
+                block_tokens, heads,   kv_heads,    head_dim,     q_norm,                k_norm, eps};
+  TW_BY_DTYPE(qk_norm_rope_write_of, args, threads)
+}
+
+TW_EXPORT(tw_silu_mul)
+(int dtype, const void* gate_up, int64_t stride, int64_t rows, int64_t size, void* out, int threads) {
+  TW_BY_DTYPE(silu_mul_of, gate_up, stride, rows, size, out, threads)
+}
+
+TW_EXPORT(tw_gather_rows)
+(const void* table, int64_t row_bytes, const void* ids, int ids_are_64, int64_t count, void* out, int threads) {
+  gather_rows_of(table, row_bytes, ids, ids_are_64 != 0, count, out, threads);
 }

@@ -251,7 +251,7 @@ TW_INLINE F zero() { return set1(0.0f); }
 
 // 2^x, within 2 units in the last place; exactly 1 at 0 and exactly 0 below -126.
 TW_INLINE F exp2_(F x) {
-  F clamped = vmax(vmin(x, set1(127.0f)), set1(-126.0f));
+  F clamped = vmax(set1(-126.0f), vmin(set1(127.0f), x));  // in this order NaN stays NaN
   F n = round_even(clamped), r = sub(clamped, n);
   F p = set1(1.5353362e-4f);
   p = fma(p, r, set1(1.3398874e-3f));
@@ -265,7 +265,7 @@ TW_INLINE F exp2_(F x) {
 
 // e^x: the multiple of ln 2 is taken off in two parts, so that large arguments keep their accuracy.
 TW_INLINE F exp_(F x) {
-  F clamped = vmax(vmin(x, set1(88.0f)), set1(-87.0f));
+  F clamped = vmax(set1(-87.0f), vmin(set1(88.0f), x));
   F n = round_even(mul(clamped, set1(1.44269504f)));
   F r = fma(n, set1(-0.693359375f), clamped);
   r = fma(n, set1(2.12194440e-4f), r);

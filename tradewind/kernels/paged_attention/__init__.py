@@ -35,9 +35,13 @@ class PagedAttention(Protocol):
 
 def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[PagedAttention]:
     """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels import native
     from tradewind.kernels.paged_attention import reference, torch_sdpa
+    from tradewind.kernels.paged_attention.cpu import NativePagedAttention
 
+    library = native.load()
     candidates: list[Candidate[PagedAttention]] = [
+        Candidate("native", NativePagedAttention(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", torch_sdpa.paged_attention, about="torch's fused attention over gathered pages"),
         Candidate("reference", reference.paged_attention),
     ]

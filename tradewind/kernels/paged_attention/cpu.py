@@ -17,7 +17,7 @@ class NativePagedAttention:
     """See `tradewind.kernels.paged_attention.PagedAttention`. head_dim is even and at most MAX_HEAD_DIM."""
 
     def __init__(self, library: Library) -> None:
-        self._attention = library.function("attention", X.replace(" ", ""))
+        self._attention = library.function("attention", "iplpplllpppllpiiiiflfli")
 
     def __call__(
         self,

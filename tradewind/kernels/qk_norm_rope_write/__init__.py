@@ -40,6 +40,13 @@ class QkNormRopeWrite(Protocol):
 
 def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[QkNormRopeWrite]:
     """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels import native
     from tradewind.kernels.qk_norm_rope_write import reference
+    from tradewind.kernels.qk_norm_rope_write.cpu import NativeQkNormRopeWrite
 
-    return pick([Candidate("reference", reference.qk_norm_rope_write)], device, dtype, prefer)
+    library = native.load()
+    candidates: list[Candidate[QkNormRopeWrite]] = [
+        Candidate("native", NativeQkNormRopeWrite(library), library.unavailable, f"C++, {library.level}"),
+        Candidate("reference", reference.qk_norm_rope_write),
+    ]
+    return pick(candidates, device, dtype, prefer)

@@ -16,6 +16,13 @@ class SiluMul(Protocol):
 
 def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[SiluMul]:
     """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels import native
     from tradewind.kernels.silu_mul import reference
+    from tradewind.kernels.silu_mul.cpu import NativeSiluMul
 
-    return pick([Candidate("reference", reference.silu_mul)], device, dtype, prefer)
+    library = native.load()
+    candidates: list[Candidate[SiluMul]] = [
+        Candidate("native", NativeSiluMul(library), library.unavailable, f"C++, {library.level}"),
+        Candidate("reference", reference.silu_mul),
+    ]
+    return pick(candidates, device, dtype, prefer)
