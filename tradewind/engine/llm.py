@@ -78,8 +78,8 @@ class LLM:
         """Answer every prompt (text, or token ids), in the order given.
 
         `params`: for all, or one for each; None means `default_params()`. `progress` shows a bar on standard error.
-        Raises RequestError before anything is started if a prompt or parameter is wrong. Ctrl-C ends all requests, and
-        the LLM can be used again.
+        Raises RequestError before anything is started if a prompt or parameter is wrong, and EngineFailed if a step
+        fails. Ctrl-C ends all requests, and the LLM can be used again.
         """
         texts = cast("list[Prompt]", [prompts] if _is_single(prompts) else list(prompts))
         tokens = [self.tokenizer.encode(text) if isinstance(text, str) else list(text) for text in texts]
@@ -184,8 +184,11 @@ class LLM:
                         bar.done(len(requests[place].requests[0].prompt_tokens))
             engine.abort(list(request_of))  # the loop may have been left early, or by an error
             engine.settle()
-        except BaseException as error:
-            self._failure = f"{type(error).__name__}: {error}"
+        except Exception as error:  # the border of the loop: see core.py on why nothing can be saved
+            self._failure = f"the engine failed in a step: {type(error).__name__}: {error}"
+            raise EngineFailed(self._failure) from error
+        except KeyboardInterrupt:
+            self._failure = "it was interrupted twice, in the middle of a step"
             raise
         if interrupted.is_set():
             raise KeyboardInterrupt
