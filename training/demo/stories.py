@@ -220,7 +220,7 @@ def being(rng: random.Random, kind: str | None = None, avoid: str = "") -> Being
 def invent(rng: random.Random) -> Story:
     """A story with everything chosen at random."""
     hero = being(rng)
-    food = rng.choice(FOODS[:8] + ["apples", "cherries", "pears", "berries", "nuts"])
+    food = rng.choice([*FOODS[:8], "apples", "cherries", "pears", "berries", "nuts"])
     plot = rng.choice(list(PLOTS))
     return Story(
         hero, being(rng, avoid=hero.name), rng.choice(PLACES), rng.choice(THINGS), food, plot, rng.randrange(2**30)
@@ -402,7 +402,7 @@ def question(rng: random.Random, story: Story, *, short: bool = False) -> Turn:
     return rng.choice(answers)
 
 
-def _another(rng: random.Random, story: Story) -> Turn:
+def _another(rng: random.Random, _story: Story) -> Turn:
     asks = ["Another one.", "One more, please.", "Tell me another story.", "Another story!", "And another one?"]
     return rng.choice(asks), tell(invent(rng))
 

@@ -2,8 +2,11 @@
 
     python training/demo/train.py --out tradewind/demo
 
-With an NVIDIA GPU this takes minutes. On a CPU give a smaller --steps and --rows, and hours, or --steps 400 to see it
-work. The text depends on the seed alone; the weights also on the hardware's rounding.
+With an NVIDIA GPU this takes minutes. On a CPU give it fewer and shorter rows, and a time:
+
+    python training/demo/train.py --out /tmp/demo --row-tokens 512 --rows 20000 --batch 16 --minutes 60
+
+The text depends on the seed alone; the weights also on the hardware's rounding.
 """
 
 import argparse
@@ -25,7 +28,6 @@ from model import Llama, Shape, save
 from tokenizers import Tokenizer
 from torch import Tensor
 
-ROW_TOKENS = 2048
 OTHER_WEIGHT = 0.1  # loss on what the user says: enough to continue a conversation, too little to learn names by heart
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -45,22 +47,22 @@ def weights_of(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return weights
 
 
-def pack(seed: int, directory: str, rows: int) -> Rows:
+def pack(seed: int, directory: str, rows: int, row_tokens: int) -> Rows:
     """Rows of documents, each row beginning with one. The last document of a row is cut."""
     tokenizer = Tokenizer.from_file(f"{directory}/tokenizer.json")
     end = tokenizer.token_to_id(corpus.END)
-    tokens = np.zeros((rows, ROW_TOKENS + 1), np.uint16)
-    weights = np.zeros((rows, ROW_TOKENS + 1), np.uint8)
+    tokens = np.zeros((rows, row_tokens + 1), np.uint16)
+    weights = np.zeros((rows, row_tokens + 1), np.uint8)
     row, place = 0, 0
     source = corpus.documents(seed)
     while True:
         for encoding in tokenizer.encode_batch_fast(list(itertools.islice(source, 512))):
             ids = np.array([*encoding.ids, end], np.uint16)
-            fits = min(len(ids), ROW_TOKENS + 1 - place)
+            fits = min(len(ids), row_tokens + 1 - place)
             tokens[row, place : place + fits] = ids[:fits]
             weights[row, place : place + fits] = weights_of(ids, tokenizer)[:fits]
             place += fits
-            if place == ROW_TOKENS + 1:
+            if place == row_tokens + 1:
                 row, place = row + 1, 0
                 if row == rows:
                     return tokens, weights
@@ -70,7 +72,10 @@ def make_rows(options: argparse.Namespace, directory: Path) -> tuple[Tensor, Ten
     """The training rows, made by all processes together; shard i has the seed `seed * 10_000 + i`."""
     os.environ["RAYON_NUM_THREADS"] = "1"  # one tokenizer thread in each process
     shards = max(1, options.rows // 500)
-    jobs = [(options.seed * 10_000 + 1 + shard, str(directory), options.rows // shards) for shard in range(shards)]
+    jobs = [
+        (options.seed * 10_000 + 1 + shard, str(directory), options.rows // shards, options.row_tokens)
+        for shard in range(shards)
+    ]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         parts = pool.starmap(pack, jobs, chunksize=1)
     tokens = np.concatenate([part[0] for part in parts]).astype(np.int16)
@@ -92,7 +97,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
             params = group["params"]
             grads = torch.stack([p.grad for p in params])
@@ -175,11 +180,11 @@ def train(model: Llama, rows: tuple[Tensor, Tensor], options: argparse.Namespace
             optimizer.step()
             optimizer.zero_grad()
         if step % options.report == 0:
-            per_s = step * options.batch * ROW_TOKENS / max(1e-9, time.monotonic() - began)
+            per_s = step * options.batch * options.row_tokens / max(1e-9, time.monotonic() - began)
             print(f"step {step} done {done:.3f} loss {loss.item():.4f} tokens/s {per_s:,.0f}", flush=True)
             if not math.isfinite(loss.item()):
                 raise SystemExit("the loss is not finite")
-    print(f"trained {step} steps of {options.batch * ROW_TOKENS} tokens", flush=True)
+    print(f"trained {step} steps of {options.batch * options.row_tokens} tokens", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -188,7 +193,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--minutes", type=float, default=0, help="train for a time instead of a number of steps")
-    parser.add_argument("--rows", type=int, default=80_000, help=f"training rows of {ROW_TOKENS} tokens to generate")
+    parser.add_argument("--rows", type=int, default=80_000, help="training rows to generate")
+    parser.add_argument(
+        "--row-tokens", type=int, default=2048, help="tokens of a row; shorter rows cost less attention"
+    )
     parser.add_argument("--batch", type=int, default=48, help="rows in a step")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--embed-lr", type=float, default=0.004)
