@@ -7,13 +7,21 @@ from typing import Any
 from tradewind.base.errors import CheckpointError
 
 
-def read_text(path: Path) -> str:
-    """The file's text. Raises CheckpointError naming the file where it is missing, unreadable or not UTF-8."""
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes. Raises CheckpointError naming the file where it is missing or unreadable."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing from {path.parent}", field=path.name) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", field=path.name) from error
+
+
+def read_text(path: Path) -> str:
+    """The file's text. As `read_bytes`, and raises CheckpointError where it is not UTF-8."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} cannot be read: {error}", field=path.name) from error
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tradewind.base.errors import CheckpointError, RequestError
 from tradewind.text.detokenizer import Detokenizer
-from tradewind.text.files import read_text
+from tradewind.text.files import read_bytes, read_text
 from tradewind.text.pieces import (
     DecoderKind,
     DecoderSpec,
@@ -46,7 +46,7 @@ class Tokenizer:
         self._alphabet = byte_alphabet()
         self._pieces = PieceTable(self._known_bytes)
         self._visible_pieces = PieceTable(self._visible_bytes)
-        self._adds_bos = config.add_bos_token and self.bos_token_id is not None and not self._library_adds_bos()
+        self._adds_bos = config.add_bos_token and self.bos_token_id is not None
 
     @classmethod
     def load(cls, directory: Path, chat_template: Path | None = None) -> "Tokenizer":
@@ -124,9 +124,6 @@ class Tokenizer:
             return ids
         return [self.bos_token_id, *ids]
 
-    def _library_adds_bos(self) -> bool:
-        return self.bos_token_id in self._library.encode("", add_special_tokens=True).ids
-
     def _visible_bytes(self, token_id: int) -> bytes | None:
         return b"" if token_id in self.special_ids else self._known_bytes(token_id)
 
@@ -150,9 +147,9 @@ class Tokenizer:
 def _load_library(path: Path) -> Any:
     import tokenizers  # here, because it costs 50 ms and the API's modules are imported before it is needed
 
-    source = read_text(path)
+    source = read_bytes(path)
     try:
-        return tokenizers.Tokenizer.from_str(source)
+        return tokenizers.Tokenizer.from_buffer(source)
     except Exception as error:  # the library raises nothing more precise
         raise CheckpointError(f"{path} is not a valid tokenizer: {error}", field=path.name) from error
 

@@ -93,6 +93,24 @@ def test_bombs_are_refused(name: str) -> None:
     assert time.thread_time() - start_s < 2
 
 
+LOOP = "{% for i in range(50) %}{{ i ~ '....' }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(steps=(49, 0)), "runs for too long"),
+        (Limits(cpu_s=(0, 0)), "runs for too long"),
+        (Limits(built=(100, 0)), "builds too much"),
+        (Limits(output=(99, 0)), "longer than 99"),
+    ],
+)
+def test_each_limit(limits: Limits, reason: str) -> None:
+    assert len(ChatTemplate(LOOP, {}).render(MESSAGES)) == 290
+    with pytest.raises(RequestError, match=reason):
+        ChatTemplate(LOOP, {}, limits=limits).render(MESSAGES)
+
+
 ESCAPES = [
     "{{ ''.__class__ }}",
     "{{ ''['__class__'].mro() }}",

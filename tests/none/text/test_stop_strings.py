@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tradewind.base.errors import RequestError
 from tradewind.text.stops import StopScan, StopStrings
 
-words = st.text("abc", min_size=1, max_size=4)
+words = st.text("ab", min_size=1, max_size=7)
 
 
 def brute_force(text: str, stops: list[str], include: bool) -> tuple[str, str | None]:
@@ -20,10 +20,8 @@ def brute_force(text: str, stops: list[str], include: bool) -> tuple[str, str | 
     return text, None
 
 
-@settings(max_examples=1500, deadline=None)
-@given(
-    parts=st.lists(st.text("abcd", max_size=5), max_size=8), stops=st.lists(words, max_size=4), include=st.booleans()
-)
+@settings(max_examples=800, deadline=None)
+@given(parts=st.lists(st.text("abc", max_size=6), max_size=8), stops=st.lists(words, max_size=4), include=st.booleans())
 def test_as_defined(parts: list[str], stops: list[str], include: bool) -> None:
     scanner = StopStrings(stops, include)
     expected, stopped_by = brute_force("".join(parts), stops, include)
@@ -67,6 +65,13 @@ def test_included() -> None:
 def test_the_match_that_is_complete_first_wins() -> None:
     assert StopStrings(["bcd", "c"]).push("abcd") == StopScan("ab", "c")
     assert StopStrings(["c", "bc"]).push("abcd") == StopScan("a", "bc")
+
+
+@pytest.mark.parametrize("stop", ["aabaaab", "abacabab", "aaab"])
+def test_a_match_that_begins_inside_a_failed_one(stop: str) -> None:
+    for begun in range(len(stop)):
+        text = stop[:begun] + stop
+        assert StopStrings([stop]).push(text) == brute_force(text, [stop], False)
 
 
 def test_flush_starts_anew() -> None:

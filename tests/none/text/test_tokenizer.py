@@ -123,7 +123,10 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: str | None, 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path, tiny: Any) -> None:
     tiny.write(tmp_path, tiny.byte_level_json())
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a valid tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja cannot be read"):
         Tokenizer.load(tmp_path)
 
 
