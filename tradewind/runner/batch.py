@@ -46,15 +46,15 @@ def build_batch(plan: StepPlan, state: StateRows) -> Batch:
     else:
         slots_T = np.repeat(slots_R, plan.new_tokens)
         positions_T = np.arange(total) + np.repeat(contexts_R - ends_R, plan.new_tokens)
-    sampled = np.flatnonzero(plan.sample)
-    every_token = len(sampled) == total
+    sampled_N = np.flatnonzero(plan.sample)
+    every_row = len(sampled_N) == len(slots_R)
     return Batch(
         ids_T=_ids(slots_T, positions_T, state),
         rows=_rows(plan, state, contexts_R, slots_T, positions_T, max_query),
         starts_R=starts_R,
-        last_N=None if every_token else ends_R[sampled] - 1,
-        slots_N=slots_R[sampled],
-        positions_N=contexts_R[sampled],
+        last_N=None if every_row and max_query == 1 else ends_R[sampled_N] - 1,
+        slots_N=slots_R if every_row else slots_R[sampled_N],
+        positions_N=contexts_R if every_row else contexts_R[sampled_N],
     )
 
 

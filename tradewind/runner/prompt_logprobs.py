@@ -37,8 +37,11 @@ def prompt_columns(
     plan: StepPlan, batch: Batch, hidden_TD: Tensor, state: StateRows, model: Model
 ) -> list[PromptColumns]:
     """Of the rows that ask for them and of which this step computed prompt positions not reported before."""
-    found = []
-    for row in np.flatnonzero(state.flags_S[plan.slots] & PROMPT_LOGPROBS).tolist():
+    found: list[PromptColumns] = []
+    asking_R = state.flags_S[plan.slots] & PROMPT_LOGPROBS
+    if not asking_R.any():
+        return found
+    for row in np.flatnonzero(asking_R).tolist():
         slot, computed = int(plan.slots[row]), int(plan.computed_tokens[row])
         extras = state.extras[slot]
         # The hidden state at position p says how likely the token at p + 1 was.

@@ -20,6 +20,8 @@ from tradewind.runner.transfer import to_device, to_host
 
 Int64s = NDArray[np.int64]
 
+_NOBODY: Int64s = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class LogprobColumns:
@@ -57,14 +59,17 @@ class Drawn:
 
 def draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Drawn:
     """Draw the token at positions_N[n] of each slot and store it. `logits_NV` (float32) may be overwritten."""
-    asking_N = np.flatnonzero(state.flags_S[slots_N] & LOGPROBS)
+    flags_N = state.flags_S[slots_N]
+    if not flags_N.any():
+        tokens_N = _draw(logits_NV, slots_N, positions_N, state, sample)
+        return Drawn(slots_N, to_host(tokens_N), _NOBODY, None)
+    asking_N = np.flatnonzero(flags_N & LOGPROBS)
     raw_NV = logits_NV[to_device(asking_N, state.device)] if len(asking_N) else None  # a copy
     adjustments = build_adjustments(state, slots_N, positions_N)
     if adjustments is not None:
         adjust(logits_NV, adjustments)
-    tokens_N = sample(logits_NV, sample_rows(state, slots_N, positions_N))
-    valid_N = tokens_N.clamp(min=0)  # a failed row's sequence ends; until the host knows, its row must hold a token
-    state.store(slots_N, positions_N, valid_N)
+    tokens_N = _draw(logits_NV, slots_N, positions_N, state, sample)
+    valid_N = tokens_N.clamp(min=0)
     if adjustments is not None:
         state.counts.count(slots_N, positions_N, valid_N)
     logprobs = None
@@ -72,6 +77,14 @@ def draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRo
         counts = [state.extras[slot].sampling.logprobs or 0 for slot in slots_N[asking_N].tolist()]
         logprobs = LogprobColumns.of(raw_NV, valid_N[to_device(asking_N, state.device)], counts)
     return Drawn(slots_N, to_host(tokens_N), asking_N, logprobs)
+
+
+def _draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Tensor:
+    """Draw, and store what was drawn."""
+    tokens_N = sample(logits_NV, sample_rows(state, slots_N, positions_N))
+    # A failed row's sequence ends; but until the host knows, its state row must hold a token.
+    state.store(slots_N, positions_N, tokens_N.clamp(min=0))
+    return tokens_N
 
 
 def sample_rows(state: StateRows, slots_N: Int64s, positions_N: Int64s) -> SampleRows:

@@ -95,11 +95,9 @@ FILTERS = [
 
 @pytest.mark.parametrize("row", FILTERS, ids=str)
 @pytest.mark.parametrize("vocab", [7, 1500, 20_011])
-@pytest.mark.parametrize("scale", [0.0, 0.05, 4.0])
+@pytest.mark.parametrize("scale", [0.05, 0.5, 4.0])
 def test_filters_keep_what_the_reference_keeps(row: dict[str, float], vocab: int, scale: float) -> None:
     logits_V = normal(vocab, seed=vocab, scale=scale)
-    if scale == 0.0 and row.get("top_p", 1.0) < 1.0:
-        pytest.skip("all tokens are equal: rounding decides between all and none of them")
     expected_V = reference.kept(
         logits_V, row.get("temperature", 1.0), int(row.get("top_k", 0)), row.get("top_p", 1.0), row.get("min_p", 0.0)
     )
@@ -231,8 +229,7 @@ def test_the_chi_square_test_notices_a_small_bias() -> None:
 # --- company ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("vocab", [512, 1000, 50_257])
+@pytest.mark.parametrize(("vocab", "threads"), [(512, 1), (1000, 3), (33_333, 2)])
 def test_a_row_draws_the_same_alone_and_among_31_others(vocab: int, threads: int) -> None:
     generator = np.random.default_rng(vocab)
     choices = [{"temperature": 0.0}, *FILTERS]

@@ -14,6 +14,7 @@ from torch import Tensor
 from tradewind.kernels.sample import SampleRows
 
 _CHUNK = 512  # places of a chunk in sums and searches; short enough to look through, long enough to vectorise
+_FEW = 2**17  # logits, up to which one pass that is not vectorised is faster than several that are
 _TOP_CHUNK = 64  # the same for the k largest, of which each may bring in a whole chunk
 _CANDIDATES = (64, 256)  # how many of the most likely tokens are looked at, first and then
 
@@ -27,13 +28,13 @@ def sample(logits_RV: Tensor, rows: SampleRows) -> Tensor:
     elif len(drawn):
         chosen = torch.from_numpy(drawn).to(logits_RV.device)
         tokens_R.index_copy_(0, chosen, _draw(logits_RV.index_select(0, chosen), rows.take(drawn)))
-    return tokens_R.masked_fill_(~best_R.isfinite(), -1)
+    return torch.where(best_R.isfinite(), tokens_R, -1)
 
 
 def first_largest(logits_RV: Tensor) -> tuple[Tensor, Tensor]:
     """(largest_R, its first place_R). NaN counts as the largest."""
     vocab = logits_RV.shape[1]
-    if vocab <= 2 * _CHUNK:
+    if vocab <= 2 * _CHUNK or logits_RV.numel() <= _FEW:  # either way gives the same
         places_R = logits_RV.argmax(-1)
         return logits_RV.gather(1, places_R.unsqueeze(1)).squeeze(1), places_R
     body_RCW, tail_RW = _chunks(logits_RV, _CHUNK)
