@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from fake_engine import EOS_ID, VOCAB, text_of
@@ -49,6 +52,11 @@ def is_quiet(engine: AsyncEngine):
     """Nothing runs and no block is held, as the engine itself says."""
     stats = engine.stats
     return stats.steps > 0 and stats.running == stats.waiting == stats.blocks_used == 0
+
+
+def test_the_client_imports_no_torch():
+    program = "import tradewind.engine.client, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3]).returncode == 0
 
 
 async def test_many_streams_get_the_tokens_each_would_get_alone(start_engine):
@@ -131,13 +139,23 @@ async def test_500_streams_aborted_in_the_middle_leave_nothing(start_engine):
 
 
 async def test_a_stream_that_is_forgotten_is_aborted(start_engine):
-    engine = await start_engine(SLOW)
+    engine = await start_engine({"cost_s": 0.02})
     stream = engine.submit([1, 2], ENDLESS)
     await anext(stream)
     del stream
     gc.collect()
-    await until(lambda: not engine.open_sequences)
+    await until(lambda: not engine.open_sequences, 1.0)
     await until(lambda: is_quiet(engine))
+    assert engine.stats.output_tokens < 100
+
+
+async def test_a_burst_of_messages_is_read_to_its_end(start_engine):
+    engine = await start_engine()
+    params = SamplingParams(seed=1, max_tokens=200, ignore_eos=True)
+    stream = engine.submit([1], params)
+    time.sleep(0.7)
+    _, tokens, _ = await asyncio.wait_for(read(stream), 2.0)
+    assert tokens[0] == expected([1], params)
 
 
 async def test_an_abort_takes_effect_within_a_step(start_engine):

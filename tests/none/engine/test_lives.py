@@ -229,13 +229,16 @@ asyncio.run(main())
 """
 
 
-def test_the_engine_ends_when_its_parent_is_killed(model_directory):
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_the_engine_ends_when_its_parent_is_killed(model_directory, stands_still):
     folders = [str(Path(__file__).parent), str(Path(supervisor.__file__).parents[2])]
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, *folders, str(model_directory)], stdout=subprocess.PIPE, text=True
     )
     pid = int(parent.stdout.readline())
     assert not is_gone(pid)
+    if stands_still:
+        os.kill(pid, signal.SIGSTOP)
     parent.kill()
     parent.wait()
     parent.stdout.close()
