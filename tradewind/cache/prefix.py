@@ -103,16 +103,18 @@ class PrefixCache:
         `hashes`: those of the first blocks, as far as they may be found. Where such a block has a twin that is cached,
         the twin counts as used now, so that it does not go before the blocks that follow it in the chain.
         """
-        for block_hash, block in zip(hashes, blocks.tolist(), strict=False):
-            self.publish(block_hash, block)
+        ids = blocks.tolist()
+        for block_hash, block in zip(hashes, ids, strict=False):
+            if block_hash not in self._block_of:
+                self.publish(block_hash, block)
         holders = self.pool.holders
         holders[blocks] -= 1
         is_loose, is_published = holders[blocks] == 0, self._is_published[blocks]
         self.pool.push(blocks[is_loose & ~is_published][::-1])
         becomes_idle = (is_loose & is_published).tolist()
-        for index in range(len(blocks) - 1, -1, -1):
+        for index in range(len(ids) - 1, -1, -1):
             if becomes_idle[index]:
-                self._idle[int(blocks[index])] = None
+                self._idle[ids[index]] = None
             elif index < len(hashes):
                 twin = self._block_of[hashes[index]]
                 if twin in self._idle:

@@ -27,8 +27,9 @@ def extend(parent: BlockHash, tokens: "NDArray[np.int32]") -> BlockHash:
 
 def block_hashes(parent: BlockHash, tokens: "NDArray[np.int32]", block_tokens: int) -> list[BlockHash]:
     """The hashes of the full blocks of `tokens` (int32[n]), which follow `parent`. A partial block has none."""
+    content, width = tokens.tobytes(), block_tokens * tokens.itemsize
     hashes = []
-    for start in range(0, len(tokens) - block_tokens + 1, block_tokens):
-        parent = extend(parent, tokens[start : start + block_tokens])
+    for start in range(0, len(content) - width + 1, width):
+        parent = blake2b(content[start : start + width], digest_size=16, key=parent).digest()
         hashes.append(parent)
     return hashes

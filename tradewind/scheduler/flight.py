@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Known tokens [start, end) of a sequence, in the life that it had when the step was planned."""
+    """Known tokens [start, end) of a sequence."""
 
     sequence: Sequence
-    life: int
     start: int
     end: int
 

@@ -153,7 +153,8 @@ class Residents:
         table = self.rows.table(sequence.slot).tolist()
         for index in range(sequence.published_blocks, full_blocks):
             self.cache.publish(hashes[index], table[index])
-            self.wake(self.promises.keep(hashes[index]))
+            if self.promises.promised:
+                self.wake(self.promises.keep(hashes[index]))
         sequence.published_blocks = full_blocks
 
     def wake(self, sequences: list[Sequence]) -> None:

@@ -225,7 +225,7 @@ class Scheduler:
             tokens = residents.grow(sequence, tokens) if tokens else 0
             if tokens > 0:
                 start = int(rows.computed[sequence.slot])
-                chunks.append(Chunk(sequence, sequence.lives, start, start + tokens))
+                chunks.append(Chunk(sequence, start, start + tokens))
         return chunks
 
     def _remaining(self) -> list[int]:
@@ -330,7 +330,8 @@ class Scheduler:
             self._fail(flight, result.failed, updates)
         for chunk in flight.chunks:
             self._prompt_tokens += chunk.end - chunk.start
-            if chunk.sequence.lives == chunk.life and chunk.sequence.is_running:
+            # One that was preempted meanwhile does not run: it waits for this very moment (see _is_in_flight).
+            if chunk.sequence.is_running:
                 self._residents.publish(chunk.sequence, chunk.end)
         if result.logprobs or result.prompt_logprobs:
             self._deliver_logprobs(flight, result, updates)

@@ -97,9 +97,10 @@ class Promises:
         return woken
 
     def _wake(self, block_hash: BlockHash) -> list[Sequence]:
-        woken = list(self._parked.get(block_hash, {}).values())
-        if woken:
-            self._drop_group(block_hash)
+        if block_hash not in self._parked:
+            return []
+        woken = list(self._parked[block_hash].values())
+        self._drop_group(block_hash)
         for sequence in woken:
             sequence.parked_on = None
         return woken

@@ -22,6 +22,11 @@ def test_hash_chain_tells_prefixes_and_salts_apart():
     assert chain(1, 2, 3) == chain(1, 2, 3)
     assert chain(1, 2)[1] != chain(2, 2)[1]
     assert set(chain(1, 2, salt="a")).isdisjoint(chain(1, 2, salt="b"))
+    hashes = block_hashes(chain_start(""), np.arange(7, dtype=np.int32), 3)
+    assert hashes == [
+        one := extend(chain_start(""), np.array([0, 1, 2], np.int32)),
+        extend(one, np.array([3, 4, 5], np.int32)),
+    ]
     assert extend(chain_start(""), np.array([1, 2], np.int32)) != extend(chain_start(""), np.array([2, 1], np.int32))
 
 

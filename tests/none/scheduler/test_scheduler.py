@@ -10,6 +10,7 @@ from world import VOCAB, Shape, World, expected, request
 from tradewind.base.errors import ContextLengthExceeded, Overloaded, RequestError
 from tradewind.protocol.plan import StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason
+from tradewind.scheduler.residents import MERCY_EVERY
 from tradewind.scheduler.sharing import PATIENCE_PLANS
 
 LONG = list(range(10)) + list(range(10))  # five blocks of four
@@ -256,6 +257,52 @@ def test_prompt_logprobs_come_once_in_spite_of_preemption():
     assert world.scheduler.stats().preemptions > 0
 
 
+def test_who_was_stopped_in_flight_waits_for_its_token():
+    world = World(Shape(run_ahead=True))
+    world.add(request(0, [1, 2, 3], 9))
+    world.add(request(1, [4, 5, 6], 9))
+    world.plan()
+    sequence = world.scheduler._live[0]
+    world.scheduler._residents.preempt(sequence, world.scheduler._applied_tokens(sequence))
+    assert list(rows(world.plan())) == [1], "the host does not know its fourth token yet"
+    world.apply()
+    assert rows(world.plan()) == {1: 1, 0: 4}
+    world.drain()
+
+
+def test_a_block_that_a_step_in_flight_completes_is_not_kept():
+    world = World(Shape(run_ahead=True))
+    world.add(request(0, [1, 2, 3], 9))
+    world.plan()
+    world.plan()
+    world.abort(0)
+    assert world.scheduler.stats().blocks_cached == 0, "nobody knows its fourth token"
+    world.drain()
+
+
+def test_work_in_flight_of_a_slot_s_old_owner_does_not_count_for_the_new():
+    world = World(Shape(run_ahead=True, max_running=1))
+    world.add(request(0, LONG, 1))
+    world.drain()
+    world.add(request(1, [7, 7], 9))
+    world.plan()
+    world.abort(1)
+    world.add(request(2, LONG, 9))
+    world.plan()
+    assert world.scheduler._applied_tokens(world.scheduler._live[2]) == 16
+    world.drain()
+
+
+def test_nobody_is_admitted_into_room_that_a_running_prompt_needs():
+    world = World(Shape(num_blocks=10, step_tokens=8))
+    world.add(request(0, [1] * 20, 4))
+    world.add(request(1, [2] * 20, 4))
+    world.turn()
+    assert world.scheduler.stats().running == 1
+    world.drain()
+    assert world.scheduler.stats().preemptions == 0
+
+
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
@@ -274,14 +321,32 @@ def test_fcfs_ignores_priorities_and_priority_does_not():
 
 def test_low_priority_does_not_starve():
     world = World(Shape(policy="priority", max_running=2))
+    for request_id in range(1, 30):
+        world.add(request(request_id, [2], 2, priority=0))
     world.add(request(0, [1], 2, priority=100))
-    for request_id in range(1, 200):
+    for request_id in range(30, 100):
         world.add(request(request_id, [2], 2, priority=0))
         world.add(request(1000 + request_id, [2], 2, priority=0))
-        steps(world, 4)
+        steps(world, 2)
         if world.stories[0].finish:
             break
-    assert request_id < 20
+    assert 40 < request_id < 99, "those before it first, and then not after all that came later"
+    assert world.scheduler.stats().waiting > 20
+
+
+@pytest.mark.parametrize(("policy", "gain"), [("priority", 1), ("fcfs", 0)])
+def test_one_that_is_stopped_again_and_again_becomes_more_important(policy, gain):
+    world = World(Shape(policy=policy))
+    world.add(request(0, [1, 2], 20, priority=5))
+    world.turn()
+    sequence = world.scheduler._live[0]
+    before = sequence.order[0]
+    for _ in range(MERCY_EVERY):
+        assert sequence.order[0] == before
+        world.scheduler._residents.preempt(sequence, world.scheduler._applied_tokens(sequence))
+        world.turn()
+    assert sequence.order[0] == before - gain
+    world.drain()
 
 
 # --- ends ------------------------------------------------------------------------------------------------------------
@@ -311,6 +376,13 @@ def test_more_stop_ids_than_columns():
     world.add(request(0, [1, 2], 10, seed=0, stop_token_ids=[*others[:6], said[5]]))
     world.drain()
     assert world.stories[0].tokens == said[: said.index(said[5]) + 1]
+
+
+def test_min_tokens_hold_even_where_every_token_is_a_stop():
+    world = World(Shape())
+    world.add(request(0, [1, 2], 10, stop_token_ids=list(range(VOCAB)), min_tokens=3))
+    world.drain()
+    assert len(world.stories[0].tokens) == 4
 
 
 def test_an_aborted_request_is_not_in_the_next_step():
