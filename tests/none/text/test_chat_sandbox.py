@@ -111,6 +111,19 @@ def test_each_limit(limits: Limits, reason: str) -> None:
         ChatTemplate(LOOP, {}, limits=limits).render(MESSAGES)
 
 
+def test_a_template_cannot_refill_its_budget() -> None:
+    template = ChatTemplate("{{ [-10**9] | map(' tick') | list }}{{ 'x' * 2000 }}", {}, limits=Limits(built=(1000, 0)))
+    with pytest.raises(RequestError, match="builds too much"):
+        template.render(MESSAGES)
+
+
+def test_filters_over_filters_are_steps() -> None:
+    source = "{{ range(50) | select('odd') | list | length }}{{ range(50) | map('abs') | list | length }}"
+    assert ChatTemplate(source, {}, limits=Limits(steps=(110, 0))).render(MESSAGES) == "2550"
+    with pytest.raises(RequestError, match="runs for too long"):
+        ChatTemplate(source, {}, limits=Limits(steps=(90, 0))).render(MESSAGES)
+
+
 ESCAPES = [
     "{{ ''.__class__ }}",
     "{{ ''['__class__'].mro() }}",

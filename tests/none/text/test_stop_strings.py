@@ -1,5 +1,7 @@
 """Stop strings against their definition."""
 
+from itertools import product
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,11 +69,13 @@ def test_the_match_that_is_complete_first_wins() -> None:
     assert StopStrings(["c", "bc"]).push("abcd") == StopScan("a", "bc")
 
 
-@pytest.mark.parametrize("stop", ["aabaaab", "abacabab", "aaab"])
+@pytest.mark.parametrize("stop", ["aabaaac", "abacabab", "aaab"])
 def test_a_match_that_begins_inside_a_failed_one(stop: str) -> None:
-    for begun in range(len(stop)):
-        text = stop[:begun] + stop
-        assert StopStrings([stop]).push(text) == brute_force(text, [stop], False)
+    for begun, joined in product(range(len(stop)), repeat=2):
+        text = stop[:begun] + stop[joined:]
+        scanner = StopStrings([stop])
+        scan = scanner.push(text)
+        assert (scan.text + scanner.flush(), scan.stopped_by) == brute_force(text, [stop], False)
 
 
 def test_flush_starts_anew() -> None:
