@@ -18,6 +18,11 @@ class OutputCounts:
         self._free: list[int] = []
         self._counted_until: dict[int, int] = {}
 
+    @property
+    def allocated_rows(self) -> int:
+        """Slots that there is memory for."""
+        return len(self._table_KV)
+
     def begin(self, slot: int, tokens: Tensor, prompt_tokens: int) -> None:
         """The slot has a new owner, which said tokens[prompt_tokens:] (int32) before."""
         if slot not in self._rows:

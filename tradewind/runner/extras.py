@@ -42,13 +42,12 @@ class BadWords:
         return torch.zeros(len(self.last_W), device=self.last_W.device).masked_fill_(matched_W, -torch.inf)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Extras:
     """One slot's. Tensors are on the device: ids int64, values float32.
 
     `always_E`, `always_values_E`: added to the logits of every step (biases; -inf for bad words of one token).
-    `stops_E`: token ids forbidden while fewer than `min_tokens` are out. `reported_until`: prompt positions below it
-    have had their logprobs reported (a preempted sequence computes them again).
+    `stops_E`: token ids forbidden while fewer than `min_tokens` are out.
     """
 
     sampling: RowSampling
@@ -58,7 +57,6 @@ class Extras:
     always_values_E: Tensor
     stops_E: Tensor
     bad_words: BadWords | None
-    reported_until: int = 1
 
     @classmethod
     def of(cls, start: RowStart, vocab: int, device: torch.device) -> "Extras":

@@ -36,7 +36,7 @@ class PromptColumns:
 def prompt_columns(
     plan: StepPlan, batch: Batch, hidden_TD: Tensor, state: StateRows, model: Model
 ) -> list[PromptColumns]:
-    """Of the rows that ask for them and of which this step computed prompt positions not reported before."""
+    """Of the rows that ask for them, for the prompt positions that this step computed (again, after a preemption)."""
     found: list[PromptColumns] = []
     asking_R = state.flags_S[plan.slots] & PROMPT_LOGPROBS
     if not asking_R.any():
@@ -45,15 +45,14 @@ def prompt_columns(
         slot, computed = int(plan.slots[row]), int(plan.computed_tokens[row])
         extras = state.extras[slot]
         # The hidden state at position p says how likely the token at p + 1 was.
-        first = max(computed + 1, extras.reported_until)
-        end = min(computed + int(plan.new_tokens[row]) + 1, extras.prompt_tokens)
+        first = computed + 1
+        end = min(first + int(plan.new_tokens[row]), extras.prompt_tokens)
         if first < end:
-            place = int(batch.starts_R[row]) + first - 1 - computed
+            place = int(batch.starts_R[row])
             hidden_QD = hidden_TD[place : place + end - first]
             tokens_Q = state.tokens_SP[slot, first:end].long()
             count = extras.sampling.prompt_logprobs or 0
             found.append(PromptColumns(slot, first, _columns(hidden_QD, tokens_Q, count, model)))
-            extras.reported_until = end
     return found
 
 

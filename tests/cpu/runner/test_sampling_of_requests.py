@@ -13,6 +13,7 @@ from tradewind.kernels.sample import reference
 from tradewind.kernels.sample.random import stream_keys, uniforms
 from tradewind.models.decoder import Model
 from tradewind.protocol.request import EngineRequest, RowSampling
+from tradewind.runner.counts import OutputCounts
 
 SEED = 2**63 + 12345
 
@@ -49,7 +50,11 @@ ASKED = {
     "bias": flat(logit_bias={5: 9.0, 17: 8.5, 40: -100.0}),
     "allowed": flat(allowed_token_ids=[3, 9, 60, 61, 62, 200]),
     "allowed and bias": flat(allowed_token_ids=[3, 9, 60], logit_bias={9: 4.0, 100: 50.0}),
-    "bad words": flat(top_k=12, allowed_token_ids=[7, 8, 9], bad_word_ids=[[7], [8, 9], [9, 9, 9], [8, 8, 8, 8, 8, 8]]),
+    "bad words": flat(
+        temperature=50.0,
+        allowed_token_ids=[6, 7, 8, 9],
+        bad_word_ids=[[7], [8, 9], [9, 9], [6, 6], [8, 8, 8], [9, 8, 6, 9, 6]],
+    ),
     "min_tokens": flat(allowed_token_ids=[1, 2, 3], min_tokens=20),
     "everything": flat(
         repetition_penalty=1.1,
@@ -123,9 +128,28 @@ def test_a_slot_forgets_its_last_owner(model: Model, prompt: list[int]) -> None:
     """One slot: each request follows one with other settings, and says what it says alone."""
     limits = Limits(max_running=1)
     session = Session(make_runner(model, limits))
-    for index, sampling in enumerate(ASKED.values()):
+    for index, sampling in enumerate(reversed(ASKED.values())):
         own = ask(index, prompt, sampling)
-        assert session.tokens([own])[index] == Session(make_runner(model, limits)).tokens([own])[index]
+        session.add([own])
+        fresh = Session(make_runner(model, limits))
+        fresh.add([own])
+        assert session.finish()[index] == fresh.finish()[index]
+
+
+def test_rows_of_counts_are_used_again() -> None:
+    counts = OutputCounts(10, torch.device("cpu"))
+    said = torch.tensor([7, 3, 3, 5], dtype=torch.int32)
+    for slot in range(9):
+        counts.begin(slot, said, prompt_tokens=1)
+    size = counts.allocated_rows
+    for slot in range(9):
+        counts.drop(slot)
+        counts.begin(slot + 20, said[:2], prompt_tokens=1)
+    assert counts.allocated_rows == size
+    tokens_NL = torch.tensor([[3, 5, 7]] * 2)
+    assert counts.of(np.array([20, 0]), tokens_NL).tolist() == [[1, 0, 0], [0, 0, 0]]
+    counts.count(np.array([20, 0, 21]), np.array([2, 2, 1]), torch.tensor([5, 5, 5]))  # the last one is an old position
+    assert counts.of(np.array([20, 21]), tokens_NL).tolist() == [[1, 1, 0], [1, 0, 0]]
 
 
 # --- logprobs --------------------------------------------------------------------------------------------------------
