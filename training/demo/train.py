@@ -191,7 +191,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make the demo model.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=8277)
     parser.add_argument("--minutes", type=float, default=0, help="train for a time instead of a number of steps")
     parser.add_argument("--rows", type=int, default=80_000, help="training rows to generate")
     parser.add_argument(
