@@ -7,8 +7,11 @@ tokens is found by counting mass in buckets of the float's high bits.
 Legend: R rows, V vocabulary, C chunks, W places of a chunk, K candidates.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tradewind.kernels.sample import SampleRows
@@ -26,7 +29,7 @@ def sample(logits_RV: Tensor, rows: SampleRows) -> Tensor:
     if len(drawn) == len(rows.temperature_R):
         tokens_R = _draw(logits_RV, rows)
     elif len(drawn):
-        chosen = torch.from_numpy(drawn).to(logits_RV.device)
+        chosen = _send(drawn, logits_RV.device)
         tokens_R.index_copy_(0, chosen, _draw(logits_RV.index_select(0, chosen), rows.take(drawn)))
     return torch.where(best_R.isfinite(), tokens_R, -1)
 
@@ -75,9 +78,7 @@ def _draw(logits_RV: Tensor, rows: SampleRows) -> Tensor:
         return _draw_filtered(p_RV, rows)
     tokens_R = _inverse(p_RV, _uniforms(rows, p_RV.device))
     if len(filtered):
-        tokens_R[torch.from_numpy(filtered).to(p_RV.device)] = _draw_filtered(
-            _rows_of(p_RV, filtered), rows.take(filtered)
-        )
+        tokens_R[_send(filtered, p_RV.device)] = _draw_filtered(_rows_of(p_RV, filtered), rows.take(filtered))
     return tokens_R
 
 
@@ -156,19 +157,19 @@ def _thresholds(p_RV: Tensor, rows: SampleRows) -> Tensor:
         _raise_to(least_R1, limited, _kth_largest(_rows_of(p_RV, limited), rows.top_k_R[limited]))
     nuclear = np.flatnonzero(rows.top_p_R < 1.0)
     if len(nuclear):
-        left_RV = p_RV[torch.from_numpy(nuclear).to(p_RV.device)]  # a copy
+        left_RV = p_RV[_send(nuclear, p_RV.device)]  # a copy
         _drop(left_RV, _rows_of(least_R1, nuclear))
-        share_R = torch.from_numpy(rows.top_p_R[nuclear]).to(p_RV.device)
+        share_R = _send(rows.top_p_R[nuclear], p_RV.device)
         _raise_to(least_R1, nuclear, _nucleus_edge(left_RV, share_R))
     return least_R1
 
 
-def _kth_largest(p_RV: Tensor, k_R: np.ndarray) -> Tensor:
+def _kth_largest(p_RV: Tensor, k_R: NDArray[np.int64]) -> Tensor:
     vocab = p_RV.shape[1]
     k_R = np.minimum(k_R, vocab)
     # Sizes that do not depend on the other rows' k are not needed: the k-th largest value is what it is.
     values_RK, _ = largest(p_RV, int(k_R.max()))
-    return values_RK.gather(1, torch.from_numpy(k_R - 1).to(p_RV.device).unsqueeze(1))
+    return values_RK.gather(1, _send(k_R - 1, p_RV.device).unsqueeze(1))
 
 
 def _nucleus_edge(p_RV: Tensor, share_R: Tensor) -> Tensor:
@@ -239,21 +240,27 @@ def _drop(p_RV: Tensor, least_R1: Tensor) -> None:
     p_RV.mul_(p_RV >= least_R1)
 
 
+def _send(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A host column on the device: on a GPU without waiting for what it is still doing."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 def _uniforms(rows: SampleRows, device: torch.device) -> Tensor:
-    return torch.from_numpy(rows.uniforms_R).to(device)
+    return _send(rows.uniforms_R, device)
 
 
-def _column(values_R: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(values_R).to(like.device, like.dtype).unsqueeze(1)
+def _column(values_R: NDArray[Any], like: Tensor) -> Tensor:
+    return _send(values_R, like.device).to(like.dtype).unsqueeze(1)
 
 
-def _rows_of(values: Tensor, chosen: np.ndarray) -> Tensor:
+def _rows_of(values: Tensor, chosen: NDArray[np.int64]) -> Tensor:
     """The chosen rows: the tensor itself where they are all."""
     if len(chosen) == len(values):
         return values
-    return values.index_select(0, torch.from_numpy(chosen).to(values.device))
+    return values.index_select(0, _send(chosen, values.device))
 
 
-def _raise_to(least_R1: Tensor, chosen: np.ndarray, floor_R1: Tensor) -> None:
-    where = torch.from_numpy(chosen).to(least_R1.device)
+def _raise_to(least_R1: Tensor, chosen: NDArray[np.int64], floor_R1: Tensor) -> None:
+    where = _send(chosen, least_R1.device)
     least_R1[where] = torch.maximum(least_R1[where], floor_R1)
