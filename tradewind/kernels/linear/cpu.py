@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.memory import empty
 from tradewind.kernels.native import DTYPE_CODES, Library
 
 LAYOUT = "panels"
@@ -28,7 +29,7 @@ class NativeLinear:
         assert bias_N is None or (bias_N.is_contiguous() and bias_N.dtype == weight_ND.dtype)
         n, k = weight_ND.shape
         padded_k = k + k % 2 if weight_ND.dtype == torch.bfloat16 else k
-        data = torch.empty(-(-n // PANEL) * PANEL * padded_k, dtype=weight_ND.dtype)
+        data = empty((-(-n // PANEL) * PANEL * padded_k,), weight_ND.dtype)
         threads = torch.get_num_threads()
         self._pack(DTYPE_CODES[weight_ND.dtype], weight_ND.data_ptr(), n, k, data.data_ptr(), threads)
         return LinearWeight(data, bias_N, n, k, LAYOUT)

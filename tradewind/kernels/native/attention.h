@@ -47,8 +47,8 @@ struct QueryUnit {
 template <class M>
 struct AttentionSpace {
   typename M::A* q;           // [tile][step of head_dim][row of the tile]
-  typename M::Unit* keys;     // [panel of keys][step of head_dim][32 keys]
-  typename M::Unit* values;   // [panel of head_dim][step of keys][32 numbers]
+  typename M::Unit* keys;     // [step of head_dim][KEYS]
+  typename M::Unit* values;   // [step of keys][padded head_dim]
   typename M::A* weights;     // [row of the tile][step of keys]
   float* scores;              // [row of the tile][KEYS]
   float *sums, *totals;       // [query][padded head_dim]: of this split, of all so far
@@ -82,7 +82,7 @@ struct AttentionSpace {
 };
 
 #if TW_LEVEL >= 3
-// out[unit * PANEL + row] = rows[row][unit], 16 by 16; a null row counts as zeros.
+// out[unit * KEYS + row] = rows[row][unit], 16 by 16; a null row counts as zeros.
 TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t count, uint32_t* out) {
   __m512i a[16], b[16];
   __mmask16 part = first_lanes(count < 16 ? (int)count : 16);
@@ -114,12 +114,17 @@ TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t c
     a[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
     a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd);
   }
-  for (int i = 0; i < 16 && i < count; i++) _mm512_storeu_si512(out + i * PANEL, a[i]);
+  if (count >= 16) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * KEYS, a[i]);
+  } else {
+    for (int i = 0; i < count; i++) _mm512_storeu_si512(out + i * KEYS, a[i]);
+  }
 }
 #else
 TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t count, uint32_t* out) {
   for (int row = 0; row < 16; row++)
-    for (int64_t i = 0; i < 16 && i < count; i++) out[i * PANEL + row] = rows[row] ? rows[row][from + i] : 0;
+    for (int64_t i = 0; i < 16 && i < count; i++) out[i * KEYS + row] = rows[row] ? rows[row][from + i] : 0;
 }
 #endif
 
@@ -155,21 +160,38 @@ static void find_places(const Pages<E>& pages, int64_t base, int64_t low, int64_
   for (; position < end; position++) *places++ = nullptr;
 }
 
+// Where the keys and values of a tile lie.
 template <class E>
-TW_INLINE void ask_for(const typename E::T* const* places, int count, int head_dim) {
-  for (int i = 0; i < count; i++)
-    if (places[i])
-      for (int byte = 0; byte < head_dim * (int)sizeof(typename E::T); byte += 64)
-        __builtin_prefetch((const char*)places[i] + byte, 0, 2);
+struct Places {
+  const typename E::T *keys[KEYS], *values[KEYS];
+};
+
+template <class E>
+static void find_tile(const AttentionArgs& args, const QueryUnit& unit, int64_t base, Places<E>& places) {
+  find_places(pages_of<E>(args, args.k_pages, unit.row, unit.kv_head), base, unit.low, unit.high, places.keys);
+  find_places(pages_of<E>(args, args.v_pages, unit.row, unit.kv_head), base, unit.low, unit.high, places.values);
 }
 
-// Keys, so that 32 of them lie side by side for each step of head_dim. `next`: the places of the following tile.
+// Asks memory for the rows of the following tile, a few at a time, so that fetching and computing overlap. A tile is
+// computed in four phases, and each asks for a quarter.
+struct RowsAhead {
+  const char* const* next;
+  const char* const* end;
+  int row_bytes, rows;  // rows: at each call
+  TW_INLINE void ask(RowsAhead& self) {
+    for (int i = 0; i < self.rows && self.next < self.end; i++, self.next++)
+      for (int byte = 0; *self.next && byte < self.row_bytes; byte += 64)
+        __builtin_prefetch(*self.next + byte, 0, 2);
+  }
+  void phase(int64_t calls) { rows = (int)((KEYS / 2 + calls - 1) / calls); }
+};
+
+// Keys, so that all of them lie side by side for each step of head_dim.
 template <class E, class M>
-static void load_keys(const typename E::T* const* places, const typename E::T* const* next, int head_dim,
-                      typename M::Unit* keys) {
+static void load_keys(const typename E::T* const* places, RowsAhead& ahead, int head_dim, typename M::Unit* keys) {
   int64_t steps = (head_dim + M::STEP - 1) / M::STEP;
+  ahead.phase((steps + 15) / 16 * (KEYS / 16));
   for (int first = 0; first < KEYS; first += 16) {
-    ask_for<E>(next + first, 16, head_dim);
     const uint32_t* rows[16];
     float widened[sizeof(typename E::Unit) == 4 ? 1 : 16][256];  // float16 is made float32 here
     for (int i = 0; i < 16; i++) {
@@ -183,24 +205,34 @@ static void load_keys(const typename E::T* const* places, const typename E::T* c
         rows[i] = (const uint32_t*)widened[i];
       }
     }
-    typename M::Unit* out = keys + first / PANEL * steps * PANEL + first % PANEL;
-    for (int64_t from = 0; from < steps; from += 16) transpose_16(rows, from, steps - from, out + from * PANEL);
+    for (int64_t from = 0; from < steps; from += 16) {
+      RowsAhead::ask(ahead);
+      transpose_16(rows, from, steps - from, keys + from * KEYS + first);
+    }
   }
 }
 
-// W columns of one step of keys, from number d on: of two keys for bf16, of one for the others.
+// n <= PANEL numbers of one step of keys, from number d on: of two keys for bf16, of one for the others. The rest of the
+// panel is zero.
 template <class E, class M>
 TW_INLINE void load_value_step(const typename E::T* const* places, int d, int n, typename M::Unit* out) {
   if constexpr (M::STEP == 1) {
-    store((float*)out, places[0] ? E::load_n(places[0] + d, n) : zero());
+    for (int i = 0; i < PANEL; i += W) {
+      int left = n - i < 0 ? 0 : (n - i < W ? n - i : W);
+      store((float*)out + i, places[0] ? E::load_n(places[0] + d + i, left) : zero());
+    }
   } else {
 #if TW_LEVEL >= 3
-    __mmask16 even = places[0] ? first_lanes(n) : 0, odd = places[1] ? first_lanes(n) : 0;
-    __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(even, places[0] + d));
-    __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(odd, places[1] + d));
-    _mm512_storeu_si512(out, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    const __m512i order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                                           37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    __mmask32 part = n >= 32 ? 0xffffffffu : (1u << n) - 1;
+    __m512i even = places[0] ? _mm512_maskz_loadu_epi16(part, places[0] + d) : _mm512_setzero_si512();
+    __m512i odd = places[1] ? _mm512_maskz_loadu_epi16(part, places[1] + d) : _mm512_setzero_si512();
+    _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, order, odd));
+    __m512i upper = _mm512_add_epi16(order, _mm512_set1_epi16(16));
+    _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi16(even, upper, odd));
 #else
-    for (int i = 0; i < W; i++) {
+    for (int i = 0; i < PANEL; i++) {
       uint32_t low = i < n && places[0] ? places[0][d + i] : 0, high = i < n && places[1] ? places[1][d + i] : 0;
       out[i] = low | high << 16;
     }
@@ -209,17 +241,13 @@ TW_INLINE void load_value_step(const typename E::T* const* places, int d, int n,
 }
 
 template <class E, class M>
-static void load_values(const typename E::T* const* places, const typename E::T* const* next, int head_dim,
+static void load_values(const typename E::T* const* places, RowsAhead& ahead, int head_dim,
                         typename M::Unit* values) {
-  int padded = (head_dim + PANEL - 1) / PANEL * PANEL;
-  constexpr int STEPS = KEYS / M::STEP;
-  for (int step = 0; step < STEPS; step++) {
-    ask_for<E>(next + step * M::STEP, M::STEP, head_dim);
-    for (int d = 0; d < padded; d += W) {
-      int left = head_dim - d, n = left < 0 ? 0 : (left < W ? left : W);
-      typename M::Unit* out = values + (int64_t)(d / PANEL) * STEPS * PANEL + step * PANEL + d % PANEL;
-      load_value_step<E, M>(places + step * M::STEP, d, n, out);
-    }
+  ahead.phase(KEYS / M::STEP);
+  for (int key = 0; key < KEYS; key += M::STEP) {
+    RowsAhead::ask(ahead);
+    for (int d = 0; d < head_dim; d += PANEL, values += PANEL)
+      load_value_step<E, M>(places + key, d, head_dim - d < PANEL ? head_dim - d : PANEL, values);
   }
 }
 
@@ -248,26 +276,61 @@ TW_INLINE void softmax_row(const AttentionArgs& args, float* scores, int64_t low
   most = now;
 }
 
+// How many vectors of columns a tile of MR rows takes at once: few rows need many to keep the multipliers busy.
+#if TW_LEVEL >= 3
+constexpr int wide_vecs(int rows) { return rows <= 3 ? 8 : (rows <= 6 ? 4 : 2); }
+#else
+constexpr int wide_vecs(int) { return TILE_VECS; }
+#endif
+
+// Scores of MR queries against NV vectors of keys.
+template <class M, int MR, int NV>
+TW_INLINE void score(const AttentionArgs& args, const AttentionSpace<M>& space, int64_t first, int column,
+                     RowsAhead& ahead) {
+  int64_t steps = (args.head_dim + M::STEP - 1) / M::STEP;
+  Sums<MR, NV> sums;
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) sums.at[r][v] = zero();
+  const char* keys = (const char*)(space.keys + column);
+  multiply<M, MR, 1>(space.q + first * steps, keys, KEYS * sizeof(typename M::Unit), steps, ahead, sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) store(space.scores + r * KEYS + column + v * W, sums.at[r][v]);
+}
+
+// Adds the weighted values of a tile to the corrected sums of MR queries, NV vectors of numbers at once.
+template <class M, int MR, int NV>
+TW_INLINE void weigh(const AttentionSpace<M>& space, int64_t first, int64_t column, int64_t padded,
+                     RowsAhead& ahead) {
+  constexpr int STEPS = KEYS / M::STEP;
+  float* out = space.sums + first * padded + column;
+  Sums<MR, NV> sums;
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) sums.at[r][v] = mul(load(out + r * padded + v * W), set1(space.correction[r]));
+  const char* values = (const char*)(space.values + column);
+  multiply<M, 1, STEPS>(space.weights, values, padded * sizeof(typename M::Unit), STEPS, ahead, sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) store(out + r * padded + v * W, sums.at[r][v]);
+}
+
 // MR queries, from number `first` of the unit on, against one tile of keys and values.
 template <class M, int MR>
 static __attribute__((noinline)) void attend_tile(const AttentionArgs& args, const QueryUnit& unit,
-                                                  const AttentionSpace<M>& space, int64_t first, int64_t base) {
-  constexpr int STEPS = KEYS / M::STEP, UNIT_BYTES = (int)sizeof(typename M::Unit);
+                                                  const AttentionSpace<M>& space, int64_t first, int64_t base,
+                                                  RowsAhead& ahead) {
+  constexpr int STEPS = KEYS / M::STEP, WIDE = wide_vecs(MR);
+  constexpr int SCORED = WIDE * W < KEYS ? WIDE : KEYS / W;
+  int64_t padded = (args.head_dim + PANEL - 1) / PANEL * PANEL, column = 0;
   int64_t steps = (args.head_dim + M::STEP - 1) / M::STEP;
-  int64_t padded = (args.head_dim + PANEL - 1) / PANEL * PANEL;
-  for (int column = 0; column < KEYS; column += TILE_COLUMNS) {
-    Sums<MR> sums;
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; r++)
-#pragma GCC unroll 16
-      for (int v = 0; v < TILE_VECS; v++) sums.at[r][v] = zero();
-    const char* keys = (const char*)space.keys + (column / PANEL * steps * PANEL + column % PANEL) * UNIT_BYTES;
-    multiply<M, MR, MR, 1>(space.q + first * steps, keys, steps, Ahead{keys, 0}, sums);
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; r++)
-#pragma GCC unroll 16
-      for (int v = 0; v < TILE_VECS; v++) store(space.scores + r * KEYS + column + v * W, sums.at[r][v]);
-  }
+  ahead.phase((steps + 3) / 4 * (KEYS / (SCORED * W)));
+  for (int key = 0; key < KEYS; key += SCORED * W) score<M, MR, SCORED>(args, space, first, key, ahead);
   for (int r = 0; r < MR; r++) {
     int64_t f = first + r, position = unit.position(args, unit.first + f);
     int64_t low = QueryUnit::lowest(args, position) - base, high = position - base;
@@ -276,25 +339,14 @@ static __attribute__((noinline)) void attend_tile(const AttentionArgs& args, con
     softmax_row<M>(args, space.scores + r * KEYS, low, high, space.weights + r * STEPS, space.most[f],
                    space.weight_sums[f], space.correction[r]);
   }
-  for (int64_t column = 0; column < padded; column += TILE_COLUMNS) {
-    float* out = space.sums + first * padded + column;
-    Sums<MR> sums;
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; r++)
-#pragma GCC unroll 16
-      for (int v = 0; v < TILE_VECS; v++)
-        sums.at[r][v] = mul(load(out + r * padded + v * W), set1(space.correction[r]));
-    const char* values = (const char*)space.values + (column / PANEL * STEPS * PANEL + column % PANEL) * UNIT_BYTES;
-    multiply<M, MR, 1, STEPS>(space.weights, values, STEPS, Ahead{values, 0}, sums);
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; r++)
-#pragma GCC unroll 16
-      for (int v = 0; v < TILE_VECS; v++) store(out + r * padded + v * W, sums.at[r][v]);
-  }
+  ahead.phase(STEPS / 4 * ((padded + WIDE * W - 1) / (WIDE * W)));
+  for (; column + WIDE * W <= padded; column += WIDE * W) weigh<M, MR, WIDE>(space, first, column, padded, ahead);
+  for (; column < padded; column += TILE_COLUMNS) weigh<M, MR, TILE_VECS>(space, first, column, padded, ahead);
 }
 
 template <class M>
-using AttendTile = void (*)(const AttentionArgs&, const QueryUnit&, const AttentionSpace<M>&, int64_t, int64_t);
+using AttendTile = void (*)(const AttentionArgs&, const QueryUnit&, const AttentionSpace<M>&, int64_t, int64_t,
+                            RowsAhead&);
 
 template <class M>
 static AttendTile<M> attend_tile_of(int height) {
@@ -326,9 +378,11 @@ static void gather_queries(const AttentionArgs& args, const QueryUnit& unit, con
   }
 }
 
-// One split of a unit: leaves sums, most and weight_sums in the space.
+// One split of a unit: leaves sums, most and weight_sums in the space. `following`: whose first tile is wanted next, or
+// null.
 template <class E, class M>
-static void attend_split(const AttentionArgs& args, const QueryUnit& unit, const AttentionSpace<M>& space, int64_t split) {
+static void attend_split(const AttentionArgs& args, const QueryUnit& unit, const AttentionSpace<M>& space,
+                         int64_t split, const QueryUnit* following) {
   int64_t padded = (args.head_dim + PANEL - 1) / PANEL * PANEL, queries = unit.last - unit.first;
   memset(space.sums, 0, sizeof(float) * queries * padded);
   memset(space.weight_sums, 0, sizeof(float) * queries);
@@ -336,19 +390,21 @@ static void attend_split(const AttentionArgs& args, const QueryUnit& unit, const
   int64_t base = unit.low / KEYS * KEYS, end = (split + 1) * SPLIT;
   if (base < split * SPLIT) base = split * SPLIT;
   if (end > unit.high + 1) end = unit.high + 1;
-  auto keys = pages_of<E>(args, args.k_pages, unit.row, unit.kv_head);
-  auto values = pages_of<E>(args, args.v_pages, unit.row, unit.kv_head);
-  const typename E::T *key_places[2][KEYS], *value_places[2][KEYS];
-  find_places(keys, base, unit.low, unit.high, key_places[0]);
-  find_places(values, base, unit.low, unit.high, value_places[0]);
+  Places<E> places[2];
+  find_tile(args, unit, base, places[0]);
   Heights heights(queries);
   for (int now = 0; base < end; base += KEYS, now = 1 - now) {
-    find_places(keys, base + KEYS, unit.low, unit.high, key_places[1 - now]);
-    find_places(values, base + KEYS, unit.low, unit.high, value_places[1 - now]);
-    load_keys<E, M>(key_places[now], key_places[1 - now], args.head_dim, space.keys);
-    load_values<E, M>(value_places[now], value_places[1 - now], args.head_dim, space.values);
+    Places<E>& next = places[1 - now];
+    if (base + KEYS <= unit.high || !following)
+      find_tile(args, unit, base + KEYS, next);
+    else
+      find_tile(args, *following, following->low / KEYS * KEYS, next);
+    RowsAhead ahead{(const char* const*)&next, (const char* const*)(&next + 1),
+                    args.head_dim * (int)sizeof(typename E::T), 0};
+    load_keys<E, M>(places[now].keys, ahead, args.head_dim, space.keys);
+    load_values<E, M>(places[now].values, ahead, args.head_dim, space.values);
     for (int64_t tile = 0; tile < heights.tiles; tile++)
-      attend_tile_of<M>(heights.height(tile))(args, unit, space, heights.first(tile), base);
+      attend_tile_of<M>(heights.height(tile))(args, unit, space, heights.first(tile), base, ahead);
   }
 }
 
@@ -420,12 +476,14 @@ struct Units {
 
 // A whole unit by one thread.
 template <class E, class M>
-static void attend_unit(const AttentionArgs& args, const QueryUnit& unit, const AttentionSpace<M>& space) {
+static void attend_unit(const AttentionArgs& args, const Units& units, int64_t number,
+                        const AttentionSpace<M>& space) {
+  QueryUnit unit = units.at(number), following = units.at(number + 1 < units.count() ? number + 1 : number);
   int64_t padded = (args.head_dim + PANEL - 1) / PANEL * PANEL;
   gather_queries<E, M>(args, unit, space);
   start_totals<E, M>(args, unit, space);
   for (int64_t split = unit.low / SPLIT; split <= unit.high / SPLIT; split++) {
-    attend_split<E, M>(args, unit, space, split);
+    attend_split<E, M>(args, unit, space, split, &following);
     for (int64_t f = 0; f < unit.last - unit.first; f++)
       merge_split(space.totals + f * padded, space.total_most[f], space.total_weights[f], space.sums + f * padded,
                   space.most[f], space.weight_sums[f], padded);
@@ -471,7 +529,7 @@ static void attend_by_split(const AttentionArgs& args, const Units& units, int64
   QueryUnit unit = units.at(number);
   if (split < unit.low / SPLIT || split > unit.high / SPLIT) return;
   gather_queries<E, M>(args, unit, space);
-  attend_split<E, M>(args, unit, space, split);
+  attend_split<E, M>(args, unit, space, split, nullptr);
   keep_partial(space, unit.last - unit.first, partials, partials.of(number, split));
 }
 
@@ -496,7 +554,7 @@ static void attention_of(const AttentionArgs& args, int64_t max_context, int thr
       if (by_split)
         attend_by_split<E, M>(args, units, piece / partials.splits, piece % partials.splits, space, partials);
       else
-        attend_unit<E, M>(args, units.at(piece), space);
+        attend_unit<E, M>(args, units, piece, space);
     }
 #pragma omp barrier
     for (int64_t number; (number = merging.take(me)) >= 0;)

@@ -44,7 +44,7 @@ TW_INLINE void finish_tile(const LinearArgs& args, const Sums<MR>& sums, int64_t
 
 template <class E, int MR>
 static __attribute__((noinline)) void linear_tile(const LinearArgs& args, const typename E::A* a, int64_t row,
-                                                  int64_t panel, Ahead ahead) {
+                                                  int64_t panel, LinesAhead ahead) {
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP;
   const char* b = (const char*)args.weight + panel * steps * PANEL * (int64_t)sizeof(typename E::Unit);
   for (int part = 0; part < PANEL; part += TILE_COLUMNS) {
@@ -53,14 +53,15 @@ static __attribute__((noinline)) void linear_tile(const LinearArgs& args, const 
     for (int r = 0; r < MR; r++)
 #pragma GCC unroll 16
       for (int v = 0; v < TILE_VECS; v++) sums.at[r][v] = zero();
-    multiply<E, MR, MR, 1>(a, b + part * (int64_t)sizeof(typename E::Unit), steps, ahead, sums);
+    constexpr int64_t UNIT_BYTES = sizeof(typename E::Unit);
+    multiply<E, MR, 1>(a, b + part * UNIT_BYTES, PANEL * UNIT_BYTES, steps, ahead, sums);
     finish_tile<E, MR>(args, sums, row, panel * PANEL + part);
     ahead.lines = 0;
   }
 }
 
 template <class E>
-using LinearTile = void (*)(const LinearArgs&, const typename E::A*, int64_t, int64_t, Ahead);
+using LinearTile = void (*)(const LinearArgs&, const typename E::A*, int64_t, int64_t, LinesAhead);
 
 template <class E>
 static LinearTile<E> linear_tile_of(int height) {
@@ -103,7 +104,7 @@ static void linear_block(const LinearArgs& args, const typename E::A* a, const H
   for (int64_t tile = from; tile < to; tile++) {
     int lines = lines_ahead(tile - from, to - from, LINES);
     int64_t row = heights.first(tile);
-    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, Ahead{next, lines});
+    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead{next, lines});
     next += lines * 64 * ((steps + 3) / 4);
   }
 }

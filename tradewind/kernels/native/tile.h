@@ -13,37 +13,42 @@ constexpr int TILE_ROWS = 4, TILE_VECS = 2;  // 8 of 16
 #endif
 constexpr int TILE_COLUMNS = TILE_VECS * W;
 
-template <int MR>
+// The sums of MR rows by NV vectors of columns.
+template <int MR, int NV = TILE_VECS>
 struct Sums {
-  F at[MR][TILE_VECS];
+  F at[MR][NV];
 };
 
-// Lines of memory to ask for while a tile is computed: `lines` every 4 steps, from `next` on.
-struct Ahead {
+// What to ask memory for while a tile is computed: called every 4 steps.
+struct LinesAhead {
   const char* next;
   int lines;
+  TW_INLINE void ask(LinesAhead& self) {
+    for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 2);
+    self.next += 64 * self.lines;
+  }
 };
 
 // sums[r][column] += sum over steps of a[step, r] * b[step, column], in the order of the steps: nothing about one sum
-// depends on MR or on the other rows. a[step, r] is at a[step * STEP_STRIDE + r * ROW_STRIDE].
-template <class E, int MR, int STEP_STRIDE, int ROW_STRIDE>
-TW_INLINE void multiply(const typename E::A* a, const char* b, int64_t steps, Ahead ahead, Sums<MR>& sums) {
+// depends on MR or NV or on the other rows. a[step, r] is at a[step * STEP_STRIDE + r * ROW_STRIDE]; the columns of a step
+// lie side by side, and the next step's `b_stride` bytes further on.
+template <class E, int STEP_STRIDE, int ROW_STRIDE, int MR, int NV, class Ahead>
+TW_INLINE void multiply(const typename E::A* a, const char* b, int64_t b_stride, int64_t steps, Ahead& ahead,
+                        Sums<MR, NV>& sums) {
   constexpr int VEC_BYTES = W * (int)sizeof(typename E::Unit);
-  constexpr int PANEL_BYTES = PANEL * (int)sizeof(typename E::Unit);
   while (steps > 0) {
-    for (int line = 0; line < ahead.lines; line++) __builtin_prefetch(ahead.next + 64 * line, 0, 2);
-    ahead.next += 64 * ahead.lines;
+    Ahead::ask(ahead);
     int64_t group = steps < 4 ? steps : 4;
     for (int64_t step = 0; step < group; step++) {
-      typename E::B columns[TILE_VECS];
+      typename E::B columns[NV];
 #pragma GCC unroll 16
-      for (int v = 0; v < TILE_VECS; v++) columns[v] = E::load_b(b + v * VEC_BYTES);
+      for (int v = 0; v < NV; v++) columns[v] = E::load_b(b + v * VEC_BYTES);
 #pragma GCC unroll 16
       for (int r = 0; r < MR; r++)
 #pragma GCC unroll 16
-        for (int v = 0; v < TILE_VECS; v++) sums.at[r][v] = E::mac(sums.at[r][v], a + r * ROW_STRIDE, columns[v]);
+        for (int v = 0; v < NV; v++) sums.at[r][v] = E::mac(sums.at[r][v], a + r * ROW_STRIDE, columns[v]);
       a += STEP_STRIDE;
-      b += PANEL_BYTES;
+      b += b_stride;
     }
     steps -= group;
   }

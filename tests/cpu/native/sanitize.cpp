@@ -1,0 +1,189 @@
+// Runs every kernel on odd shapes in memory of exactly the right size, to be built with the address and undefined
+// behaviour sanitizers:
+//
+//   cmake -S . -B /tmp/sanitize -DTRADEWIND_SANITIZE=ON && cmake --build /tmp/sanitize && /tmp/sanitize/sanitize
+//
+// Results are checked elsewhere (tests/cpu/native); here only that they are finite.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+#include <algorithm>
+
+extern "C" int tw_best_level();
+
+#define DECLARE(set)                                                                                                 \
+  extern "C" {                                                                                                       \
+  void tw_pack_##set(int, const void*, int64_t, int64_t, void*, int);                                                \
+  void tw_linear_##set(int, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*, const void*,  \
+                       int64_t, void*, int64_t, int, int);                                                           \
+  void tw_unpack_rows_##set(int, const void*, int64_t, const void*, int, int64_t, void*, int);                       \
+  void tw_attention_##set(int, const void*, int64_t, const void*, const void*, int64_t, int64_t, int64_t,            \
+                          const int32_t*, const int32_t*, const int32_t*, int64_t, int64_t, void*, int, int, int,    \
+                          int, float, int64_t, float, int64_t, int);                                                 \
+  void tw_add_rms_norm_##set(int, const void*, int64_t, const void*, int64_t, const void*, void*, void*, int64_t,    \
+                             int64_t, int64_t, float, int);                                                          \
+  void tw_qk_norm_rope_write_##set(int, void*, int64_t, int64_t, const void*, int, const int64_t*, const float*,     \
+                                   void*, void*, int64_t, int64_t, int64_t, int, int, int, int, const void*,         \
+                                   const void*, float, int);                                                         \
+  void tw_silu_mul_##set(int, const void*, int64_t, int64_t, int64_t, void*, int);                                   \
+  void tw_gather_rows_##set(const void*, int64_t, const void*, int, int64_t, void*, int);                            \
+  }                                                                                                                  \
+  static const Kernels set##_kernels = {tw_pack_##set,         tw_linear_##set,   tw_unpack_rows_##set,              \
+                                        tw_attention_##set,    tw_add_rms_norm_##set, tw_qk_norm_rope_write_##set,   \
+                                        tw_silu_mul_##set,     tw_gather_rows_##set};
+
+struct Kernels {
+  void (*pack)(int, const void*, int64_t, int64_t, void*, int);
+  void (*linear)(int, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*, const void*, int64_t,
+                 void*, int64_t, int, int);
+  void (*unpack_rows)(int, const void*, int64_t, const void*, int, int64_t, void*, int);
+  void (*attention)(int, const void*, int64_t, const void*, const void*, int64_t, int64_t, int64_t, const int32_t*,
+                    const int32_t*, const int32_t*, int64_t, int64_t, void*, int, int, int, int, float, int64_t, float,
+                    int64_t, int);
+  void (*add_rms_norm)(int, const void*, int64_t, const void*, int64_t, const void*, void*, void*, int64_t, int64_t,
+                       int64_t, float, int);
+  void (*qk_norm_rope_write)(int, void*, int64_t, int64_t, const void*, int, const int64_t*, const float*, void*, void*,
+                             int64_t, int64_t, int64_t, int, int, int, int, const void*, const void*, float, int);
+  void (*silu_mul)(int, const void*, int64_t, int64_t, int64_t, void*, int);
+  void (*gather_rows)(const void*, int64_t, const void*, int, int64_t, void*, int);
+};
+
+DECLARE(portable)
+#if defined(__x86_64__)
+DECLARE(avx2)
+DECLARE(avx512)
+DECLARE(avx512_bf16)
+#endif
+
+// Numbers of a dtype in a block of its own on the heap: 0 float32, 1 bfloat16, 2 float16.
+struct Numbers {
+  int dtype;
+  std::vector<char> bytes;
+  Numbers(int dtype_, int64_t count) : dtype(dtype_), bytes((size_t)(count * (dtype_ == 0 ? 4 : 2))) {
+    for (int64_t i = 0; i < count; i++) {
+      float x = (float)(rand() % 2000 - 1000) / 1000.0f;
+      uint32_t bits;
+      memcpy(&bits, &x, 4);
+      uint16_t half = dtype == 1 ? (uint16_t)(bits >> 16) : (uint16_t)(0x3000 + rand() % 0xc00);
+      if (dtype == 0) memcpy(bytes.data() + i * 4, &x, 4);
+      else memcpy(bytes.data() + i * 2, &half, 2);
+    }
+  }
+  char* data() { return bytes.data(); }
+  void check(const char* what) const {
+    for (size_t i = 0; i < bytes.size() / (dtype == 0 ? 4 : 2); i++) {
+      uint32_t bits = 0;
+      bool finite;
+      memcpy(&bits, bytes.data() + i * (dtype == 0 ? 4 : 2), dtype == 0 ? 4 : 2);
+      if (dtype == 0) finite = (bits & 0x7f800000) != 0x7f800000;
+      else finite = dtype == 1 ? (bits & 0x7f80) != 0x7f80 : (bits & 0x7c00) != 0x7c00;
+      if (!finite) {
+        printf("%s: not finite\n", what);
+        exit(1);
+      }
+    }
+  }
+};
+
+static void linears(const Kernels& kernels, int dtype, int threads) {
+  for (int64_t n : {1, 31, 33, 70})
+    for (int64_t k : {1, 7, 64, 131}) {
+      int64_t padded = dtype == 1 ? k + k % 2 : k;
+      Numbers weight(dtype, n * k), packed(dtype, (n + 31) / 32 * 32 * padded), bias(dtype, n);
+      kernels.pack(dtype, weight.data(), n, k, packed.data(), threads);
+      std::vector<int32_t> ids = {0, (int32_t)n - 1};
+      Numbers back(dtype, 2 * k);
+      kernels.unpack_rows(dtype, packed.data(), k, ids.data(), 0, 2, back.data(), threads);
+      if (memcmp(back.data(), weight.data(), back.bytes.size() / 2)) exit(2);
+      for (int64_t rows : {1, 2, 5, 12, 13, 29}) {
+        Numbers x(dtype, rows * k), residual(dtype, rows * n), y(dtype, rows * n), logits(0, rows * n);
+        kernels.linear(dtype, x.data(), k, rows, k, packed.data(), n, bias.data(), residual.data(), n, y.data(), n, 0,
+                       threads);
+        kernels.linear(dtype, x.data(), k, rows, k, packed.data(), n, nullptr, nullptr, n, logits.data(), n, 1,
+                       threads);
+        y.check("linear");
+        logits.check("linear");
+      }
+    }
+}
+
+static void attentions(const Kernels& kernels, int dtype, int threads) {
+  for (int head_dim : {2, 8, 34, 80, 256})
+    for (int group : {1, 7, 64})
+      for (int block_tokens : {1, 5, 16}) {
+        int kv_heads = 2, heads = kv_heads * group;
+        std::vector<int32_t> contexts = {1, 64, 1100, 37}, news = {1, 3, 1, 37}, starts = {0};
+        int64_t entries = 0, blocks = 0;
+        for (int32_t context : contexts) entries = std::max<int64_t>(entries, (context + block_tokens - 1) / block_tokens);
+        std::vector<int32_t> tables((size_t)entries * contexts.size(), 1 << 30);
+        for (size_t row = 0; row < contexts.size(); row++) {
+          starts.push_back(starts.back() + news[row]);
+          for (int i = 0; i < (contexts[row] + block_tokens - 1) / block_tokens; i++)
+            tables[row * entries + i] = (int32_t)blocks++;
+        }
+        int64_t page = (int64_t)kv_heads * block_tokens * head_dim;
+        Numbers pool(dtype, blocks * 2 * page), q(dtype, (int64_t)starts.back() * heads * head_dim);
+        Numbers out(dtype, (int64_t)starts.back() * heads * head_dim);
+        int64_t size = dtype == 0 ? 4 : 2;
+        for (int64_t window : {0, 9})
+          kernels.attention(dtype, q.data(), (int64_t)heads * head_dim, pool.data(), pool.data() + page * size, 2 * page,
+                            (int64_t)block_tokens * head_dim, head_dim, starts.data(), contexts.data(), tables.data(),
+                            entries, (int64_t)contexts.size(), out.data(), heads, kv_heads, head_dim, block_tokens, 0.3f,
+                            window, window ? 5.0f : 0.0f, 1100, threads);
+        out.check("attention");
+      }
+}
+
+static void rowwise(const Kernels& kernels, int dtype, int threads) {
+  for (int64_t size : {1, 8, 37, 1000}) {
+    int64_t rows = 45;
+    Numbers x(dtype, rows * size), residual(dtype, rows * size), weight(dtype, size), normed(dtype, rows * size);
+    kernels.add_rms_norm(dtype, x.data(), size, residual.data(), size, weight.data(), normed.data(), residual.data(),
+                         size, rows, size, 1e-5f, threads);
+    normed.check("add_rms_norm");
+    Numbers gate_up(dtype, rows * 2 * size);
+    kernels.silu_mul(dtype, gate_up.data(), 2 * size, rows, size, normed.data(), threads);
+    normed.check("silu_mul");
+    std::vector<int64_t> ids = {rows - 1, 0};
+    Numbers some(dtype, 2 * size);
+    kernels.gather_rows(x.data(), size * (dtype == 0 ? 4 : 2), ids.data(), 1, 2, some.data(), threads);
+  }
+  for (int head_dim : {2, 8, 34, 128}) {
+    int heads = 6, kv_heads = 2, block_tokens = 4;
+    int64_t tokens = 9, width = (heads + 2 * kv_heads) * head_dim, page = (int64_t)kv_heads * block_tokens * head_dim;
+    Numbers qkv(dtype, tokens * width), k_pages(dtype, 3 * page), v_pages(dtype, 3 * page), norm(dtype, head_dim);
+    Numbers cos_sin(0, 16 * head_dim);
+    std::vector<int64_t> places = {11, 0, 3, 4, 5, 8, 7, 1, 2};
+    std::vector<int32_t> positions = {15, 0, 1, 2, 3, 4, 5, 6, 7};
+    for (bool normed : {false, true})
+      kernels.qk_norm_rope_write(dtype, qkv.data(), width, tokens, positions.data(), 0, places.data(),
+                                 (float*)cos_sin.data(), k_pages.data(), v_pages.data(), page,
+                                 (int64_t)block_tokens * head_dim, head_dim, block_tokens, heads, kv_heads, head_dim,
+                                 normed ? norm.data() : nullptr, normed ? norm.data() : nullptr, 1e-6f, threads);
+    qkv.check("qk_norm_rope_write");
+    k_pages.check("qk_norm_rope_write");
+  }
+}
+
+static void all(const char* name, const Kernels& kernels) {
+  for (int dtype = 0; dtype < 3; dtype++)
+    for (int threads : {1, 2, 5}) {
+      linears(kernels, dtype, threads);
+      attentions(kernels, dtype, threads);
+      rowwise(kernels, dtype, threads);
+    }
+  printf("%s: clean\n", name);
+}
+
+int main() {
+  all("portable", portable_kernels);
+#if defined(__x86_64__)
+  int best = tw_best_level();
+  if (best >= 2) all("avx2", avx2_kernels);
+  if (best >= 3) all("avx512", avx512_kernels);
+  if (best >= 4) all("avx512_bf16", avx512_bf16_kernels);
+#endif
+}
