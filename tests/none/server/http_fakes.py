@@ -26,8 +26,12 @@ class FakeTemplate:
 
     def render(self, messages: list[dict[str, Any]], **options: Any) -> str:
         self.options = options
-        lines = [f"{message['role']}: {message.get('content')}" for message in messages]
+        lines = [f"{message['role']}: {_plain(message.get('content'))}" for message in messages]
         return "\n".join(lines) + ("\nassistant:" if options.get("add_generation_prompt") else "")
+
+
+def _plain(content: Any) -> Any:
+    return "".join(part["text"] for part in content) if isinstance(content, list) else content
 
 
 class FakeTokenizer:

@@ -76,7 +76,7 @@ async def test_chat_renders_roles_and_parts() -> None:
     answer = await caller.post(
         CHAT, {"messages": messages, "chat_template_kwargs": {"x": 1}, "reasoning_effort": "low"}
     )
-    assert bytes(caller.engine.submitted[0]["prompt_tokens"]) == b"system: be\nuser: one\ntwo\nassistant:"
+    assert bytes(caller.engine.submitted[0]["prompt_tokens"]) == b"system: be\nuser: onetwo\nassistant:"
     assert caller.engine.tokenizer.chat_template.options["variables"] == {"x": 1, "reasoning_effort": "low"}
     choice = answer.json()["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": "Hi there", "refusal": None}

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tradewind.base.errors import RequestError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.body import read_json
 from tradewind.server.generation import Choice, Generation, Job, collect
 from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, usage_object
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
-from tradewind.server.openai.prompts import encode, render_chat
+from tradewind.server.openai.prompts import Conversation, encode_chat
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.sampling import chat_sampling
 from tradewind.server.service import Service
@@ -31,7 +30,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     trace.model = service.check_model(asked.model)
     trace.ignored = asked.ignored
     params = chat_sampling(asked, service.engine.defaults)
-    tokens = await _prompt_tokens(service.engine.tokenizer, asked)
+    tokens = await encode_chat(service.engine.tokenizer, _conversation(asked))
     job = Job(
         prompts=[tokens],
         params=params,
@@ -49,21 +48,17 @@ async def chat_completions(service: Service, request: Request) -> Response:
     return JsonAnswer(shape.whole(choices))
 
 
-async def _prompt_tokens(tokenizer: "Tokenizer", asked: ChatRequest) -> list[int]:
+def _conversation(asked: ChatRequest) -> Conversation:
     variables = dict(asked.chat_template_kwargs or {})
     if asked.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", asked.reasoning_effort)
-    text = await render_chat(
-        tokenizer,
-        asked.messages,
+    return Conversation(
+        messages=asked.messages,
         add_generation_prompt=asked.add_generation_prompt,
         continue_final_message=asked.continue_final_message,
+        add_special_tokens=asked.add_special_tokens,
         variables=variables or None,
     )
-    tokens = await encode(tokenizer, text, bool(asked.add_special_tokens))
-    if not tokens:
-        raise RequestError("the chat template made no text of these messages", field="messages")
-    return tokens
 
 
 class ChatShape:
@@ -92,7 +87,7 @@ class ChatShape:
     def _echo_text(self) -> str:
         last = self._asked.messages[-1]
         if isinstance(last.content, list):
-            return "\n".join(part.text or "" for part in last.content)
+            return "".join(part.text or "" for part in last.content)
         return last.content or ""
 
     # --- one piece ---------------------------------------------------------------------------------------------------

@@ -1,16 +1,17 @@
 """What a request says to the model, as token ids."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tradewind.base.errors import RequestError
-from tradewind.server.openai.requests import ContentPart, Message
+from tradewind.server.openai.requests import Message
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
 
 MAX_PROMPTS = 1024
-THREAD_CHARS = 8192  # longer texts are tokenised (or rendered) in a thread, so that they do not hold up streams
+THREAD_CHARS = 8192  # longer texts are tokenised in a thread, so that they do not hold up streams
 
 TextOrIds = str | list[int]
 
@@ -71,47 +72,42 @@ async def encode_prompt(tokenizer: "Tokenizer", prompt: TextOrIds, add_special_t
     return tokens
 
 
-def as_template_message(message: Message) -> dict[str, Any]:
-    """One turn as templates expect it: its content a plain text (parts are joined by newlines)."""
-    turn = message.model_dump(exclude_unset=True)
-    if isinstance(message.content, list):
-        turn["content"] = "\n".join(_part_text(part) for part in message.content)
-    elif message.content is None and "content" in turn:
-        turn["content"] = ""
-    return turn
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """Messages, and how to write them as a prompt."""
+
+    messages: list[Message]
+    add_generation_prompt: bool | None = None  # None: unless the last message is to be continued
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None  # on top of what the template writes
+    variables: dict[str, Any] | None = None
 
 
-def _part_text(part: ContentPart) -> str:
-    return (part.text if part.type == "text" else part.refusal) or ""
+async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
+    """The conversation as the model's template writes it, as token ids. Raises RequestError(field="messages").
 
-
-async def render_chat(
-    tokenizer: "Tokenizer",
-    messages: list[Message],
-    *,
-    add_generation_prompt: bool | None,
-    continue_final_message: bool | None,
-    variables: dict[str, Any] | None,
-) -> str:
-    """The conversation as the model's template writes it. Raises RequestError(field="messages")."""
+    In a thread: a template is a program of somebody else's, and may use all the time it is allowed.
+    """
     template = tokenizer.chat_template
     if template is None:
         message = "this model has no chat template: use /v1/completions, or start the server with --chat-template FILE"
         raise RequestError(message, field="messages")
-    if add_generation_prompt is None:
-        add_generation_prompt = not continue_final_message
-    elif add_generation_prompt and continue_final_message:
+    if talk.add_generation_prompt and talk.continue_final_message:
         message = "continue_final_message goes without add_generation_prompt: set one of them to false"
         raise RequestError(message, field="continue_final_message")
-    turns = [as_template_message(message) for message in messages]
+    turns = [message.model_dump(exclude_unset=True) for message in talk.messages]
+    generate = not talk.continue_final_message if talk.add_generation_prompt is None else talk.add_generation_prompt
 
-    def render() -> str:
-        return template.render(
+    def render_and_encode() -> list[int]:
+        text = template.render(
             turns,
-            add_generation_prompt=bool(add_generation_prompt),
-            continue_final_message=bool(continue_final_message),
-            variables=variables,
+            add_generation_prompt=generate,
+            continue_final_message=bool(talk.continue_final_message),
+            variables=talk.variables,
         )
+        return tokenizer.encode(text, bool(talk.add_special_tokens))
 
-    size = sum(len(str(turn.get("content", ""))) for turn in turns)
-    return render() if size < THREAD_CHARS else await asyncio.to_thread(render)
+    tokens = await asyncio.to_thread(render_and_encode)
+    if not tokens:
+        raise RequestError("the chat template made no text of these messages", field="messages")
+    return tokens

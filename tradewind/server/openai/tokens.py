@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from tradewind.base.errors import RequestError
 from tradewind.server.body import read_json
-from tradewind.server.openai.prompts import encode, render_chat
+from tradewind.server.openai.prompts import Conversation, encode, encode_chat
 from tradewind.server.openai.requests import DetokenizeRequest, TokenizeRequest
 from tradewind.server.service import Service
 from tradewind.server.sse import JsonAnswer
@@ -25,14 +25,14 @@ async def tokenize(service: Service, request: Request) -> Response:
     if asked.messages is None:
         tokens = await encode(tokenizer, asked.prompt or "", asked.add_special_tokens is not False)
     else:
-        text = await render_chat(
-            tokenizer,
-            asked.messages,
+        talk = Conversation(
+            messages=asked.messages,
             add_generation_prompt=asked.add_generation_prompt,
             continue_final_message=asked.continue_final_message,
+            add_special_tokens=asked.add_special_tokens,
             variables=asked.chat_template_kwargs,
         )
-        tokens = await encode(tokenizer, text, bool(asked.add_special_tokens))
+        tokens = await encode_chat(tokenizer, talk)
     names = [tokenizer.token_text(token) for token in tokens] if asked.return_token_strs else None
     max_model_len = service.engine.ready.max_model_len
     return JsonAnswer({"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": names})
