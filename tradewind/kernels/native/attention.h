@@ -81,53 +81,6 @@ struct AttentionSpace {
   }
 };
 
-#if TW_LEVEL >= 3
-// out[unit * KEYS + row] = rows[row][unit], 16 by 16; a null row counts as zeros.
-TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t count, uint32_t* out) {
-  __m512i a[16], b[16];
-  __mmask16 part = first_lanes(count < 16 ? (int)count : 16);
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) a[i] = rows[i] ? _mm512_maskz_loadu_epi32(part, rows[i] + from) : _mm512_setzero_si512();
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 2) {
-    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 4) {
-    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 4; i++) {
-    b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-    b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-    b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-    b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 4; i++) {
-    a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
-    a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
-    a[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
-    a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd);
-  }
-  if (count >= 16) {
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * KEYS, a[i]);
-  } else {
-    for (int i = 0; i < count; i++) _mm512_storeu_si512(out + i * KEYS, a[i]);
-  }
-}
-#else
-TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t count, uint32_t* out) {
-  for (int row = 0; row < 16; row++)
-    for (int64_t i = 0; i < 16 && i < count; i++) out[i * KEYS + row] = rows[row] ? rows[row][from + i] : 0;
-}
-#endif
-
 // The keys or values of one key-value head of one row.
 template <class E>
 struct Pages {
@@ -207,7 +160,7 @@ static void load_keys(const typename E::T* const* places, RowsAhead& ahead, int 
     }
     for (int64_t from = 0; from < steps; from += 16) {
       RowsAhead::ask(ahead);
-      transpose_16(rows, from, steps - from, keys + from * KEYS + first);
+      transpose_16<KEYS>(rows, from, steps - from, keys + from * KEYS + first);
     }
   }
 }

@@ -100,11 +100,13 @@ static void linear_block(const LinearArgs& args, const typename E::A* a, const H
                          int64_t to, int64_t panel) {
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP;
   constexpr int LINES = PANEL * (int)sizeof(typename E::Unit) * 4 / 64;
-  const char* next = (const char*)args.weight + (panel + 1) * steps * PANEL * (int64_t)sizeof(typename E::Unit);
+  const int64_t panel_bytes = steps * PANEL * (int64_t)sizeof(typename E::Unit);
+  bool near = to - from == 1;
+  const char* next = (const char*)args.weight + (panel + 1) * panel_bytes - (near ? panel_bytes - 4096 : 0);
   for (int64_t tile = from; tile < to; tile++) {
     int lines = lines_ahead(tile - from, to - from, LINES);
     int64_t row = heights.first(tile);
-    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead{next, lines});
+    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead{next, lines, near});
     next += lines * 64 * ((steps + 3) / 4);
   }
 }
@@ -154,14 +156,19 @@ template <class E>
 static void pack_panel(const typename E::T* weight, int64_t n, int64_t k, int64_t panel, typename E::Unit* out) {
   int64_t steps = (k + E::STEP - 1) / E::STEP;
   out += panel * steps * PANEL;
-  for (int64_t first = 0; first < steps; first += 16) {
-    int64_t last = first + 16 < steps ? first + 16 : steps;
-    for (int64_t column = 0; column < PANEL; column++) {
-      int64_t row = panel * PANEL + column;
-      const typename E::T* from = weight + row * k;
-      for (int64_t step = first; step < last; step++)
-        out[step * PANEL + column] = row < n ? E::unit(from + step * E::STEP, k - step * E::STEP) : 0;
+  for (int64_t column = 0; column < PANEL; column += 16) {
+    const typename E::T* rows[16];
+    for (int64_t i = 0; i < 16; i++) {
+      int64_t row = panel * PANEL + column + i;
+      rows[i] = row < n ? weight + row * k : nullptr;
     }
+    int64_t done = 0;
+    if constexpr (sizeof(typename E::Unit) == 4)
+      for (; done + 16 <= k / E::STEP; done += 16)
+        transpose_16<PANEL>((const uint32_t* const*)rows, done, 16, out + done * PANEL + column);
+    for (; done < steps; done++)
+      for (int64_t i = 0; i < 16; i++)
+        out[done * PANEL + column + i] = rows[i] ? E::unit(rows[i] + done * E::STEP, k - done * E::STEP) : 0;
   }
 }
 

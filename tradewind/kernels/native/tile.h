@@ -19,12 +19,17 @@ struct Sums {
   F at[MR][NV];
 };
 
-// What to ask memory for while a tile is computed: called every 4 steps.
+// What to ask memory for while a tile is computed: called every 4 steps. Near: a little ahead of what is being read, into
+// the first-level cache. Far: what other tiles will read later, into the second.
 struct LinesAhead {
   const char* next;
   int lines;
+  bool near;
   TW_INLINE void ask(LinesAhead& self) {
-    for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 2);
+    if (self.near)
+      for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 3);
+    else
+      for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 2);
     self.next += 64 * self.lines;
   }
 };
@@ -53,6 +58,55 @@ TW_INLINE void multiply(const typename E::A* a, const char* b, int64_t b_stride,
     steps -= group;
   }
 }
+
+#if TW_LEVEL >= 3
+// out[i * STRIDE + row] = rows[row][from + i] for 16 rows and i < count, at most 16; a null row counts as zeros.
+template <int STRIDE>
+TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t count, uint32_t* out) {
+  __m512i a[16], b[16];
+  __mmask16 part = first_lanes(count < 16 ? (int)count : 16);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) a[i] = rows[i] ? _mm512_maskz_loadu_epi32(part, rows[i] + from) : _mm512_setzero_si512();
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i += 4) {
+    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+    a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+    a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; i++) {
+    b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+    b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+    b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+    b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; i++) {
+    a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+    a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
+    a[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
+    a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd);
+  }
+  if (count >= 16) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * STRIDE, a[i]);
+  } else {
+    for (int i = 0; i < count; i++) _mm512_storeu_si512(out + i * STRIDE, a[i]);
+  }
+}
+#else
+template <int STRIDE>
+TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t count, uint32_t* out) {
+  for (int row = 0; row < 16; row++)
+    for (int64_t i = 0; i < 16 && i < count; i++) out[i * STRIDE + row] = rows[row] ? rows[row][from + i] : 0;
+}
+#endif
 
 // Rows split into tiles of nearly equal height, so that 13 rows become 7 and 6 and not 12 and 1.
 struct Heights {
