@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ import httpx
 import psutil
 import pytest
 from live import Program, RawStream, metric, run_serve, until
+
+from tradewind import config as settings_tree
+from tradewind.engine.client import AsyncEngine
+from tradewind.server.app import create_app
+from tradewind.server.listen import HttpServer
+from tradewind.server.sockets import bind
 
 BODY: dict[str, Any] = {"model": "tiny", "prompt": "Once", "stream": True, "ignore_eos": True}
 
@@ -55,6 +62,7 @@ async def test_losing_the_engine_under_load(fake: Program) -> None:
 
     await until(back, 20)
     assert fake.engine_pid() != first_pid
+    assert await metric(fake.url, "engine_restarts_total") == 1
     again = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 4})
     assert b"[DONE]" in await again.read_all()
 
@@ -129,6 +137,37 @@ async def test_an_idle_server_uses_no_cpu(fake: Program) -> None:
     assert used_s() - before_s <= 0.011  # one tick of the clock that counts it
     assert switches() - before < 10
     stream.cut()
+
+
+async def test_before_the_engine_is_ready_only_the_servers_own_routes_answer(stories: Path) -> None:
+    config = settings_tree.from_flat({"model": str(stories), "device": "fake", "served_model_name": "tiny"})
+    engine = AsyncEngine(config)
+    listener = bind("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = HttpServer(create_app(engine, config.server))
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        for path, status in (("/health", 503), ("/ready", 503), ("/v1/models", 503), ("/metrics", 200), ("/", 200)):
+            assert await _status(url, path) == status
+        await engine.boot()
+        assert await _status(url) == 200
+    finally:
+        server.stop()
+        await serving
+        await engine.close()
+
+
+def test_a_signal_while_loading_ends_it_without_a_trace(stories: Path) -> None:
+    command = [sys.executable, "-m", "tradewind.cli", "serve", str(stories), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
+    assert process.stdout is not None
+    output = process.stdout.readline()  # the first word of the loading
+    children = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert b"Traceback" not in output + rest
+    assert not any(child.is_running() for child in children)
 
 
 def test_a_port_in_use_is_said_at_once(stories: Path) -> None:

@@ -137,6 +137,11 @@ class AsyncEngine:
         return self._supervisor.stats
 
     @property
+    def restarts(self) -> int:
+        """How often the process was started again since `boot`."""
+        return self._supervisor.restarts
+
+    @property
     def pid(self) -> int | None:
         """The engine process, while there is one."""
         return self._supervisor.pid

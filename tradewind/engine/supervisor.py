@@ -117,6 +117,11 @@ class Supervisor:
         self._has_work = has_work
 
     @property
+    def restarts(self) -> int:
+        """Lives after the first."""
+        return max(0, self._lives - 1)
+
+    @property
     def pid(self) -> int | None:
         """The engine process, while there is one."""
         return None if self._child is None else self._child.pid

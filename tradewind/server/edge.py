@@ -17,13 +17,12 @@ from tradewind.base.log import fields
 from tradewind.server.errors import Disconnected, error_body, error_headers, internal_error
 from tradewind.server.keys import ApiKeys, Caller
 from tradewind.server.metrics import Metrics
-from tradewind.server.trace import SCOPE_KEY, Trace
+from tradewind.server.trace import SCOPE_KEY, Trace, is_request_id
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/version", "/metrics"})
 QUIET_PATHS = OPEN_PATHS | {"/favicon.ico"}
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class Edge:
@@ -41,7 +40,9 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        trace = Trace(_request_id(headers.get(b"x-request-id")), Caller(), time.monotonic(), send)
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        named = is_request_id(given)
+        trace = Trace(given if named else uuid.uuid4().hex, named, Caller(), time.monotonic(), send)
         scope[SCOPE_KEY] = trace
         answer = _Answer(trace, send, self._date_header())
         try:
@@ -116,12 +117,6 @@ async def send_error(send: Send, error: TradewindError) -> None:
     start: dict[str, Any] = {"type": "http.response.start", "status": error.status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body})
-
-
-def _request_id(given: bytes | None) -> str:
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode("ascii")
-    return uuid.uuid4().hex
 
 
 def _header_text(names: list[str]) -> bytes:

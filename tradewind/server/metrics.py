@@ -135,6 +135,7 @@ class EngineCollector:
             "steps": ("engine steps", stats.steps),
             "step_host_seconds": ("time spent planning, applying and serialising steps", stats.host_s),
             "step_device_seconds": ("time the device spent on steps", stats.device_s),
+            "engine_restarts": ("times the engine process was started again", self._engine.restarts),
             "slow_readers": ("clients dropped because they stopped reading", self._metrics.slow_readers),
         }
         for name, (text, value) in values.items():

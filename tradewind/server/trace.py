@@ -1,5 +1,6 @@
 """What one HTTP request leaves behind: the fields of its log line, filled in on the way."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +10,15 @@ from tradewind.server.keys import Caller
 
 SCOPE_KEY = "tradewind.trace"
 
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
 
 @dataclass(slots=True)
 class Trace:
     """One request. `send` is the connection's own ASGI send, below every middleware: bodies need none of them."""
 
     request_id: str
+    named: bool  # the client chose the id, in its header
     caller: Caller
     started_s: float  # monotonic
     send: Any
@@ -28,6 +32,11 @@ class Trace:
     error: str | None = None
     ignored: list[str] = field(default_factory=list)
 
+    def rename(self, request_id: str | None) -> None:
+        """Take an id from the request's body, if it is sane and no header gave one."""
+        if request_id is not None and not self.named and is_request_id(request_id):
+            self.request_id = request_id
+
     def fields(self) -> dict[str, Any]:
         """The fields that are known, for the log."""
         values = {
@@ -40,6 +49,11 @@ class Trace:
             "error": self.error,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+def is_request_id(text: str) -> bool:
+    """Whether a client's id can go into headers and logs as it is."""
+    return _REQUEST_ID.fullmatch(text) is not None
 
 
 def trace_of(request: Request) -> Trace:

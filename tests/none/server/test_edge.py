@@ -36,6 +36,17 @@ async def test_request_ids_that_are_not_sane_are_replaced(bad: str) -> None:
     assert len(answer.headers["x-request-id"]) == 32
 
 
+async def test_a_request_id_in_the_body_counts_without_a_header() -> None:
+    caller = Caller()
+    body = {"prompt": "a", "request_id": "from-body"}
+    answer = await caller.post(TEXT, body)
+    assert (answer.headers["x-request-id"], answer.json()["id"]) == ("from-body", "cmpl-from-body")
+    answer = await caller.post(TEXT, body, x_request_id="from-header")
+    assert (answer.headers["x-request-id"], answer.json()["id"]) == ("from-header", "cmpl-from-header")
+    answer = await caller.post(TEXT, {**body, "request_id": "two\r\nlines"})
+    assert "lines" not in answer.headers["x-request-id"]
+
+
 async def test_cors_answers_only_the_origins_that_are_allowed() -> None:
     caller = Caller(allowed_origins=("https://a.example",), api_key="k")
     ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}

@@ -7,16 +7,15 @@ from starlette.responses import Response
 
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
-from tradewind.server.body import read_json
 from tradewind.server.generation import Choice, Generation, Job, collect
 from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, usage_object
+from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from tradewind.server.openai.prompts import Conversation, encode_chat
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.sampling import chat_sampling
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream, JsonAnswer
-from tradewind.server.trace import trace_of
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
@@ -24,11 +23,7 @@ if TYPE_CHECKING:
 
 async def chat_completions(service: Service, request: Request) -> Response:
     """The route."""
-    service.check_ready()
-    asked = await read_json(request, ChatRequest, service.config.max_body_bytes)
-    trace = trace_of(request)
-    trace.model = service.check_model(asked.model)
-    trace.ignored = asked.ignored
+    asked, trace, model = await enter(service, request, ChatRequest)
     params = chat_sampling(asked, service.engine.defaults)
     tokens = await encode_chat(service.engine.tokenizer, _conversation(asked))
     job = Job(
@@ -40,7 +35,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     )
     generation = Generation(service, job, trace)
     kind = "chat.completion.chunk" if asked.stream else "chat.completion"
-    head = AnswerHead.begin("chatcmpl", trace.request_id, kind, trace.model)
+    head = AnswerHead.begin("chatcmpl", trace.request_id, kind, model)
     shape = ChatShape(asked, params, service.engine.tokenizer, generation, tokens, head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)

@@ -8,16 +8,15 @@ from starlette.responses import Response
 
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
-from tradewind.server.body import read_json
 from tradewind.server.generation import Choice, Generation, Job, collect
 from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, usage_object
+from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
 from tradewind.server.openai.prompts import TextOrIds, encode_prompt, parse_prompts
 from tradewind.server.openai.requests import CompletionRequest
 from tradewind.server.openai.sampling import completion_sampling
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream, JsonAnswer
-from tradewind.server.trace import trace_of
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
@@ -25,11 +24,7 @@ if TYPE_CHECKING:
 
 async def completions(service: Service, request: Request) -> Response:
     """The route."""
-    service.check_ready()
-    asked = await read_json(request, CompletionRequest, service.config.max_body_bytes)
-    trace = trace_of(request)
-    trace.model = service.check_model(asked.model)
-    trace.ignored = asked.ignored
+    asked, trace, model = await enter(service, request, CompletionRequest)
     tokenizer = service.engine.tokenizer
     params = completion_sampling(asked, service.engine.defaults)
     prompts = parse_prompts(asked.prompt)
@@ -41,7 +36,7 @@ async def completions(service: Service, request: Request) -> Response:
         cache_salt=trace.caller.cache_salt + (asked.cache_salt or ""),
     )
     generation = Generation(service, job, trace)
-    head = AnswerHead.begin("cmpl", trace.request_id, "text_completion", trace.model)
+    head = AnswerHead.begin("cmpl", trace.request_id, "text_completion", model)
     shape = CompletionShape(asked, params, tokenizer, prompts, generation, job, head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)

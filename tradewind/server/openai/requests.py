@@ -29,12 +29,6 @@ Prompt = Annotated[
     ),
 ]
 
-# Accepted from clients that send them out of habit; they change nothing here.
-WITHOUT_EFFECT = frozenset(
-    {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
-    | {"verbosity", "prediction", "parallel_tool_calls", "moderation"}
-)
-
 
 class Loose(BaseModel):
     """A body whose unknown fields are kept apart."""
@@ -52,6 +46,13 @@ class Loose(BaseModel):
         return [name for name, value in self.unknown.items() if value is not None]
 
 
+class ModelRequest(Loose):
+    """What every route reads. Without a name, the model is the one that is served."""
+
+    model: str | None = None
+    request_id: str | None = None
+
+
 class StreamOptions(Loose):
     """What a stream carries besides text."""
 
@@ -66,10 +67,9 @@ class ResponseFormat(Loose):
     type: str
 
 
-class GenerationRequest(Loose):
+class GenerationRequest(ModelRequest):
     """What completions and chat completions share."""
 
-    model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -96,7 +96,6 @@ class GenerationRequest(Loose):
     return_tokens_as_token_ids: bool | None = None
     priority: int | None = None
     cache_salt: str | None = None
-    request_id: str | None = None
     timeout: float | None = None
     response_format: ResponseFormat | None = None
 
@@ -155,10 +154,9 @@ class ChatRequest(GenerationRequest):
     tool_choice: str | dict[str, Any] | None = None
 
 
-class TokenizeRequest(Loose):
+class TokenizeRequest(ModelRequest):
     """`POST /tokenize`: a text, or a conversation."""
 
-    model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     add_special_tokens: bool | None = None
@@ -168,8 +166,7 @@ class TokenizeRequest(Loose):
     return_token_strs: bool | None = None
 
 
-class DetokenizeRequest(Loose):
+class DetokenizeRequest(ModelRequest):
     """`POST /detokenize`."""
 
-    model: str | None = None
     tokens: TokenIds

@@ -4,21 +4,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tradewind.base.errors import RequestError
-from tradewind.server.body import read_json
+from tradewind.server.openai.entry import enter
 from tradewind.server.openai.prompts import Conversation, encode, encode_chat
 from tradewind.server.openai.requests import DetokenizeRequest, TokenizeRequest
 from tradewind.server.service import Service
 from tradewind.server.sse import JsonAnswer
-from tradewind.server.trace import trace_of
 
 
 async def tokenize(service: Service, request: Request) -> Response:
     """A text, or a conversation in the model's template, as token ids."""
-    service.check_ready()
-    asked = await read_json(request, TokenizeRequest, service.config.max_body_bytes)
-    trace = trace_of(request)
-    trace.model = service.check_model(asked.model)
-    trace.ignored = asked.ignored
+    asked, _, _ = await enter(service, request, TokenizeRequest)
     tokenizer = service.engine.tokenizer
     if (asked.prompt is None) == (asked.messages is None):
         raise RequestError("send either prompt or messages", field="prompt")
@@ -40,11 +35,7 @@ async def tokenize(service: Service, request: Request) -> Response:
 
 async def detokenize(service: Service, request: Request) -> Response:
     """Token ids as text, special tokens included."""
-    service.check_ready()
-    asked = await read_json(request, DetokenizeRequest, service.config.max_body_bytes)
-    trace = trace_of(request)
-    trace.model = service.check_model(asked.model)
-    trace.ignored = asked.ignored
+    asked, _, _ = await enter(service, request, DetokenizeRequest)
     vocab_size = service.engine.ready.vocab_size
     for index, token in enumerate(asked.tokens):
         if not 0 <= token < vocab_size:
