@@ -75,7 +75,7 @@ class SafetensorsFile:
             piece = flat[first : first + _PIECE]
             begin, length = entry.begin + first * dtype.itemsize, len(piece) * dtype.itemsize
             source = torch.frombuffer(self._map, dtype=torch.uint8, count=length, offset=begin)
-            if source.data_ptr() % dtype.itemsize:
+            if source.data_ptr() % dtype.itemsize:  # the format allows it; not every processor does
                 source = source.clone()
             piece.copy_(source.view(dtype))
             del source

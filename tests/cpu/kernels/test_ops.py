@@ -104,6 +104,16 @@ def test_add_rms_norm(dtype: torch.dtype, kind: str, tokens: int, hidden: int) -
             assert torch.equal(new_residual, total)
 
 
+@each_implementation(add_rms_norm)
+def test_add_rms_norm_of_small_numbers_counts_eps(dtype: torch.dtype, kind: str) -> None:
+    x_TD, weight_D = randn(3, 40, dtype=dtype, scale=1e-3), randn(40, dtype=dtype, seed=1)
+    x_TD[1] = 0
+    wide = x_TD.double()
+    truth = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight_D.double()
+    normed, _ = add_rms_norm.choose(CPU, dtype, kind).run(x_TD.clone(), None, weight_D, 1e-5)
+    assert_near(normed, truth, dtype)
+
+
 @each_implementation(silu_mul)
 @pytest.mark.parametrize(("tokens", "ffn"), [(0, 8), (1, 1), (3, 7), (2, 64), (33, 129)])
 def test_silu_mul(dtype: torch.dtype, kind: str, tokens: int, ffn: int) -> None:
