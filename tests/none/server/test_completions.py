@@ -134,6 +134,17 @@ async def test_a_stream_of_several_choices_says_the_same_as_the_whole(path: str)
     assert len(whole["choices"]) == len(texts) == (6 if path == TEXT else 3)
 
 
+@pytest.mark.parametrize("path", [TEXT, CHAT])
+async def test_plain_chunks_carry_their_choice(path: str) -> None:
+    body: dict[str, Any] = {"prompt": ["a", "b"]} if path == TEXT else {"messages": USER}
+    texts: dict[int, str] = {}
+    for chunk in (await Caller().post(path, {**body, "n": 2, "stream": True})).events()[:-1]:
+        (choice,) = chunk["choices"]
+        said = choice["text"] if path == TEXT else choice["delta"].get("content", "")
+        texts[choice["index"]] = texts.get(choice["index"], "") + said
+    assert texts == dict.fromkeys(range(4 if path == TEXT else 2), "Hi there")
+
+
 async def test_completion_logprobs_with_echo() -> None:
     body = {"prompt": "ab", "max_tokens": 2, "logprobs": 2, "echo": True}
     choice = (await Caller().post(TEXT, body)).json()["choices"][0]
