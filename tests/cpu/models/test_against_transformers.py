@@ -14,6 +14,7 @@ from tests.cpu.tiny_models import (
     transformers_logits,
 )
 from tradewind.config import ModelConfig
+from tradewind.kernels.ops import choose_ops
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model
 
@@ -26,9 +27,10 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / request.param, VARIANTS[request.param])
 
 
-@pytest.fixture(scope="module")
-def model(directory: Path) -> Model:
-    return load_model(directory, ModelConfig(dtype="float32"))
+@pytest.fixture(scope="module", params=[None, "torch"], ids=["fastest", "torch"])
+def model(directory: Path, request: pytest.FixtureRequest) -> Model:
+    ops = choose_ops("cpu", torch.float32, request.param)
+    return load_model(directory, ModelConfig(dtype="float32"), "cpu", ops)
 
 
 def _prompt(model: Model) -> list[int]:
