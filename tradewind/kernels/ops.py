@@ -21,6 +21,7 @@ class Ops:
     """The chosen implementations. Their contracts are in the folders of the ops."""
 
     pack: linear.Pack
+    packed_embedding: linear.PackedEmbedding | None  # reads rows of what `pack` made; None where they stay dense
     linear: linear.Linear
     add_rms_norm: add_rms_norm.AddRmsNorm
     qk_norm_rope_write: qk_norm_rope_write.QkNormRopeWrite
@@ -30,19 +31,22 @@ class Ops:
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
 
-def choose_ops(device: torch.device | str, dtype: torch.dtype, prefer: str | None = None) -> Ops:
+def choose_ops(
+    device: torch.device | str, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+) -> Ops:
     """The fastest implementation of every op for this device and dtype: the same arguments give the same choice.
 
     `prefer` names a kind ("native", "torch" or "reference"): faster kinds are passed over. ConfigError if there is no
-    such kind.
+    such kind. `level` names an instruction set of the native kernels (kernels/native), for a lower one than the
+    machine's best; results are defined per instruction set.
     """
     device = torch.device(device)
-    matmul = linear.choose(device, dtype, prefer)
-    norm = add_rms_norm.choose(device, dtype, prefer)
-    rope = qk_norm_rope_write.choose(device, dtype, prefer)
-    attention = paged_attention.choose(device, dtype, prefer)
-    gate = silu_mul.choose(device, dtype, prefer)
-    lookup = embedding.choose(device, dtype, prefer)
+    matmul = linear.choose(device, dtype, prefer, level)
+    norm = add_rms_norm.choose(device, dtype, prefer, level)
+    rope = qk_norm_rope_write.choose(device, dtype, prefer, level)
+    attention = paged_attention.choose(device, dtype, prefer, level)
+    gate = silu_mul.choose(device, dtype, prefer, level)
+    lookup = embedding.choose(device, dtype, prefer, level)
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
@@ -51,6 +55,7 @@ def choose_ops(device: torch.device | str, dtype: torch.dtype, prefer: str | Non
         paged_attention=attention.run,
         silu_mul=gate.run,
         embedding=lookup.run,
+        packed_embedding=matmul.run.embedding,
         chosen={
             "linear": Chosen(matmul.kind, matmul.reason),
             "add_rms_norm": Chosen(norm.kind, norm.reason),

@@ -10,7 +10,7 @@ from tradewind.kernels.pages import KVPool, PoolShape
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.layers.attention import Attention, QkNorm
 from tradewind.layers.decoder_layer import DecoderLayer
-from tradewind.layers.embedding import Embedding
+from tradewind.layers.embedding import Embedding, TiedEmbedding
 from tradewind.layers.feed_forward import FeedForward
 from tradewind.layers.linear import Linear
 from tradewind.layers.norm import RmsNorm
@@ -28,7 +28,7 @@ class Model:
     """
 
     spec: ModelSpec
-    embedding: Embedding
+    embedding: Embedding | TiedEmbedding
     layers: tuple[DecoderLayer, ...]
     final_norm: RmsNorm
     lm_head: Linear
@@ -67,7 +67,8 @@ class Model:
     @property
     def weights_bytes(self) -> int:
         """Bytes of all weights; a tied output layer that shares the embedding's memory counts once."""
-        shared = self.lm_head.weight.data.data_ptr() == self.embedding.weight_VD.data_ptr()
+        plain_VD = self.embedding.weight_VD if isinstance(self.embedding, Embedding) else None
+        shared = plain_VD is not None and self.lm_head.weight.data.data_ptr() == plain_VD.data_ptr()
         head_bytes = 0 if shared else self.lm_head.nbytes
         layer_bytes = sum(layer.nbytes for layer in self.layers)
         return self.embedding.nbytes + layer_bytes + self.final_norm.nbytes + head_bytes
@@ -83,10 +84,14 @@ def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positio
         for layer, window in zip(declaration.layers, spec.windows, strict=True)
     )
     final_norm = RmsNorm(loader.tensor(declaration.final_norm), spec.norm_eps, ops.add_rms_norm)
-    # A tied output layer is packed from the embedding itself: an implementation that keeps it as it is shares it.
+    # A tied output layer is packed from the embedding itself: an implementation that keeps it as it is shares it, and
+    # one that repacks it can read the embedding's rows from the packed copy.
     head_VD = embedding_VD if declaration.lm_head is None else loader.tensor(declaration.lm_head)
     lm_head = Linear.build(head_VD, None, ops)
-    return Model(spec, Embedding(embedding_VD, ops.embedding), layers, final_norm, lm_head, cos_sin_PK, ops)
+    embedding: Embedding | TiedEmbedding = Embedding(embedding_VD, ops.embedding)
+    if declaration.lm_head is None and ops.packed_embedding is not None:
+        embedding = TiedEmbedding(lm_head.weight, ops.packed_embedding)
+    return Model(spec, embedding, layers, final_norm, lm_head, cos_sin_PK, ops)
 
 
 def _build_layer(

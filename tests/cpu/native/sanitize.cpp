@@ -179,7 +179,7 @@ static void all(const char* name, const Kernels& kernels) {
 }
 
 // The pool's threads are alive at the end and hold their scratch memory.
-extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+extern "C" __attribute__((visibility("default"))) const char* __asan_default_options() { return "detect_leaks=0"; }
 
 int main() {
   all("portable", portable_kernels);

@@ -1,5 +1,6 @@
 """What requests ask of sampling, through the whole runner: against the reference, which sees each row alone."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -213,16 +214,13 @@ def test_a_row_that_is_not_finite_ends_its_own_request_only(model: Model, prompt
     banned = {"logit_bias": {poisoned: -100.0}}  # the others must not come to say it
     requests = [ask(index, healthy[index:], flat(**banned)) for index in range(6)]
     expected = Session(make_runner(model)).tokens(requests)
-    before = model.embedding.weight_VD[poisoned].clone()
-    head = model.lm_head
-    try:
-        model.embedding.weight_VD[poisoned] = math.nan
-        session = Session(make_runner(model), run_ahead=True)
-        session.add([*requests[:3], ask(99, [*healthy[:7], poisoned, *healthy[7:]], flat(**banned)), *requests[3:]])
-        heard = session.finish()
-    finally:
-        model.embedding.weight_VD[poisoned] = before
-    assert head is model.lm_head
+
+    def embed(ids_T: torch.Tensor) -> torch.Tensor:
+        return model.embedding(ids_T).masked_fill((ids_T == poisoned)[:, None], math.nan)
+
+    session = Session(make_runner(dataclasses.replace(model, embedding=embed)), run_ahead=True)
+    session.add([*requests[:3], ask(99, [*healthy[:7], poisoned, *healthy[7:]], flat(**banned)), *requests[3:]])
+    heard = session.finish()
     assert heard[99].reason == "error"
     assert "not finite" in heard[99].message
     assert {index: heard[index].tokens for index in range(6)} == expected

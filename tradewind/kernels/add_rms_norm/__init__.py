@@ -21,13 +21,18 @@ class AddRmsNorm(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
-def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[AddRmsNorm]:
-    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+def choose(
+    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+) -> Choice[AddRmsNorm]:
+    """The implementation for activations of `dtype` on `device`.
+
+    `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
+    """
     from tradewind.kernels import native
     from tradewind.kernels.add_rms_norm import reference
     from tradewind.kernels.add_rms_norm.cpu import NativeAddRmsNorm
 
-    library = native.load()
+    library = native.load(level)
     candidates: list[Candidate[AddRmsNorm]] = [
         Candidate("native", NativeAddRmsNorm(library), library.unavailable, f"C++, {library.level}"),
         Candidate("reference", reference.add_rms_norm),

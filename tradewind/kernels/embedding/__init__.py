@@ -17,13 +17,18 @@ class Embedding(Protocol):
     def __call__(self, ids_T: Tensor, weight_VD: Tensor) -> Tensor: ...
 
 
-def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[Embedding]:
-    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+def choose(
+    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+) -> Choice[Embedding]:
+    """The implementation for activations of `dtype` on `device`.
+
+    `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
+    """
     from tradewind.kernels import native
     from tradewind.kernels.embedding import reference
     from tradewind.kernels.embedding.cpu import NativeEmbedding
 
-    library = native.load()
+    library = native.load(level)
     candidates: list[Candidate[Embedding]] = [
         Candidate("native", NativeEmbedding(library), library.unavailable, f"C++, {library.level}"),
         Candidate("reference", reference.embedding),

@@ -50,20 +50,36 @@ class Linear(Protocol):
     def __call__(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor: ...
 
 
+class PackedEmbedding(Protocol):
+    """`embedding(ids_T, weight) -> x_TD`: rows of a packed weight as they were before packing, exactly.
+
+    A model whose output layer is its embedding needs only the packed copy then. ids_T: int32 or int64, contiguous, each
+    in [0, out_features).
+    """
+
+    def __call__(self, ids_T: Tensor, weight: LinearWeight) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class LinearKernel:
-    """An implementation of linear: the two go together."""
+    """An implementation of linear: the parts go together. `embedding` is None where the layout is "dense"."""
 
     pack: Pack
     linear: Linear
+    embedding: PackedEmbedding | None = None
 
 
-def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[LinearKernel]:
-    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+def choose(
+    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+) -> Choice[LinearKernel]:
+    """The implementation for activations of `dtype` on `device`.
+
+    `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
+    """
     from tradewind.kernels import native
     from tradewind.kernels.linear import cpu, reference, torch_linear
 
-    library = native.load()
+    library = native.load(level)
     by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
     plain = LinearKernel(reference.pack, reference.linear)
     candidates = [

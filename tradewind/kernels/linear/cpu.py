@@ -80,4 +80,4 @@ class NativeLinear:
 def kernel(library: Library) -> LinearKernel:
     """The op, as `tradewind.kernels.linear.choose` wants it."""
     native = NativeLinear(library)
-    return LinearKernel(native.pack, native.linear)
+    return LinearKernel(native.pack, native.linear, native.embedding)

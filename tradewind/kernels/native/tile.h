@@ -104,7 +104,11 @@ TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t c
 template <int STRIDE>
 TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t count, uint32_t* out) {
   for (int row = 0; row < 16; row++)
-    for (int64_t i = 0; i < 16 && i < count; i++) out[i * STRIDE + row] = rows[row] ? rows[row][from + i] : 0;
+    for (int64_t i = 0; i < 16 && i < count; i++) {
+      uint32_t value = 0;
+      if (rows[row]) memcpy(&value, (const char*)rows[row] + (from + i) * 4, 4);  // rows need not be aligned
+      out[i * STRIDE + row] = value;
+    }
 }
 #endif
 

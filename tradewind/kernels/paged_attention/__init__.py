@@ -33,13 +33,18 @@ class PagedAttention(Protocol):
     ) -> Tensor: ...
 
 
-def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[PagedAttention]:
-    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+def choose(
+    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+) -> Choice[PagedAttention]:
+    """The implementation for activations of `dtype` on `device`.
+
+    `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
+    """
     from tradewind.kernels import native
     from tradewind.kernels.paged_attention import reference, torch_sdpa
     from tradewind.kernels.paged_attention.cpu import NativePagedAttention
 
-    library = native.load()
+    library = native.load(level)
     candidates: list[Candidate[PagedAttention]] = [
         Candidate("native", NativePagedAttention(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", torch_sdpa.paged_attention, about="torch's fused attention over gathered pages"),

@@ -38,13 +38,18 @@ class QkNormRopeWrite(Protocol):
     ) -> Tensor: ...
 
 
-def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[QkNormRopeWrite]:
-    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+def choose(
+    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+) -> Choice[QkNormRopeWrite]:
+    """The implementation for activations of `dtype` on `device`.
+
+    `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
+    """
     from tradewind.kernels import native
     from tradewind.kernels.qk_norm_rope_write import reference
     from tradewind.kernels.qk_norm_rope_write.cpu import NativeQkNormRopeWrite
 
-    library = native.load()
+    library = native.load(level)
     candidates: list[Candidate[QkNormRopeWrite]] = [
         Candidate("native", NativeQkNormRopeWrite(library), library.unavailable, f"C++, {library.level}"),
         Candidate("reference", reference.qk_norm_rope_write),

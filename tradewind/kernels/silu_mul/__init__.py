@@ -14,13 +14,18 @@ class SiluMul(Protocol):
     def __call__(self, gate_up_T2F: Tensor) -> Tensor: ...
 
 
-def choose(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[SiluMul]:
-    """The implementation for activations of `dtype` on `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+def choose(
+    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+) -> Choice[SiluMul]:
+    """The implementation for activations of `dtype` on `device`.
+
+    `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
+    """
     from tradewind.kernels import native
     from tradewind.kernels.silu_mul import reference
     from tradewind.kernels.silu_mul.cpu import NativeSiluMul
 
-    library = native.load()
+    library = native.load(level)
     candidates: list[Candidate[SiluMul]] = [
         Candidate("native", NativeSiluMul(library), library.unavailable, f"C++, {library.level}"),
         Candidate("reference", reference.silu_mul),
