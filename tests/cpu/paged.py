@@ -53,7 +53,7 @@ class PagedModel:
     def __init__(self, model: Model, block_tokens: int = 16, num_blocks: int = 256) -> None:
         self.model = model
         self.block_tokens = block_tokens
-        self.pool = KVPool.allocate(model.pool_shape(num_blocks, block_tokens), model.spec.dtype)
+        self.pool = KVPool.allocate(model.spec.pool_shape(num_blocks, block_tokens), model.spec.dtype)
         self.pool.blocks_BL2GSK.fill_(float("nan"))
         generator = torch.Generator().manual_seed(0)
         self._free = torch.randperm(num_blocks, generator=generator).tolist()

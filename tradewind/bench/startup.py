@@ -2,15 +2,12 @@
 
 import argparse
 import asyncio
-import re
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import IO
 
 from tradewind.bench.http import Endpoint, HttpError, post, served_model
 from tradewind.bench.report import Report, percentile
+from tradewind.bench.server_process import start_server
 
 
 def main(arguments: list[str]) -> int:
@@ -42,27 +39,10 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _measure(model: str, serve_options: list[str]) -> float:
-    command = [sys.executable, "-m", "tradewind.cli", "serve", model, "--port", "0", *serve_options]
     started_s = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        endpoint = Endpoint("127.0.0.1", _read_port(process.stdout))
-        asyncio.run(_first_answer(endpoint))
+    with start_server(model, serve_options) as (_, port):
+        asyncio.run(_first_answer(Endpoint("127.0.0.1", port)))
         return time.perf_counter() - started_s
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-def _read_port(output: IO[str]) -> int:
-    """The port from the line that names the address. Raises RuntimeError with the output if none comes."""
-    seen = []
-    for line in output:
-        seen.append(line)
-        if match := re.search(r"http://[\w.\-]+:(\d+)", line):
-            return int(match.group(1))
-    raise RuntimeError("the server did not start:\n" + "".join(seen))
 
 
 async def _first_answer(endpoint: Endpoint) -> None:

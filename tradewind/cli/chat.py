@@ -112,7 +112,7 @@ async def _answer(engine: AsyncEngine, conversation: Conversation, question: str
     conversation.messages.append({"role": "user", "content": question})
     parts: list[str] = []
     try:
-        prompt_tokens = engine.encode_chat(conversation.messages)
+        prompt_tokens = _encode(engine, conversation.messages)
         stream = engine.submit(prompt_tokens, _fitted(engine, conversation.params, len(prompt_tokens)))
         try:
             async for deltas in stream:
@@ -127,6 +127,12 @@ async def _answer(engine: AsyncEngine, conversation: Conversation, question: str
         return
     console.print()
     conversation.messages.append({"role": "assistant", "content": "".join(parts)})
+
+
+def _encode(engine: AsyncEngine, messages: list[dict[str, Any]]) -> list[int]:
+    template = engine.tokenizer.chat_template
+    assert template is not None, "checked when the command starts"
+    return engine.tokenizer.encode(template.render(messages, add_generation_prompt=True), add_special_tokens=False)
 
 
 def _fitted(engine: AsyncEngine, params: SamplingParams, prompt_tokens: int) -> SamplingParams:

@@ -70,7 +70,7 @@ class LLM:
 
     def default_params(self, **changes: Any) -> SamplingParams:
         """SamplingParams with what the model's generation_config.json recommends, and `changes` to that."""
-        return SamplingParams(**{**recommended(self.defaults), **changes})
+        return SamplingParams(**{**self.defaults.sampling(), **changes})
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: Params = None, *, progress: bool = True
@@ -211,12 +211,6 @@ class LLM:
             cached_tokens=sequences[0].cached_tokens,
         )
         return RequestOutput(text, prompt_tokens, completions, named, usage)
-
-
-def recommended(defaults: "GenerationDefaults") -> dict[str, Any]:
-    """The fields of SamplingParams that a model's generation_config.json sets."""
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    return {name: value for name in names if (value := getattr(defaults, name)) is not None}
 
 
 def _turn(engine: Engine, table: OutputTable, bar: "Bar") -> Iterator[SequenceOutput]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels.ops import Ops
-from tradewind.kernels.pages import KVPool, PoolShape
+from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.layers.attention import Attention, QkNorm
 from tradewind.layers.decoder_layer import DecoderLayer
@@ -39,7 +39,7 @@ class Model:
     def forward(self, ids_T: Tensor, rows: Rows, pool: KVPool) -> Tensor:
         """hidden_TD of the step's tokens, after the final norm. Their keys and values are written to the pool.
 
-        ids_T: int32 or int64, in [0, vocab). The pool has this model's dtype and `pool_shape`.
+        ids_T: int32 or int64, in [0, vocab). The pool has the dtype and the `pool_shape` of this model's spec.
         """
         x_TD = self.embedding(ids_T)
         residual_TD: Tensor | None = None
@@ -51,10 +51,6 @@ class Model:
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """logits_RV, float32, of rows of what `forward` gave."""
         return self.lm_head(hidden_RD).float()
-
-    def pool_shape(self, num_blocks: int, block_tokens: int) -> PoolShape:
-        """The dimensions of a KV pool for this model."""
-        return PoolShape(num_blocks, self.spec.layers, self.spec.kv_heads, block_tokens, self.spec.head_dim)
 
     @property
     def max_positions(self) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tradewind.kernels.pages import PoolShape
 from tradewind.layers.rope import RopeSpec
 
 
@@ -36,7 +37,6 @@ class ModelSpec:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
-    @property
-    def kv_token_bytes(self) -> int:
-        """Bytes of the KV cache per token, over all layers."""
-        return self.layers * 2 * self.kv_heads * self.head_dim * self.dtype.itemsize
+    def pool_shape(self, num_blocks: int, block_tokens: int) -> PoolShape:
+        """The dimensions of a KV pool for this model."""
+        return PoolShape(num_blocks, self.layers, self.kv_heads, block_tokens, self.head_dim)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
-_NAMES: dict[torch.dtype, DtypeName] = {
+DTYPE_NAMES: dict[torch.dtype, DtypeName] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
@@ -69,7 +69,7 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> DeviceRu
     sample = sampling.choose(device)
     info = measure(model, config, describe(device, threads))
     info.implementations["sample"] = sample.kind
-    pool = KVPool.allocate(model.pool_shape(info.num_blocks, info.block_tokens), spec.dtype, device)
+    pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), spec.dtype, device)
     runner = DeviceRunner(model, pool, info, sample.run, threads=threads)
     progress("warming up", 0.0)
     warm_up(runner)
@@ -94,7 +94,7 @@ def with_dtype(directory: Path, config: ModelConfig, device: torch.device) -> Mo
     if config.dtype != "auto":
         return config
     dtype = load_spec(directory, config).dtype
-    own = _NAMES[dtype]
+    own = DTYPE_NAMES[dtype]
     if device.type != "cpu" or dtype == torch.float32:
         return replace(config, dtype=own)
     if dtype == torch.bfloat16 and bfloat16_feature(cpu_features()):
@@ -135,38 +135,43 @@ def workspace_bytes(spec: ModelSpec, max_running: int, step_tokens: int) -> int:
     return step_tokens * per_token + 3 * 4 * max_running * spec.vocab
 
 
-def measure(model: Model, config: Config, device: str) -> RunnerInfo:
-    """What the loaded model can do in the memory that is left."""
-    spec, defaults = model.spec, DEFAULTS[model.device.type]
+def memory_ask(spec: ModelSpec, config: Config, device: torch.device, free_after_weights_bytes: int) -> MemoryAsk:
+    """What is to be fitted into the memory that the weights leave."""
+    defaults = DEFAULTS[device.type]
     max_running = config.scheduler.max_running or defaults.max_running
     step_tokens = config.scheduler.step_tokens or defaults.step_tokens
-    block_tokens = config.cache.block_tokens
-    block_bytes = model.pool_shape(1, block_tokens).block_bytes(spec.dtype)
-    plan = plan_memory(
-        MemoryAsk(
-            max_model_len=config.model.max_model_len or spec.max_position,
-            user_set_len=config.model.max_model_len is not None,
-            max_running=max_running,
-            block_tokens=block_tokens,
-            block_bytes=block_bytes,
-            free_bytes=max(0, free_bytes(model.device) - workspace_bytes(spec, max_running, step_tokens)),
-            memory_fraction=config.runner.memory_fraction,
-            memory_bytes=config.cache.memory_bytes,
-        )
-    )
-    log.debug("KV cache", extra=fields(blocks=plan.num_blocks, size=format_bytes(plan.num_blocks * block_bytes)))
-    return RunnerInfo(
-        num_blocks=plan.num_blocks,
-        block_tokens=block_tokens,
-        max_model_len=plan.max_model_len,
+    return MemoryAsk(
+        max_model_len=config.model.max_model_len or spec.max_position,
+        user_set_len=config.model.max_model_len is not None,
         max_running=max_running,
         step_tokens=step_tokens,
+        block_tokens=config.cache.block_tokens,
+        block_bytes=spec.pool_shape(1, config.cache.block_tokens).block_bytes(spec.dtype),
+        free_bytes=max(0, free_after_weights_bytes - workspace_bytes(spec, max_running, step_tokens)),
+        memory_fraction=config.runner.memory_fraction,
+        memory_bytes=config.cache.memory_bytes,
+    )
+
+
+def measure(model: Model, config: Config, device: str) -> RunnerInfo:
+    """What the loaded model can do in the memory that is left."""
+    spec = model.spec
+    ask = memory_ask(spec, config, model.device, free_bytes(model.device))
+    plan = plan_memory(ask)
+    kv_bytes = plan.num_blocks * ask.block_bytes
+    log.debug("KV cache", extra=fields(blocks=plan.num_blocks, size=format_bytes(kv_bytes)))
+    return RunnerInfo(
+        num_blocks=plan.num_blocks,
+        block_tokens=ask.block_tokens,
+        max_model_len=plan.max_model_len,
+        max_running=ask.max_running,
+        step_tokens=ask.step_tokens,
         vocab_size=spec.vocab,
         asynchronous=model.device.type == "cuda",
         device=device,
-        dtype=_NAMES[spec.dtype],
+        dtype=DTYPE_NAMES[spec.dtype],
         weights_bytes=model.weights_bytes,
-        kv_bytes=plan.num_blocks * block_bytes,
+        kv_bytes=kv_bytes,
         implementations={op: chosen.kind for op, chosen in model.ops.chosen.items()},
     )
 

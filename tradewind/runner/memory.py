@@ -23,6 +23,7 @@ class MemoryAsk:
     max_model_len: int
     user_set_len: bool
     max_running: int
+    step_tokens: int
     block_tokens: int
     block_bytes: int
     free_bytes: int  # after the weights have been loaded, without the workspace of a step

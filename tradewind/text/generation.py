@@ -49,6 +49,11 @@ class GenerationDefaults:
             eos_token_ids=frozenset(ends),
         )
 
+    def sampling(self) -> dict[str, float]:
+        """The fields of SamplingParams that the checkpoint sets."""
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
 
 def _config_token_ids(config: dict[str, Any]) -> Iterator[int]:
     yield from _token_ids(config, "config.json")

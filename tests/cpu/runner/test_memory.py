@@ -13,6 +13,7 @@ ASK = MemoryAsk(
     max_model_len=1000,
     user_set_len=False,
     max_running=8,
+    step_tokens=64,
     block_tokens=16,
     block_bytes=1000,
     free_bytes=10_000_000,

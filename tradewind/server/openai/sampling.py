@@ -15,7 +15,6 @@ _SAME_NAMES = (
     *("include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs"),
 )
 
-_FROM_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 # Refused rather than ignored: an answer made without them would not be what was asked for.
 _REFUSED = {
@@ -39,7 +38,7 @@ def completion_sampling(request: CompletionRequest, defaults: "GenerationDefault
     if request.suffix is not None:
         raise RequestError("suffix (fill in the middle) is not supported; leave it out", field="suffix")
     _check_best_of(request)
-    values = {**_model_defaults(defaults), **_common(request)}
+    values = {**defaults.sampling(), **_common(request)}
     if request.max_tokens is not None:
         values["max_tokens"] = request.max_tokens
     if request.logprobs is not None:
@@ -67,18 +66,13 @@ def chat_sampling(request: ChatRequest, defaults: "GenerationDefaults") -> Sampl
         )
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs set to true", field="top_logprobs")
-    values = {"max_tokens": defaults.max_new_tokens, **_model_defaults(defaults), **_common(request)}
+    values = {"max_tokens": defaults.max_new_tokens, **defaults.sampling(), **_common(request)}
     for limit in (request.max_tokens, request.max_completion_tokens):
         if limit is not None:
             values["max_tokens"] = limit
     if request.logprobs:
         values["logprobs"] = request.top_logprobs or 0
     return SamplingParams(**values)
-
-
-def _model_defaults(defaults: "GenerationDefaults") -> dict[str, Any]:
-    values = {name: getattr(defaults, name) for name in _FROM_MODEL}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _common(request: GenerationRequest) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""A `tradewind serve` of one's own, for as long as a measurement lasts."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+
+@contextmanager
+def start_server(model: str, options: Sequence[str] = ()) -> Iterator["tuple[subprocess.Popen[str], int]"]:
+    """The process and the port it has chosen, which it listens on; it may still be loading. Ends it on the way out.
+
+    Raises RuntimeError with the server's output if it does not start.
+    """
+    command = [sys.executable, "-m", "tradewind.cli", "serve", model, "--port", "0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, _read_port(process.stdout)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _read_port(output: IO[str]) -> int:
+    """The port from the first line that names an address."""
+    seen = []
+    for line in output:
+        seen.append(line)
+        if match := re.search(r"http://[\w.\-]+:(\d+)", line):
+            return int(match.group(1))
+    raise RuntimeError("the server did not start:\n" + "".join(seen))

@@ -1,0 +1,97 @@
+"""What boot would decide about a model on this machine, without loading its weights."""
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tradewind.base.errors import NotEnoughMemory
+from tradewind.config import Config
+from tradewind.kernels import sample as sampling
+from tradewind.kernels.native.library import load as load_native
+from tradewind.kernels.ops import Chosen, choose_ops
+from tradewind.models.registry import load_spec
+from tradewind.models.spec import ModelSpec
+from tradewind.runner.boot_device import (
+    choose_device,
+    describe,
+    estimate_weights_bytes,
+    free_bytes,
+    memory_ask,
+    with_dtype,
+    workspace_bytes,
+)
+from tradewind.runner.machine import cpu_features, usable_cpus
+from tradewind.runner.memory import MemoryAsk, MemoryPlan, check_weights, plan_memory
+
+# What the kernels and torch make use of, of the many features a processor lists.
+_TELLING_FEATURES = (
+    *("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"),
+    *("asimd", "bf16", "i8mm", "sve"),
+)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The decisions. `plan` is None where memory does not suffice: `shortage` says why."""
+
+    device: torch.device
+    described: str
+    spec: ModelSpec
+    chosen: Mapping[str, Chosen]
+    free_bytes: int
+    weights_bytes: int
+    workspace_bytes: int
+    ask: MemoryAsk
+    plan: MemoryPlan | None
+    shortage: str | None
+
+
+def machine_facts() -> dict[str, str]:
+    """What there is, for people: processor, instruction sets, cores, GPU, versions."""
+    features = cpu_features()
+    library = load_native()
+    facts = {
+        "cores": f"{usable_cpus()} usable of {os.cpu_count()}",
+        "instruction sets": " ".join(name for name in _TELLING_FEATURES if name in features) or "not known",
+        "C++ kernels": library.why_not or f"built, {library.level}",
+        "GPU": "none that torch can use",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        facts["GPU"] = (
+            f"{properties.name}, sm_{properties.major}{properties.minor}, {properties.total_memory >> 30} GiB"
+        )
+    return facts
+
+
+def survey(directory: Path, config: Config) -> Survey:
+    """Decide as boot would. Raises what it raises, but for NotEnoughMemory, which is part of the answer."""
+    device = choose_device(config.runner.device)
+    spec = load_spec(directory, with_dtype(directory, config.model, device))
+    free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec)
+    ask = memory_ask(spec, config, device, free - weights_bytes)
+    plan, shortage = None, None
+    try:
+        check_weights(weights_bytes, free)
+        plan = plan_memory(ask)
+    except NotEnoughMemory as error:
+        shortage = error.message
+    sample = sampling.choose(device)
+    return Survey(
+        device=device,
+        described=describe(device, config.runner.threads or usable_cpus()),
+        spec=spec,
+        chosen={**choose_ops(device, spec.dtype).chosen, "sample": Chosen(sample.kind, sample.reason)},
+        free_bytes=free,
+        weights_bytes=weights_bytes,
+        workspace_bytes=workspace_bytes(spec, ask.max_running, ask.step_tokens),
+        ask=ask,
+        plan=plan,
+        shortage=shortage,
+    )
