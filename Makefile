@@ -47,10 +47,10 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/none -n 2
+	$(BIN)/python -m pytest tests/none -n 2 --dist worksteal
 
 test: check
-	$(BIN)/python -m pytest tests/cpu tests/golden tests/http tests/gpu -n 2
+	$(BIN)/python -m pytest tests --ignore=tests/none -n 2 --dist worksteal
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -1,5 +1,6 @@
 """Tokens to text, one at a time, for streams."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -101,16 +102,20 @@ class Detokenizer:
 class _LibraryWindow:
     """For decoders that only the tokenizers library knows: decode a short window of tokens, give out what is new.
 
-    `_tokens[:_settled]` have been given out and stay as the left neighbours of those that follow.
+    `_tokens[:_settled]` have been given out and stay as the left neighbours of those that follow. Tokens that are
+    skipped are no neighbours: however many there are, the text before them still decides how the next one is written.
     """
 
     def __init__(self, tokenizer: "Tokenizer", prompt_tokens: Sequence[int], skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
-        self._tokens = list(prompt_tokens[-_WINDOW_TOKENS:])
+        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._tokens = self._last_seen(prompt_tokens)
         self._settled = len(self._tokens)
 
     def push(self, token_id: int) -> str:
+        if token_id in self._skipped:
+            return ""
         self._tokens.append(token_id)
         text = self._new_text()
         if not text or text.endswith(REPLACEMENT):
@@ -122,6 +127,10 @@ class _LibraryWindow:
         text = self._new_text()
         self._settle()
         return text
+
+    def _last_seen(self, prompt_tokens: Sequence[int]) -> list[int]:
+        seen = (token_id for token_id in reversed(prompt_tokens) if token_id not in self._skipped)
+        return list(itertools.islice(seen, _WINDOW_TOKENS))[::-1]
 
     def _new_text(self) -> str:
         before = self._decode(self._tokens[: self._settled])

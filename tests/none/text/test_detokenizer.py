@@ -22,7 +22,7 @@ def stream(detokenizer: Detokenizer, ids: list[int]) -> str:
     return "".join([detokenizer.push(token_id) for token_id in ids]) + detokenizer.flush()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_pushes_join_to_the_full_decode(tokenizer: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 1), max_size=40))
@@ -30,7 +30,13 @@ def test_pushes_join_to_the_full_decode(tokenizer: Tokenizer, data: st.DataObjec
     assert stream(Detokenizer(tokenizer, [], skip), ids) == tokenizer.decode(ids, skip)
 
 
-@settings(deadline=None, max_examples=300)
+def test_skipped_tokens_do_not_push_the_prompts_words_out_of_sight(word_piece: Tokenizer) -> None:
+    skipped, hello = 0, 1
+    detokenizer = Detokenizer(word_piece, [hello, *[skipped] * 20], skip_special_tokens=True)
+    assert stream(detokenizer, [skipped] * 20 + [hello]) == " hello"
+
+
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_with_a_prompt_the_stream_is_what_the_full_decode_adds(tokenizer: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30))
@@ -41,7 +47,7 @@ def test_with_a_prompt_the_stream_is_what_the_full_decode_adds(tokenizer: Tokeni
     assert before + stream(Detokenizer(tokenizer, ids[:cut], skip), ids[cut:]) == tokenizer.decode(ids, skip)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_the_full_decode_is_the_librarys(tokenizer: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 1), max_size=40))
@@ -57,7 +63,7 @@ def without_mixed_runs(ids: list[int]) -> list[int]:
     return [token_id for token_id in ids if not first <= token_id <= last or 0x80 <= token_id - first < 0xC0]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(text=st.text(max_size=30))
 def test_any_text_comes_back(byte_level: Tokenizer, sentencepiece: Tokenizer, text: str) -> None:
     for tokenizer in (byte_level, sentencepiece):
