@@ -12,8 +12,11 @@ from rich.console import Console
 from tradewind.base.errors import ConfigError, TradewindError
 from tradewind.cli.options import SAMPLING_HELP
 from tradewind.cli.session import open_engine, sampling_of
+from tradewind.config import suggestion
 from tradewind.engine.client import AsyncEngine
 from tradewind.protocol.sampling import SamplingParams
+
+PARAMETERS = [name for name in SAMPLING_HELP if name != "stop"]  # those that one word can give
 
 HELP = """\
 /help             this text
@@ -49,8 +52,8 @@ class Conversation:
 
     def set_parameter(self, name: str, value: str) -> None:
         """Change one sampling parameter. Raises ConfigError."""
-        if name not in SAMPLING_HELP or name == "stop":
-            raise ConfigError(f"no parameter {name!r}; there are {', '.join(SAMPLING_HELP)}")
+        if name not in PARAMETERS:
+            raise ConfigError(f"no parameter {name!r}{suggestion(name, PARAMETERS)}; /help lists them")
         fields = {**msgspec.to_builtins(self.params), name: value}
         try:
             self.params = msgspec.convert(fields, SamplingParams, strict=False)
@@ -87,7 +90,7 @@ def _command(line: str, conversation: Conversation, console: Console) -> str | N
     if name in ("/quit", "/exit"):
         return None
     if name == "/help":
-        console.print(HELP.format(names=", ".join(SAMPLING_HELP)), markup=False)
+        console.print(HELP.format(names=", ".join(PARAMETERS)), markup=False)
     elif name == "/new":
         conversation.reset(conversation.system)
     elif name == "/system":
