@@ -60,7 +60,8 @@ class Edge:
             self._log(scope, trace)
 
     def _log(self, scope: Scope, trace: Trace) -> None:
-        quiet = scope["path"] in QUIET_PATHS and trace.status < 400
+        # A probe that is told "not ready" has got its answer: what is wrong is logged where it happens.
+        quiet = scope["path"] in QUIET_PATHS and trace.status in (200, 503)
         level = logging.DEBUG if quiet else logging.ERROR if trace.status >= 500 else logging.INFO
         if not log.isEnabledFor(level):
             return

@@ -65,6 +65,8 @@ async def test_one_log_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
         await caller.post(TEXT, {"prompt": "secret"}, x_request_id="r1")
         await caller.post(TEXT, {"prompt": 3}, x_request_id="r2")
         await caller.get("/health")
+        caller.engine.state = "restarting"
+        assert (await caller.get("/health")).status == 503
     lines = [record.fields for record in caplog.records]
     assert [line["id"] for line in lines] == ["r1", "r2"]
     assert {"model": "tiny", "prompt_tokens": 6, "completion_tokens": 8, "status": 200}.items() <= lines[0].items()
