@@ -1,35 +1,47 @@
 """`tradewind bench host`: what the host spends, from 1 to 1,024 running rows, with a device that computes nothing.
 
-Engine loop: time per step to plan, apply and serialise, in this process. API process: processor time per streamed token
-of a real server under real streaming clients, as the operating system counts it. Each token is a write to a TCP socket,
-whose price is the machine's: `socket us` is what a bare one costs, `own us` what is left for the server itself
-(receiving, detokenising, stop strings, SSE).
+Engine loop: time per step to plan, apply and serialise, in this process. API process: processor time per streamed
+token, measured twice. `API us/token` is all that the operating system counts for a real server with streaming clients;
+each token is a write to a TCP socket there. `no sockets us` is the same server and engine process, with connections
+that drop what is written: receiving the step, detokenising, looking for stop strings, SSE, HTTP framing.
 """
 
 import argparse
 import asyncio
+import logging
 import os
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import uvloop
 
 from tradewind.base.clock import SystemClock
 from tradewind.bench.http import Endpoint, get, post, served_model
 from tradewind.bench.report import Report, Row, percentile
 from tradewind.bench.server_process import start_server
-from tradewind.config import CacheConfig, SchedulerConfig
+from tradewind.config import CacheConfig, SchedulerConfig, from_flat
+from tradewind.engine.client import AsyncEngine, RequestTimings
 from tradewind.engine.core import Engine, to_message
 from tradewind.protocol.plan import RunnerInfo, StepPlan
 from tradewind.protocol.request import EngineRequest, RowSampling
 from tradewind.runner.fake import FakePending, FakeRunner
 from tradewind.scheduler.scheduler import Scheduler
+from tradewind.server.app import create_app
+from tradewind.server.listen import Connection, HttpServer
 
 _WARM_STEPS, _STEPS = 20, 400
 _PROMPT_TOKENS = 20
+_BODY = {
+    "prompt": "Once upon a time",
+    "max_tokens": 1900,
+    "ignore_eos": True,
+    "stop": ["\n\nUser:"],
+    "stream": True,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -41,14 +53,14 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     report = Report("host", vars(options))
     for rows in options.rows:
-        socket_us = measure_socket_write()
         api = measure_api(rows, options.seconds)
-        api |= {"socket us": socket_us, "own us": api["API us/token"] - socket_us}
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            api |= runner.run(measure_without_sockets(rows, options.seconds))
         report.rows.append({"rows": rows, **measure_loop(rows), **api})
     report.print()
     print(report.write(options.out))
     if len(report.rows) > 1:
-        report.plot(options.out, "rows", ["loop us/step", "API us/token"])
+        report.plot(options.out, "rows", ["loop us/step", "API us/token", "no sockets us"])
     return 0
 
 
@@ -128,21 +140,6 @@ def measure_api(rows: int, seconds: float) -> Row:
     return {"tokens/s": tokens / seconds, "API us/token": spent_us / tokens}
 
 
-def measure_socket_write(rounds: int = 100) -> float:
-    """Microseconds of processor time that writing an event of 200 bytes to a TCP socket costs this process."""
-    event, per_round, spent_s = bytes(200), 50, 0.0
-    server = socket.create_server(("127.0.0.1", 0))
-    with server, socket.create_connection(server.getsockname()) as reader, server.accept()[0] as writer:
-        writer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(rounds):
-            begun_s = time.process_time()
-            for _ in range(per_round):
-                writer.send(event)
-            spent_s += time.process_time() - begun_s
-            reader.recv(len(event) * per_round, socket.MSG_WAITALL)
-    return spent_s / (rounds * per_round) * 1e6
-
-
 async def _stream(
     process: "subprocess.Popen[str]", endpoint: Endpoint, rows: int, seconds: float
 ) -> tuple[_Snapshot, _Snapshot]:
@@ -162,17 +159,9 @@ async def _stream(
 
 async def _client(endpoint: Endpoint, model: str, started: asyncio.Semaphore) -> None:
     """Streams one answer after another."""
-    body = {
-        "model": model,
-        "prompt": "Once upon a time",
-        "max_tokens": 1900,
-        "ignore_eos": True,
-        "stop": ["\n\nUser:"],
-        "stream": True,
-    }
     first = True
     while True:
-        async for _ in post(endpoint, "/v1/completions", body):
+        async for _ in post(endpoint, "/v1/completions", {**_BODY, "model": model}):
             if first:
                 started.release()
                 first = False
@@ -184,3 +173,72 @@ async def _snapshot(pid: int, endpoint: Endpoint) -> _Snapshot:
     line = next(line for line in page.decode().splitlines() if line.startswith("tradewind:generation_tokens_total"))
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return _Snapshot(int(fields[11]) + int(fields[12]), int(float(line.split()[-1])))
+
+
+# --- the API without its sockets -------------------------------------------------------------------------------------
+
+
+class _Drop(asyncio.Transport):
+    """A connection whose client takes everything at once."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+class _Count:
+    """Counts the tokens that the engine says."""
+
+    tokens = 0
+
+    def on_step(self, ttft_s: list[float], inter_token_s: list[float]) -> None:
+        self.tokens += len(ttft_s) + len(inter_token_s)
+
+    def on_finished(self, timings: RequestTimings) -> None:
+        pass
+
+
+async def measure_without_sockets(rows: int, seconds: float) -> Row:
+    """Processor time of this process per token that `rows` streams of a server in it send."""
+    config = from_flat({"model": "demo", "device": "fake", "max_running": rows, "served_model_name": "demo"})
+    engine = await AsyncEngine.start(config)
+    logging.disable(logging.INFO)
+    try:
+        server = HttpServer(create_app(engine, config.server))
+        server.config.load()
+        for _ in range(rows):
+            connection = Connection(config=server.config, server_state=server.server_state, app_state={})
+            connection.connection_made(_Drop())
+            connection.data_received(_raw_request())
+        await asyncio.sleep(1 + rows / 1000)  # all are decoding
+        engine.subscribe(count := _Count())
+        spent_s = time.process_time()
+        await asyncio.sleep(seconds)
+        spent_s = time.process_time() - spent_s
+    finally:
+        await engine.close()
+        logging.disable(logging.NOTSET)
+    return {"no sockets us": spent_s * 1e6 / max(1, count.tokens)}
+
+
+def _raw_request() -> bytes:
+    body = msgspec.json.encode({**_BODY, "model": "demo"})
+    head = "POST /v1/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body

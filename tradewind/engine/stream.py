@@ -86,7 +86,7 @@ class Feed:
     @property
     def done(self) -> bool:
         """Whether every sequence ended."""
-        return self.error is not None or all(output.finish_reason is not None for output in self.outputs)
+        return self.error is not None or None not in [output.finish_reason for output in self.outputs]
 
 
 class Stream:
