@@ -1,0 +1,248 @@
+"""Every Triton kernel against its reference, in Triton's interpreter, at small odd shapes.
+
+The interpreter cuts float32 off to bfloat16 where a GPU rounds, multiplies bfloat16 matrices as if they were integers,
+and loses the carry when it rounds to 8 bits. So matrix products are tested in float32 and float16 here, and quantised
+outputs before their rounding or where it has nothing to do; tests/gpu tests the rest.
+"""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.cpu.kernels.test_ops import (
+    HEADS,
+    STEPS,
+    Step,
+    _attention_inputs,
+    _attention_truth,
+    assert_near,
+    randn,
+    strided,
+)
+from tests.cpu.paged import make_rows
+from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
+from tradewind.kernels.gpu import Chip
+from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.linear import triton as linear
+from tradewind.kernels.paged_attention.triton import TritonPagedAttention
+from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
+from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
+from tradewind.kernels.quantised_rows import FP8, quantise_rows
+from tradewind.kernels.rows import HeadShape
+from tradewind.kernels.silu_mul.triton import TritonSiluMul, silu_mul_kernel
+
+CPU = torch.device("cpu")
+CHIP = Chip(processors=3)
+NAN = float("nan")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+WIDEN = {dtype: (dtype, torch.float32) for dtype in DTYPES}
+
+
+def assert_sum(actual: Tensor, total: Tensor) -> None:
+    """Equal, but for the interpreter's bfloat16."""
+    slack = total.double().abs() * (2**-7 if total.dtype == torch.bfloat16 else 0)
+    assert bool(((actual.double() - total.double()).abs() <= slack).all())
+
+
+def assert_scaled(values_TD: Tensor, scales_T1: Tensor, truth_TD: Tensor) -> None:
+    """Numbers that would be rounded to 8 bits, and their scales."""
+    assert float(values_TD.abs().max()) <= 448
+    torch.testing.assert_close(scales_T1.double(), truth_TD.abs().amax(1, keepdim=True) / 448, rtol=1e-4, atol=1e-30)
+    torch.testing.assert_close((values_TD * scales_T1).double(), truth_TD, rtol=1e-4, atol=1e-5)
+
+
+@dtypes
+@pytest.mark.parametrize(("tokens", "hidden"), [(0, 8), (1, 1), (3, 7), (5, 130)])
+def test_add_rms_norm(dtype: torch.dtype, tokens: int, hidden: int) -> None:
+    run = TritonAddRmsNorm(CHIP)
+    x_TD, weight_D = randn(tokens, hidden, dtype=dtype), randn(hidden, dtype=dtype, seed=1)
+    for residual in (None, randn(tokens, hidden, dtype=dtype, seed=2)):
+        total = x_TD if residual is None else x_TD + residual
+        truth = total.double() / (total.double().square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight_D.double()
+        for x in (x_TD.clone(), strided(x_TD)):
+            normed, new_residual = run.plain(x, None if residual is None else residual.clone(), weight_D, 1e-5)
+            assert_near(normed, truth, dtype)
+            assert_sum(new_residual, total)
+        given_up = None if residual is None else residual.clone()
+        rows, new_residual = run.quantising(x_TD.clone(), given_up, weight_D, 1e-5)
+        assert (rows.values_TD.dtype, rows.dtype) == (FP8, dtype)
+        assert_sum(new_residual, total)
+
+
+@pytest.mark.parametrize("has_residual", [False, True])
+def test_add_rms_norm_that_quantises(has_residual: bool) -> None:
+    x_TD, weight_D, residual_TD = (randn(*shape, dtype=torch.float32) for shape in ((3, 130), (130,), (3, 130)))
+    total = (x_TD + residual_TD if has_residual else x_TD).double()
+    truth = total / (total.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight_D.double()
+    out_TD, scales_T1 = torch.full((3, 130), NAN), torch.full((3, 1), NAN)
+    add_rms_norm_kernel[(3,)](
+        x_TD, 130, residual_TD if has_residual else None, weight_D, out_TD, scales_T1, 130, 1e-5,
+        HAS_RESIDUAL=has_residual, QUANTISES=True, OVERLAPS=False, BLOCK=256,
+    )  # fmt: skip
+    assert_scaled(out_TD, scales_T1, truth)
+
+
+@dtypes
+@pytest.mark.parametrize(("tokens", "ffn"), [(0, 8), (1, 1), (3, 7), (2, 1100)])
+def test_silu_mul(dtype: torch.dtype, tokens: int, ffn: int) -> None:
+    run = TritonSiluMul(CHIP)
+    gate_up = randn(tokens, 2 * ffn, dtype=dtype, scale=4.0)
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    truth = gate / (1 + (-gate).exp()) * up
+    for x in (gate_up.clone(), strided(gate_up)):
+        assert_near(run.plain(x), truth, dtype)
+    rows = run.quantising(gate_up)
+    assert (rows.values_TD.dtype, rows.dtype, rows.shape) == (FP8, dtype, truth.shape)
+
+
+def test_silu_mul_that_quantises() -> None:
+    gate_up = randn(3, 260, dtype=torch.float32, scale=4.0)
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    out_TF, scales_T1 = torch.full((3, 130), NAN), torch.full((3, 1), NAN)
+    silu_mul_kernel[(3, 1)](gate_up, 260, out_TF, scales_T1, 130, QUANTISES=True, OVERLAPS=False, BLOCK=256)
+    assert_scaled(out_TF, scales_T1, gate / (1 + (-gate).exp()) * up)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", HEADS, ids=str)
+@pytest.mark.parametrize("with_norm", [False, True])
+def test_qk_norm_rope_write(dtype: torch.dtype, shape: HeadShape, with_norm: bool) -> None:
+    rows = make_rows([9, 0, 2], [2, 1, 3], [[5, 0, 7, 2], [3], [6, 1]], 4)
+    qkv_TC = randn(6, shape.qkv_features, dtype=dtype)
+    cos_sin_PK = torch.randn(20, shape.head_dim, generator=torch.Generator().manual_seed(1))
+    norms = [randn(shape.head_dim, dtype=dtype, seed=seed) if with_norm else None for seed in (2, 3)]
+    pool, wide_pool = (
+        torch.full((8, 3, 2, shape.kv_heads, 4, shape.head_dim), NAN, dtype=kind) for kind in WIDEN[dtype]
+    )
+    more = (shape, *norms, 1e-6)
+    q_THK = TritonQkNormRopeWrite(CHIP)(qkv_TC.clone(), rows, cos_sin_PK, pool[:, 1, 0], pool[:, 1, 1], *more)
+    wide = [None if norm is None else norm.float() for norm in norms]
+    truth_THK = rope_reference.qk_norm_rope_write(
+        qkv_TC.float(), rows, cos_sin_PK, wide_pool[:, 1, 0], wide_pool[:, 1, 1], shape, *wide, 1e-6
+    )
+    assert_near(q_THK, truth_THK, dtype)
+    written = ~wide_pool.isnan()
+    assert torch.equal(written, ~pool.float().isnan())
+    assert_near(pool[written], wide_pool[written], dtype)
+
+
+def test_qk_norm_rope_write_into_8_bit_pages() -> None:
+    shape, rows = HeadShape(4, 2, 16), make_rows([9, 0, 2], [2, 1, 3], [[5, 0, 7, 2], [3], [6, 1]], 4)
+    # Numbers that have 8 bits already, and some that are too large; a rotation by 0 leaves them so.
+    qkv_TC = randn(6, shape.qkv_features, dtype=torch.float32, scale=30.0).to(FP8).to(torch.float16)
+    qkv_TC[::2, ::5] = 1000.0
+    cos_sin_PK = torch.cat([torch.ones(20, 8), torch.zeros(20, 8)], 1)
+    pool = torch.zeros(8, 1, 2, 2, 4, 16).to(FP8)
+    q_THK = TritonQkNormRopeWrite(CHIP)(
+        qkv_TC.clone(), rows, cos_sin_PK, pool[:, 0, 0], pool[:, 0, 1], shape, None, None, 0.0
+    )
+    assert torch.equal(q_THK.flatten(1), qkv_TC[:, :64])
+    blocks, offsets = rows.write_T // 4, rows.write_T % 4
+    kv = qkv_TC[:, 64:].float().clamp(-448, 448).view(6, 2, 2, 16)
+    assert torch.equal(pool[blocks, 0, :, :, offsets].float(), kv)
+
+
+def check_attention(
+    dtype: torch.dtype,
+    step: Step,
+    shape: HeadShape,
+    window: int | None = None,
+    softcap: float | None = None,
+    fp8: bool = False,
+) -> None:
+    q_THK, pool, rows = _attention_inputs(step, shape, dtype)
+    if fp8:
+        pool = pool.to(FP8)
+    scale = shape.head_dim**-0.5 * 2
+    truth = list(_attention_truth(q_THK, pool.to(dtype), rows, scale, window, softcap))
+    expected = torch.stack(truth) if truth else torch.empty(q_THK.shape, dtype=torch.float64)
+    for exact in (False, True):
+        run = TritonPagedAttention(CPU, CHIP, exact=exact)
+        for q in (q_THK, strided(q_THK.flatten(1)).view(q_THK.shape)):
+            assert_near(run(q, pool[:, 1, 0], pool[:, 1, 1], rows, scale, window, softcap), expected, dtype)
+        assert not run._arrivals.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_attention_steps(dtype: torch.dtype, step: Step) -> None:
+    check_attention(dtype, step, HeadShape(4, 2, 16))
+
+
+@pytest.mark.parametrize("shape", HEADS, ids=str)
+def test_attention_heads(shape: HeadShape) -> None:
+    check_attention(torch.float32, STEPS["mixed"], shape)
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(1, None), (6, 1.5), (1000, None), (None, 1.5)])
+def test_attention_window_and_softcap(window: int | None, softcap: float | None) -> None:
+    check_attention(torch.float32, STEPS["mixed"], HeadShape(4, 2, 8), window, softcap)
+
+
+@pytest.mark.parametrize("step", ["decodes", "mixed"])
+def test_attention_of_8_bit_pages(step: str) -> None:
+    check_attention(torch.float16, STEPS[step], HeadShape(4, 2, 32), fp8=True)
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("step", [Step([700, 3], [1, 1]), Step([500, 40], [60, 1])], ids=["decode", "chunk"])
+def test_attention_splits_long_contexts(step: Step, window: int | None) -> None:
+    check_attention(torch.float32, step, HeadShape(2, 1, 16), window)
+
+
+def test_attention_leaves_out_rows_without_tokens() -> None:
+    shape = HeadShape(4, 2, 16)
+    q_THK, pool, rows = _attention_inputs(Step([20, 3], [1, 1]), shape, torch.float32)
+    run = TritonPagedAttention(CPU, CHIP)
+    plain = run(q_THK, pool[:, 1, 0], pool[:, 1, 1], rows, 0.3)
+    more = {
+        "query_starts_R1": torch.tensor([0, 1, 2, 2, 2], dtype=torch.int32),
+        "context_lens_R": torch.cat([rows.context_lens_R, torch.zeros(2, dtype=torch.int32)]),
+        "block_tables_RM": torch.cat([rows.block_tables_RM, torch.full_like(rows.block_tables_RM, 2**30)]),
+    }
+    padded = type(rows)(**{**vars(rows), **more})
+    assert torch.equal(run(q_THK, pool[:, 1, 0], pool[:, 1, 1], padded, 0.3), plain)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3, 17])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (31, 129), (64, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_linear_of_few_rows(dtype: torch.dtype, tokens: int, outputs: int, inputs: int) -> None:
+    tactic = linear.Tactic(32, 64, 4, 2)
+    x_TD, residual_TN = randn(tokens, inputs, dtype=dtype), randn(tokens, outputs, dtype=dtype, seed=1)
+    weight_ND, bias_N = randn(outputs, inputs, dtype=dtype, seed=2), randn(outputs, dtype=dtype, seed=3)
+    for bias, residual in itertools.product([None, bias_N], [None, residual_TN]):
+        truth = x_TD.double() @ weight_ND.double().T
+        truth = truth + (0 if bias is None else bias.double()) + (0 if residual is None else residual.double())
+        weight = LinearWeight(weight_ND, bias, outputs, inputs)
+        for x in (x_TD, strided(x_TD)):
+            assert_near(linear.few_rows(x, weight, residual, dtype, tactic, CHIP), truth, dtype)
+
+
+@pytest.mark.parametrize("tokens", [1, 18])
+@pytest.mark.parametrize(("outputs", "inputs"), [(31, 129), (64, 64)])
+def test_linear_of_few_8_bit_rows(tokens: int, outputs: int, inputs: int) -> None:
+    x_TD = randn(tokens, inputs, dtype=torch.bfloat16)
+    rows, packed = quantise_rows(x_TD), quantise_rows(randn(outputs, inputs, dtype=torch.bfloat16, seed=2))
+    weight = LinearWeight(packed.values_TD, None, outputs, inputs, "fp8", (packed.scales_T1,))
+    truth = rows.dense().double() @ packed.dense().double().T
+    y_TN = linear.few_rows(rows, weight, None, torch.float32, linear.Tactic(32, 64, 4, 2), CHIP)
+    torch.testing.assert_close(y_TN.double(), truth, rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
+
+
+@dtypes
+@pytest.mark.parametrize(("tokens", "inputs"), [(0, 3), (1, 1), (5, 130)])
+def test_quantise(dtype: torch.dtype, tokens: int, inputs: int) -> None:
+    # Each row is 8-bit numbers times a power of two, up to 448 of it: nothing is rounded.
+    values_TD = randn(tokens, inputs, dtype=torch.float32, scale=50.0).to(FP8).float()
+    values_TD[:, :1] = 448.0
+    x_TD = (values_TD * 2.0 ** -torch.arange(tokens).unsqueeze(1)).to(dtype)
+    for x in (x_TD, strided(x_TD)):
+        rows = linear.quantise(x, CHIP)
+        assert torch.equal(rows.values_TD.float(), values_TD)
+        assert torch.equal(rows.dense(), x_TD.float())
+    empty = linear.quantise(torch.zeros_like(x_TD), CHIP)
+    assert not empty.dense().any()

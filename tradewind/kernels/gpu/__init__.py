@@ -1,0 +1,46 @@
+"""What the Triton kernels share. Importing this imports neither Triton nor a GPU library.
+
+Programmatic dependent launch: a kernel of a steady decode may start while the one before it still runs. Until its
+`gpu.order.wait` it may read weights only; all that other kernels write comes after.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_LEAST_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What launches depend on. `processors`: multiprocessors. `overlaps`: kernels start before the last one is over."""
+
+    processors: int
+    overlaps: bool = False
+    has_fp8: bool = False
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Chip":
+        """Of a CUDA device."""
+        properties = torch.cuda.get_device_properties(device)
+        capability = (properties.major, properties.minor)
+        return cls(properties.multi_processor_count, capability >= (9, 0), capability >= (8, 9))
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """What keeps Triton kernels from running there; None: nothing."""
+    if device.type != "cuda":
+        return "no GPU is used"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _LEAST_CAPABILITY:
+        return f"the GPU is of compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
+    return None if dtype in _DTYPES else f"no kernels for {dtype}"
+
+
+def next_power_of_2(number: int) -> int:
+    """The least power of two that is not below `number` (1 for numbers below 1)."""
+    return 1 << max(0, number - 1).bit_length()

@@ -1,0 +1,132 @@
+"""linear in Triton for few rows: every weight is read once, at the pace of the memory.
+
+The weights are the tall operand of the tensor cores and the rows the narrow one. A program owns some outputs and goes
+through all inputs in one order, so a row's result does not depend on the rows beside it. With 8-bit weights the rows
+are 8-bit too, each with its own scale, and so is each output's weight.
+
+Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from triton import language as tl
+
+from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu.order import prefetch
+from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.quantised_rows import FP8, QuantisedRows
+
+
+@triton.jit
+def few_rows_kernel(
+    x, x_stride, x_scales, w, w_scales, bias, residual, y, T, N, D,
+    SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
+    EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, AHEAD_BYTES: tl.constexpr, THREADS: tl.constexpr,
+    BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Program (i, j): outputs [i * BN, ...) of rows [j * BT, ...). EVEN: BN divides N, and BK divides D."""
+    output = tl.program_id(0) * BN + tl.arange(0, BN)
+    token = tl.program_id(1) * BT + tl.arange(0, BT)
+    if OVERLAPS:
+        if AHEAD_BYTES > 0:
+            # Weights are there already: ask for the first of this program's while the kernel before still runs.
+            # They lie in one piece, since a row of them is dense.
+            prefetch(w + tl.program_id(0).to(tl.int64) * BN * D, THREADS, AHEAD_BYTES)
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    acc = tl.zeros([BN, BT], tl.float32)
+    inner = tl.arange(0, BK)
+    w_at = w + output.to(tl.int64)[:, None] * D + inner[None, :]
+    x_at = x + token.to(tl.int64)[None, :] * x_stride + inner[:, None]
+    for k in tl.range(0, D, BK, num_stages=STAGES):
+        if EVEN:
+            w_tile = tl.load(w_at + k, eviction_policy="evict_first")
+            x_tile = tl.load(x_at + k, mask=token[None, :] < T, other=0.0)
+        else:
+            w_tile = tl.load(w_at + k, mask=(output < N)[:, None] & (inner + k < D)[None, :], other=0.0)
+            x_tile = tl.load(x_at + k, mask=(token < T)[None, :] & (inner + k < D)[:, None], other=0.0)
+        acc = tl.dot(w_tile, x_tile, acc, input_precision="ieee" if EXACT_DOT else "tf32")
+    if SCALED:
+        acc *= tl.load(w_scales + output, mask=output < N, other=0.0)[:, None]
+        acc *= tl.load(x_scales + token, mask=token < T, other=0.0)[None, :]
+    if HAS_BIAS:
+        acc += tl.load(bias + output, mask=output < N, other=0.0).to(tl.float32)[:, None]
+    y_at = token.to(tl.int64)[None, :] * N + output[:, None]
+    inside = (token < T)[None, :] & (output < N)[:, None]
+    if HAS_RESIDUAL:
+        acc += tl.load(residual + y_at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def quantise_rows_kernel(x, x_stride, out, scales, D, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """One program for each row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    if OVERLAPS:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    wide = tl.load(x + row * x_stride + column, mask=column < D, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30) / 448.0
+    tl.store(out + row * D + column, tl.clamp(wide / scale, -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
+    tl.store(scales + row, scale)
+
+
+@dataclass(frozen=True)
+class Tactic:
+    """How a product of few rows is launched: outputs of a program, inputs at a time, and how it is pipelined."""
+
+    outputs: int = 32
+    inputs: int = 256
+    warps: int = 4
+    stages: int = 4
+    ahead_bytes: int = 256  # per thread, asked for before the kernel before is over
+
+
+def few_rows(
+    x: Tensor | QuantisedRows,
+    weight: LinearWeight,
+    residual_TN: Tensor | None,
+    out_dtype: torch.dtype,
+    tactic: Tactic,
+    chip: Chip,
+) -> Tensor:
+    """y_TN in `out_dtype`, of rows that are quantised if and only if the weight is."""
+    values_TD = x.values_TD if isinstance(x, QuantisedRows) else x
+    scaled = isinstance(x, QuantisedRows)
+    tokens, width = values_TD.shape
+    outputs = weight.out_features
+    y_TN = torch.empty((tokens, outputs), dtype=out_dtype, device=values_TD.device)
+    if not tokens:
+        return y_TN
+    block_t = min(64, max(16, next_power_of_2(tokens)))
+    grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, block_t))
+    even = outputs % tactic.outputs == 0 and width % tactic.inputs == 0
+    own_bytes = tactic.outputs * width * weight.data.itemsize // (32 * tactic.warps)
+    few_rows_kernel[grid](
+        values_TD, values_TD.stride(0), x.scales_T1 if isinstance(x, QuantisedRows) else None, weight.data,
+        weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
+        SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
+        EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
+        AHEAD_BYTES=min(tactic.ahead_bytes, own_bytes // 16 * 16) if even else 0, THREADS=32 * tactic.warps,
+        BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
+        num_warps=tactic.warps, num_stages=tactic.stages, launch_pdl=chip.overlaps,
+    )  # fmt: skip
+    return y_TN
+
+
+def quantise(x_TD: Tensor, chip: Chip) -> QuantisedRows:
+    """As `tradewind.kernels.quantised_rows.quantise_rows`, in one kernel."""
+    tokens, width = x_TD.shape
+    values_TD = torch.empty((tokens, width), dtype=FP8, device=x_TD.device)
+    scales_T1 = torch.empty((tokens, 1), dtype=torch.float32, device=x_TD.device)
+    if tokens:
+        block = next_power_of_2(width)
+        quantise_rows_kernel[(tokens,)](
+            x_TD, x_TD.stride(0), values_TD, scales_T1, width, OVERLAPS=chip.overlaps, BLOCK=block,
+            num_warps=max(1, min(16, block // 512)), launch_pdl=chip.overlaps,
+        )  # fmt: skip
+    return QuantisedRows(values_TD, scales_T1, x_TD.dtype)
