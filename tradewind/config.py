@@ -46,6 +46,9 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "type of weights and activations")
     load_format: Literal["auto", "dummy"] = setting("auto", "'dummy' fills random weights from config.json alone")
     max_model_len: int | None = setting(None, "longest prompt plus output, in tokens (default: the model's own)", low=1)
+    quantization: Literal["none", "int8", "int4", "int4-g64", "int4-g128"] = setting(
+        "none", "quantise the weights while loading; int4 shares a scale among 32 weights (or 64, or 128)"
+    )
     weights_seed: int = setting(0, "seed of dummy weights", low=0)
 
 
@@ -81,6 +84,9 @@ class RunnerConfig:
         "where the model runs; 'fake' computes nothing and answers from a cost model, to load-test the host side",
     )
     threads: int | None = setting(None, "CPU threads (default: the cores this process may use)", low=1)
+    instruction_set: Literal["auto", "avx512_bf16", "avx512", "avx2", "portable"] = setting(
+        "auto", "of the CPU kernels, for a lower one than the machine's best"
+    )
     memory_fraction: float = setting(
         0.6, "share of the free memory that the KV cache may take", aliases=("gpu-memory-utilization",), low=0, high=1
     )

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tradewind.kernels import add_rms_norm, embedding, linear, paged_attention, qk_norm_rope_write, silu_mul
+from tradewind.kernels.linear.quantisation import Quantisation
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Ops:
 
     pack: linear.Pack
     packed_embedding: linear.PackedEmbedding | None  # reads rows of what `pack` made; None where they stay dense
+    logits: linear.Logits
     linear: linear.Linear
     add_rms_norm: add_rms_norm.AddRmsNorm
     qk_norm_rope_write: qk_norm_rope_write.QkNormRopeWrite
@@ -31,17 +34,31 @@ class Ops:
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
 
+@dataclass(frozen=True)
+class _WidenedLogits:
+    """Logits by a `linear` that rounds to the activations' dtype."""
+
+    run: linear.Linear
+
+    def __call__(self, x_RD: Tensor, weight: linear.LinearWeight) -> Tensor:
+        return self.run(x_RD, weight).float()
+
+
 def choose_ops(
-    device: torch.device | str, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+    device: torch.device | str,
+    dtype: torch.dtype,
+    prefer: str | None = None,
+    level: str | None = None,
+    quantisation: Quantisation | None = None,
 ) -> Ops:
     """The fastest implementation of every op for this device and dtype: the same arguments give the same choice.
 
     `prefer` names a kind ("native", "torch" or "reference"): faster kinds are passed over. ConfigError if there is no
     such kind. `level` names an instruction set of the native kernels (kernels/native), for a lower one than the
-    machine's best; results are defined per instruction set.
+    machine's best; results are defined per instruction set. `quantisation`: of the weights of all linear layers.
     """
     device = torch.device(device)
-    matmul = linear.choose(device, dtype, prefer, level)
+    matmul = linear.choose(device, dtype, prefer, level, quantisation)
     norm = add_rms_norm.choose(device, dtype, prefer, level)
     rope = qk_norm_rope_write.choose(device, dtype, prefer, level)
     attention = paged_attention.choose(device, dtype, prefer, level)
@@ -50,6 +67,7 @@ def choose_ops(
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
+        logits=matmul.run.logits or _WidenedLogits(matmul.run.linear),
         add_rms_norm=norm.run,
         qk_norm_rope_write=rope.run,
         paged_attention=attention.run,

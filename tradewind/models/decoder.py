@@ -50,7 +50,7 @@ class Model:
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """logits_RV, float32, of rows of what `forward` gave."""
-        return self.lm_head(hidden_RD).float()
+        return self.ops.logits(hidden_RD, self.lm_head.weight)
 
     @property
     def max_positions(self) -> int:

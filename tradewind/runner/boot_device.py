@@ -14,7 +14,8 @@ from tradewind.base.log import fields
 from tradewind.base.units import format_bytes
 from tradewind.config import Config, ModelConfig
 from tradewind.kernels import sample as sampling
-from tradewind.kernels.ops import choose_ops
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.pages import KVPool
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model, load_spec
@@ -59,8 +60,8 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> DeviceRu
     torch.set_num_threads(threads)
     model_config = with_dtype(directory, config.model, device)
     spec = load_spec(directory, model_config)
-    check_weights(estimate_weights_bytes(spec), free_bytes(device))
-    ops = choose_ops(device, spec.dtype)
+    check_weights(estimate_weights_bytes(spec, config), free_bytes(device))
+    ops = ops_for(config, device, spec.dtype)
     progress("loading weights", 0.0)
     model = load_model(
         directory, model_config, device, ops, lambda done, total: progress("loading weights", done / max(total, 1))
@@ -75,6 +76,17 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> DeviceRu
     warm_up(runner)
     progress("ready", 1.0)
     return runner
+
+
+def ops_for(config: Config, device: torch.device, dtype: torch.dtype) -> Ops:
+    """The ops that the settings ask for. ConfigError for an instruction set that this machine lacks."""
+    asked = config.runner.instruction_set
+    return choose_ops(
+        device,
+        dtype,
+        level=None if asked == "auto" else asked,
+        quantisation=Quantisation.named(config.model.quantization),
+    )
 
 
 def choose_device(asked: str) -> torch.device:
@@ -120,12 +132,17 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
 
 
-def estimate_weights_bytes(spec: ModelSpec) -> int:
+def estimate_weights_bytes(spec: ModelSpec, config: Config) -> int:
     """Bytes of the big matrices: enough to know before loading that a model cannot fit."""
+    quantisation = Quantisation.named(config.model.quantization)
     attention = spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads)
     per_layer = attention + 3 * spec.hidden * spec.ffn
-    embeddings = spec.vocab * spec.hidden * (1 if spec.tied else 2)
-    return (spec.layers * per_layer + embeddings) * spec.dtype.itemsize
+    embedding = spec.vocab * spec.hidden
+    if quantisation is None:
+        return (spec.layers * per_layer + embedding * (1 if spec.tied else 2)) * spec.dtype.itemsize
+    shared = spec.tied and quantisation.bits == 8  # one quantised copy serves as embedding and as output layer
+    quantised_bytes = (spec.layers * per_layer + embedding) * quantisation.bits_per_weight / 8
+    return int(quantised_bytes) + (0 if shared else embedding * spec.dtype.itemsize)
 
 
 def workspace_bytes(spec: ModelSpec, max_running: int, step_tokens: int) -> int:

@@ -12,7 +12,7 @@ from tradewind.base.errors import NotEnoughMemory
 from tradewind.config import Config
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.native.library import load as load_native
-from tradewind.kernels.ops import Chosen, choose_ops
+from tradewind.kernels.ops import Chosen
 from tradewind.models.registry import load_spec
 from tradewind.models.spec import ModelSpec
 from tradewind.runner.boot_device import (
@@ -21,6 +21,7 @@ from tradewind.runner.boot_device import (
     estimate_weights_bytes,
     free_bytes,
     memory_ask,
+    ops_for,
     with_dtype,
     workspace_bytes,
 )
@@ -74,7 +75,7 @@ def survey(directory: Path, config: Config) -> Survey:
     """Decide as boot would. Raises what it raises, but for NotEnoughMemory, which is part of the answer."""
     device = choose_device(config.runner.device)
     spec = load_spec(directory, with_dtype(directory, config.model, device))
-    free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec)
+    free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec, config)
     ask = memory_ask(spec, config, device, free - weights_bytes)
     plan, shortage = None, None
     try:
@@ -87,7 +88,7 @@ def survey(directory: Path, config: Config) -> Survey:
         device=device,
         described=describe(device, config.runner.threads or usable_cpus()),
         spec=spec,
-        chosen={**choose_ops(device, spec.dtype).chosen, "sample": Chosen(sample.kind, sample.reason)},
+        chosen={**ops_for(config, device, spec.dtype).chosen, "sample": Chosen(sample.kind, sample.reason)},
         free_bytes=free,
         weights_bytes=weights_bytes,
         workspace_bytes=workspace_bytes(spec, ask.max_running, ask.step_tokens),

@@ -1,12 +1,15 @@
 """linear: y = x @ W.T (+ bias) (+ residual), the weight in whatever layout the implementation packed it into."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from tradewind.kernels.choice import Candidate, Choice, pick
+
+if TYPE_CHECKING:
+    from tradewind.kernels.linear.quantisation import Quantisation
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,22 @@ class Pack(Protocol):
 class Linear(Protocol):
     """`linear(x_TD, weight, residual_TN=None) -> y_TN`.
 
-    y = x @ W.T + bias + residual, accumulated in float32 and rounded once to x's dtype. x_TD: in_features wide, rows
-    may be strided. residual_TN: same dtype as x; the caller gives it up, and the result may be written into it.
+    y = x @ W.T + bias + residual, accumulated in float32 and rounded once to x's dtype. If the weight is quantised, so
+    is each row of x: by itself, to 8 bits and one scale. x_TD: in_features wide, rows may be strided. residual_TN: same
+    dtype as x; the caller gives it up, and the result may be written into it.
     """
 
     def __call__(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor: ...
 
 
+class Logits(Protocol):
+    """`logits(x_RD, weight) -> y_RV`: `linear` without a residual, in float32 and not rounded to x's dtype."""
+
+    def __call__(self, x_RD: Tensor, weight: LinearWeight) -> Tensor: ...
+
+
 class PackedEmbedding(Protocol):
-    """`embedding(ids_T, weight) -> x_TD`: rows of a packed weight as they were before packing, exactly.
+    """`embedding(ids_T, weight) -> x_TD`: rows of a packed weight as they were before packing (quantised: nearly).
 
     A model whose output layer is its embedding needs only the packed copy then. ids_T: int32 or int64, contiguous, each
     in [0, out_features).
@@ -62,20 +72,31 @@ class PackedEmbedding(Protocol):
 
 @dataclass(frozen=True)
 class LinearKernel:
-    """An implementation of linear: the parts go together. `embedding` is None where the layout is "dense"."""
+    """An implementation of linear: the parts go together.
+
+    `embedding` is None where the packed weight must not serve as one: the embedding is kept beside it. `logits` is None
+    where `linear`, widened, has to do.
+    """
 
     pack: Pack
     linear: Linear
     embedding: PackedEmbedding | None = None
+    logits: Logits | None = None
 
 
 def choose(
-    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+    device: torch.device,
+    dtype: torch.dtype,
+    prefer: str | None = None,
+    level: str | None = None,
+    quantisation: "Quantisation | None" = None,
 ) -> Choice[LinearKernel]:
-    """The implementation for activations of `dtype` on `device`.
+    """The implementation for activations of `dtype` on `device`, with weights quantised or (None) as they are.
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
+    if quantisation is not None:
+        return _choose_quantised(device, dtype, prefer, level, quantisation)
     from tradewind.kernels import native
     from tradewind.kernels.linear import cpu, reference, torch_linear
 
@@ -86,5 +107,25 @@ def choose(
         Candidate("native", cpu.kernel(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", by_torch, about="torch's matrix product (oneDNN or cuBLAS)"),
         Candidate("reference", plain),
+    ]
+    return pick(candidates, device, dtype, prefer)
+
+
+def _choose_quantised(
+    device: torch.device, dtype: torch.dtype, prefer: str | None, level: str | None, quantisation: "Quantisation"
+) -> Choice[LinearKernel]:
+    from tradewind.kernels import native
+    from tradewind.kernels.linear import quantised_cpu
+    from tradewind.kernels.linear.quantisation import TorchQuantised
+
+    library = native.load(level)
+    candidates = [
+        Candidate(
+            "native",
+            quantised_cpu.kernel(library, quantisation, dtype),
+            library.unavailable,
+            f"C++, {library.level}, {quantisation.layout}",
+        ),
+        Candidate("reference", TorchQuantised(quantisation).kernel(), about=quantisation.layout),
     ]
     return pick(candidates, device, dtype, prefer)

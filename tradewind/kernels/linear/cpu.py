@@ -3,6 +3,8 @@
 A row's result is the same to the bit whatever other rows are in the call and however many threads run.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -80,4 +82,5 @@ class NativeLinear:
 def kernel(library: Library) -> LinearKernel:
     """The op, as `tradewind.kernels.linear.choose` wants it."""
     native = NativeLinear(library)
-    return LinearKernel(native.pack, native.linear, native.embedding)
+    logits = functools.partial(native.linear, out_dtype=torch.float32)
+    return LinearKernel(native.pack, native.linear, native.embedding, logits)

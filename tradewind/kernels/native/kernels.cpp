@@ -4,6 +4,7 @@
 // `threads`: how many threads of the OpenMP pool to use. Callers check shapes and types.
 #include "attention.h"
 #include "linear.h"
+#include "quantised.h"
 #include "rowwise.h"
 
 #define TW_JOIN2(a, b) a##_##b
@@ -31,6 +32,36 @@ TW_EXPORT(tw_linear)
 TW_EXPORT(tw_unpack_rows)
 (int dtype, const void* packed, int64_t k, const void* ids, int ids_are_64, int64_t count, void* out, int threads) {
   TW_BY_DTYPE(unpack_rows_of, packed, k, ids, ids_are_64 != 0, count, out, threads)
+}
+
+// bits: 8 or 4. group: 0 for 8 bits; 32, 64 or 128 for 4.
+#define TW_BY_BITS(function, ...)                                             \
+  switch (dtype + (bits == 4 ? 3 : 0)) {                                      \
+    case 0: return function<F32, Int8>(__VA_ARGS__);                          \
+    case 1: return function<Bf16, Int8>(__VA_ARGS__);                         \
+    case 2: return function<F16, Int8>(__VA_ARGS__);                          \
+    case 3: return function<F32, Int4>(__VA_ARGS__);                          \
+    case 4: return function<Bf16, Int4>(__VA_ARGS__);                         \
+    default: return function<F16, Int4>(__VA_ARGS__);                         \
+  }
+
+TW_EXPORT(tw_quantise)
+(int dtype, int bits, int64_t group, const void* weight, int64_t n, int64_t k, void* out, int threads) {
+  TW_BY_BITS(quantise_of, weight, n, k, group, out, threads)
+}
+
+TW_EXPORT(tw_quantised_linear)
+(int dtype, int bits, int64_t group, const void* x, int64_t x_stride, int64_t rows, int64_t k, const void* weight,
+ int64_t n, const void* bias, const void* residual, int64_t residual_stride, void* y, int64_t y_stride, int y_is_float,
+ int threads) {
+  LinearArgs args{x, x_stride, rows, k, weight, n, bias, residual, residual_stride, y, y_stride, y_is_float != 0};
+  TW_BY_BITS(quantised_linear_of, args, group, threads)
+}
+
+TW_EXPORT(tw_dequantise_rows)
+(int dtype, int bits, int64_t group, const void* packed, int64_t k, const void* ids, int ids_are_64, int64_t count,
+ void* out, int threads) {
+  TW_BY_BITS(dequantise_rows_of, packed, k, group, ids, ids_are_64 != 0, count, out, threads)
 }
 
 TW_EXPORT(tw_attention)

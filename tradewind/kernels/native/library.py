@@ -15,7 +15,7 @@ from tradewind.base.errors import ConfigError
 log = logging.getLogger(__name__)
 
 # Must equal tw_abi() in cpu.cpp.
-ABI = 2
+ABI = 3
 FILE_NAME = "_native.so"
 # Instruction sets, best first; the number is TW_LEVEL in vec.h. Results are defined per level.
 LEVELS = {"avx512_bf16": 4, "avx512": 3, "avx2": 2, "portable": 1}
@@ -65,7 +65,7 @@ def load(level: str | None = None) -> Library:
     exist or that this machine cannot run.
     """
     if level is not None and level not in LEVELS:
-        raise ConfigError(f"{level!r} is no instruction set; there are {', '.join(LEVELS)}", field="level")
+        raise ConfigError(f"{level!r} is no instruction set; there are {', '.join(LEVELS)}", field="instruction_set")
     path = _find()
     if path is None:
         why_not = "the C++ kernels were not built when Tradewind was installed (no compiler?)"
@@ -117,5 +117,5 @@ def _choose_level(handle: ctypes.CDLL, wanted: str | None) -> str:
     if wanted is None:
         return compiled[0]
     if wanted not in compiled:
-        raise ConfigError(f"this machine and build run {', '.join(compiled)}, not {wanted}", field="level")
+        raise ConfigError(f"this machine and build run {', '.join(compiled)}, not {wanted}", field="instruction_set")
     return wanted

@@ -115,7 +115,7 @@ TW_INLINE void transpose_16(const uint32_t* const* rows, int64_t from, int64_t c
 // Rows split into tiles of nearly equal height, so that 13 rows become 7 and 6 and not 12 and 1.
 struct Heights {
   int64_t rows, tiles;
-  explicit Heights(int64_t rows_) : rows(rows_), tiles((rows_ + TILE_ROWS - 1) / TILE_ROWS) {}
+  explicit Heights(int64_t rows_, int most = TILE_ROWS) : rows(rows_), tiles((rows_ + most - 1) / most) {}
   int64_t first(int64_t tile) const {
     int64_t least = rows / tiles, extra = rows % tiles;
     return tile * least + (tile < extra ? tile : extra);
