@@ -1,4 +1,4 @@
-"""Triton's interpreter: kernels run as Python, program by program, on the CPU. It must be asked for before they load."""
+"""Triton's interpreter: kernels run as Python, program by program, on the CPU. It is asked for before they load."""
 
 import os
 

@@ -90,4 +90,4 @@ class TritonQkNormRopeWrite:
                 OVERLAPS=self._chip.overlaps, HEADS=heads, HALF=half,
                 num_warps=max(1, min(4, heads * half // 256)), launch_pdl=self._chip.overlaps,
             )  # fmt: skip
-        return qkv_TC[:, : shape.heads * head_dim].unflatten(1, (shape.heads, head_dim))
+        return qkv_TC[:, : shape.heads * head_dim].view(tokens, shape.heads, head_dim)
