@@ -16,7 +16,7 @@ import zmq
 import tradewind
 from tradewind.config import Config, to_tree
 from tradewind.engine.sockets import has_input
-from tradewind.protocol.messages import FromEngine, ToEngine
+from tradewind.protocol.messages import EXIT_AFTER_LAST_WORDS, FromEngine, ToEngine
 
 # -P and an own sys.path entry: the child finds the same package wherever it is started, and nothing in the working
 # directory can stand in for a module of ours.
@@ -109,6 +109,11 @@ class Child:
         except TimeoutError:
             self.kill()
             await self._exited.wait()
+
+    @property
+    def spoke_before_it_ended(self) -> bool:
+        """Whether it ended in the way that it announces: Failed or Crashed was sent, and is here or will be."""
+        return self._process.returncode == EXIT_AFTER_LAST_WORDS
 
     def exit_text(self) -> str:
         """`"was killed by SIGKILL"` or `"ended with code 1"`."""

@@ -29,6 +29,7 @@ from tradewind.config import Config, from_tree
 from tradewind.engine.core import Engine, ProgressCall, build_engine, to_message
 from tradewind.engine.sockets import has_input
 from tradewind.protocol.messages import (
+    EXIT_AFTER_LAST_WORDS,
     Abort,
     Add,
     Crashed,
@@ -241,11 +242,11 @@ def _live(
         engine.close()
     except StartupError as error:
         outbox.send(Failed(type(error).__name__, error.message, error.field))
-        return 1
+        return EXIT_AFTER_LAST_WORDS
     except Exception as error:  # the border of the process: said to the client and to the log
         log.critical("the engine died of %r", error, exc_info=True, extra=fields(pid=os.getpid()))
         outbox.send(Crashed(f"{type(error).__name__}: {error}"))
-        return 1
+        return EXIT_AFTER_LAST_WORDS
     return 0
 
 

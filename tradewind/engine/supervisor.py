@@ -41,6 +41,8 @@ LifeState = Literal["starting", "ready", "restarting", "failed"]
 _MESSAGES_A_TURN = 16  # then the event loop gets its turn, whatever still waits
 _SILENCE_S = 2.0  # heartbeats come every half second: this much beyond the step's timeout without any is a hang
 _SHUTDOWN_S = 5.0  # how long the process may take to end by itself
+_LAST_WORDS_S = 2.0  # how long they may take to arrive after the process has ended
+_LAST_WORDS_LOOK_S = 0.01
 _WINDOW_S = 600.0
 _LONGEST_PAUSE_S = 30.0
 _LONGEST_FOLDER = 80  # the address of a Unix socket has room for 107 bytes
@@ -177,12 +179,16 @@ class Supervisor:
         child.watch(lambda: self._receive(child), lambda: self._on_exit(child))
         return booted
 
-    def _on_exit(self, child: Child) -> None:
+    def _on_exit(self, child: Child, patience_s: float = _LAST_WORDS_S) -> None:
         """A process has ended. What it still said counts; what it did not finish has failed."""
         if child is not self._child:
             return
         while self._receive(child):
             pass
+        if child.spoke_before_it_ended and not self._knows_why and patience_s > 0:
+            # Its exit can be known before the thread that reads its socket has run.
+            self._loop.call_later(_LAST_WORDS_LOOK_S, self._on_exit, child, patience_s - _LAST_WORDS_LOOK_S)
+            return
         self._child = None
         child.close()
         reason = self._reason or f"the engine process {child.exit_text()}"
@@ -193,6 +199,13 @@ class Supervisor:
             booted.set_exception(EngineFailed(reason))  # whoever boots it decides what follows
         elif self.state == "ready":
             self._died(reason, child.pid)
+
+    @property
+    def _knows_why(self) -> bool:
+        """Whether the present life has said, or was told, why it ends."""
+        booted = self._booted
+        failed = booted is not None and booted.done() and (booted.cancelled() or booted.exception() is not None)
+        return failed or self._reason is not None
 
     def _died(self, reason: str, pid: int) -> None:
         log.error("engine died: %s", reason, extra=fields(pid=pid))

@@ -67,6 +67,11 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_s: float | None = None
 
 
+# The exit status of an engine process that has sent Failed or Crashed: the client must not take its end for news before
+# it has read that. Any other status comes without last words.
+EXIT_AFTER_LAST_WORDS = 70
+
+
 class Crashed(msgspec.Struct, frozen=True, tag="crashed"):
     """The last words of a running engine whose step raised; the process ends after them. Starting again may help."""
 
