@@ -63,15 +63,19 @@ def timings_of(output: SequenceOutput, prompt_tokens: int, now_s: float) -> Requ
 
 @dataclass(slots=True, eq=False)
 class Feed:
-    """The engine's side of a stream: its sequences, and the reader to wake."""
+    """The engine's side of a stream: its sequences, and the reader to wake, or the listener to call."""
 
     prompt_tokens: int
     outputs: list[SequenceOutput] = field(default_factory=list)
     waiter: "asyncio.Future[None] | None" = None
+    listener: Callable[[], None] | None = None
     error: TradewindError | None = None
 
     def wake(self) -> None:
         """Let the reader, if one waits, see what is new."""
+        if self.listener is not None:
+            self.listener()
+            return
         waiter = self.waiter
         if waiter is not None:
             self.waiter = None
@@ -119,13 +123,35 @@ class Stream:
         if not self._feed.done:
             self._abort(self._feed)
 
+    # --- reading without a task: for a reader that can take news wherever it is called -------------------------------
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call `listener` at every news, inside the engine's own turn: it must be quick, and must not raise.
+
+        None ends it; what was not taken by then is there for iteration.
+        """
+        self._feed.listener = listener
+
+    @property
+    def flows(self) -> bool:
+        """Whether nothing has ended yet: no error, no finish of any of the n sequences."""
+        feed = self._feed
+        reasons = [output.finish_reason for output in feed.outputs]
+        return feed.error is None and reasons.count(None) == len(reasons)
+
+    def take(self) -> list[Delta]:
+        """Everything new since the last time; empty if there is nothing."""
+        return [delta for output in self._feed.outputs if (delta := output.take()) is not None]
+
+    # --- reading by iteration ----------------------------------------------------------------------------------------
+
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> list[Delta]:
         feed = self._feed
         while True:
-            deltas = [delta for output in feed.outputs if (delta := output.take()) is not None]
+            deltas = self.take()
             if deltas:
                 return deltas
             if feed.error is not None:

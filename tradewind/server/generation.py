@@ -99,6 +99,11 @@ class Generation:
             cached_tokens=sum(part.cached_tokens for part in parts),
         )
 
+    @property
+    def only_stream(self) -> Stream | None:
+        """The stream of a job with one prompt; None for several."""
+        return self._streams[0] if len(self._streams) == 1 else None
+
     def read(self) -> AsyncGenerator[News, None]:
         """`(first choice of the prompt, what is new)`, until all is said.
 

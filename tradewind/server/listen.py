@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tradewind.base.errors import RequestError
 from tradewind.server.errors import error_body
 from tradewind.server.sockets import BACKLOG
-from tradewind.server.sse import DROP_EXTENSION
+from tradewind.server.sse import DROP_EXTENSION, WRITE_EXTENSION
 
 KEEP_ALIVE_S = 75
 MAX_HEADER_BYTES = 64 * 1024
@@ -29,7 +29,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._header_bytes = 0
         scope = cast("dict[str, Any]", self.scope)
-        scope["extensions"] = {DROP_EXTENSION: self.transport.abort}
+        scope["extensions"] = {DROP_EXTENSION: self.transport.abort, WRITE_EXTENSION: self._write_chunk}
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request line."""
@@ -45,6 +45,15 @@ class Connection(HttpToolsProtocol):
         self._header_bytes += more_bytes
         if self._header_bytes > MAX_HEADER_BYTES:
             raise ValueError("headers too large")  # the parser makes it a bad request
+
+    def _write_chunk(self, body: bytes) -> bool:
+        """Write a piece of an answer that has begun, now. False, and nothing written, if it cannot be: use `send`."""
+        cycle = self.cycle
+        if self.flow.write_paused or self.transport.is_closing() or cycle.disconnected or not cycle.chunked_encoding:
+            return False
+        if body:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets an error in the usual shape, and the connection ends."""

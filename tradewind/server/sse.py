@@ -10,19 +10,24 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tradewind.base.errors import TradewindError
-from tradewind.engine.client import Delta, Usage
+from tradewind.engine.client import Delta, Stream, Usage
 from tradewind.server.errors import Disconnected, error_body
 from tradewind.server.generation import Generation
 from tradewind.server.metrics import Metrics
 from tradewind.server.trace import SCOPE_KEY, Trace
 
 DROP_EXTENSION = "tradewind.drop"  # scope["extensions"]: a callable that cuts the connection at once
+# scope["extensions"]: writes a piece of the body without waiting; False if there is no room
+WRITE_EXTENSION = "tradewind.write"
 
 _EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+WriteNow = Callable[[bytes], bool]
 
 
 class JsonAnswer(Response):
@@ -68,7 +73,7 @@ class EventStream(Response):
         writer = _Writer(trace.send, self._drop(scope, trace), self._write_timeout_s)
         try:
             # In a task of its own: resuming it for each token need not go down through every layer above.
-            await asyncio.create_task(self._run(send, writer))
+            await asyncio.create_task(self._run(send, writer, scope.get("extensions", {}).get(WRITE_EXTENSION)))
         except Disconnected as error:
             trace.error = error.code
         finally:
@@ -77,7 +82,7 @@ class EventStream(Response):
             generation.abort()
             generation.note_usage()
 
-    async def _run(self, send: Send, writer: "_Writer") -> None:
+    async def _run(self, send: Send, writer: "_Writer", write_now: WriteNow | None) -> None:
         started = False
         events = self._shape.events
         try:
@@ -89,12 +94,41 @@ class EventStream(Response):
                         await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
                     if body:
                         await writer.write(body)
+                    if write_now is not None and (stream := self._generation.only_stream) is not None:
+                        await self._flow(stream, write_now)
         except TradewindError as error:
             if not started or isinstance(error, Disconnected):
                 raise
             await writer.write(b"data: " + error_body(error) + b"\n\n", last=True)
         else:
             await writer.write(self._shape.last_events(self._generation.usage), last=True)
+
+    async def _flow(self, stream: Stream, write_now: WriteNow) -> None:
+        """Send news from inside the engine's turn, with no task to wake, for as long as there is nothing else to do.
+
+        Returns when a sequence ends, the stream fails or the connection is full: the loop that called knows what then.
+        Most tokens of most streams come this way, at a third of the price.
+        """
+        events = self._shape.events
+        over = asyncio.get_running_loop().create_future()
+
+        def on_news() -> None:
+            if over.done():
+                return
+            try:
+                if stream.flows and write_now(b""):
+                    write_now(events(0, stream.take()))
+                    return
+                over.set_result(None)
+            except Exception as error:  # noqa: BLE001 - a fault here must end this stream alone, not the engine's turn
+                over.set_exception(error)
+
+        stream.listen(on_news)
+        try:
+            on_news()
+            await over
+        finally:
+            stream.listen(None)
 
     def _drop(self, scope: Scope, trace: Trace) -> Callable[[], None]:
         cut = scope.get("extensions", {}).get(DROP_EXTENSION)
