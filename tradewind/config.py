@@ -84,7 +84,7 @@ class RunnerConfig:
         "where the model runs; 'fake' computes nothing and answers from a cost model, to load-test the host side",
     )
     threads: int | None = setting(None, "CPU threads (default: the cores this process may use)", low=1)
-    instruction_set: Literal["auto", "avx512_bf16", "avx512", "avx2", "portable"] = setting(
+    instruction_set: Literal["auto", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"] = setting(
         "auto", "of the CPU kernels, for a lower one than the machine's best"
     )
     memory_fraction: float = setting(

@@ -12,7 +12,7 @@
 #include <vector>
 #include <algorithm>
 
-extern "C" int tw_best_level();
+extern "C" int tw_highest_level();
 
 #define DECLARE(set)                                                                                                 \
   extern "C" {                                                                                                       \
@@ -55,6 +55,7 @@ DECLARE(portable)
 #if defined(__x86_64__)
 DECLARE(avx2)
 DECLARE(avx512)
+DECLARE(avx512_vnni)
 DECLARE(avx512_bf16)
 #endif
 
@@ -184,9 +185,10 @@ extern "C" __attribute__((visibility("default"))) const char* __asan_default_opt
 int main() {
   all("portable", portable_kernels);
 #if defined(__x86_64__)
-  int best = tw_best_level();
-  if (best >= 2) all("avx2", avx2_kernels);
-  if (best >= 3) all("avx512", avx512_kernels);
-  if (best >= 4) all("avx512_bf16", avx512_bf16_kernels);
+  int highest = tw_highest_level();
+  if (highest >= 2) all("avx2", avx2_kernels);
+  if (highest >= 3) all("avx512", avx512_kernels);
+  if (highest >= 4) all("avx512_vnni", avx512_vnni_kernels);
+  if (highest >= 5) all("avx512_bf16", avx512_bf16_kernels);
 #endif
 }

@@ -75,7 +75,7 @@ struct Bf16 {
   TW_INLINE Unit unit(const T* w, int64_t left) { return w[0] | (left > 1 ? (Unit)w[1] << 16 : 0); }
   TW_INLINE T part(Unit pair, int which) { return (T)(which ? pair >> 16 : pair & 0xffff); }
 
-#if TW_LEVEL >= 4
+#if TW_LEVEL >= 5
   typedef uint32_t A;
   typedef __m512i B;
   TW_INLINE B load_b(const char* p) { return _mm512_loadu_si512(p); }
@@ -96,7 +96,7 @@ struct Bf16 {
     F even, odd;
   };
   TW_INLINE B load_b(const char* p) {
-#if TW_LEVEL == 3
+#if TW_LEVEL >= 3
     __m512i pairs = _mm512_loadu_si512(p);
     return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
             _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)))};

@@ -15,10 +15,10 @@ from tradewind.base.errors import ConfigError
 log = logging.getLogger(__name__)
 
 # Must equal tw_abi() in cpu.cpp.
-ABI = 3
+ABI = 4
 FILE_NAME = "_native.so"
 # Instruction sets, best first; the number is TW_LEVEL in vec.h. Results are defined per level.
-LEVELS = {"avx512_bf16": 4, "avx512": 3, "avx2": 2, "portable": 1}
+LEVELS = {"avx512_bf16": 5, "avx512_vnni": 4, "avx512": 3, "avx2": 2, "portable": 1}
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 _TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
@@ -59,7 +59,7 @@ def _never(*_arguments: Any) -> None:
 
 @functools.cache
 def load(level: str | None = None) -> Library:
-    """The library for the best instruction set of this machine, or for `level`, one of LEVELS.
+    """The library for the fastest instruction set of this machine, or for `level`, one of LEVELS.
 
     Never fails because the library is missing: the reason is in `why_not`. Raises ConfigError for a level that does not
     exist or that this machine cannot run.
@@ -112,10 +112,12 @@ def openmp_runtime() -> str | None:
 
 
 def _choose_level(handle: ctypes.CDLL, wanted: str | None) -> str:
-    best = handle.tw_best_level()
-    compiled = [name for name, number in LEVELS.items() if number <= best and hasattr(handle, f"tw_linear_{name}")]
+    compiled = {name: number for name, number in LEVELS.items() if hasattr(handle, f"tw_linear_{name}")}
     if wanted is None:
-        return compiled[0]
-    if wanted not in compiled:
-        raise ConfigError(f"this machine and build run {', '.join(compiled)}, not {wanted}", field="instruction_set")
+        best = handle.tw_best_level()
+        return next(name for name, number in compiled.items() if number <= best)
+    highest = handle.tw_highest_level()
+    possible = [name for name, number in compiled.items() if number <= highest]
+    if wanted not in possible:
+        raise ConfigError(f"this machine and build run {', '.join(possible)}, not {wanted}", field="instruction_set")
     return wanted

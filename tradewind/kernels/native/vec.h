@@ -1,6 +1,6 @@
 // One vector type for every instruction set: W float32 lanes, and the few operations the kernels need.
 //
-// TW_LEVEL picks the instruction set at compile time: 4 AVX-512 with BF16, 3 AVX-512, 2 AVX2 with FMA, 1 plain C++ that
+// TW_LEVEL picks the instruction set at compile time: 5 AVX-512 with BF16 and VNNI, 4 with VNNI, 3 AVX-512, 2 AVX2 with FMA, 1 plain C++ that
 // the compiler vectorises (NEON on ARM). Everything has internal linkage, because the same source is compiled once per
 // level into one library. Fused multiply-adds are always written out and never left to the compiler, so that each
 // instantiation of a template rounds alike.
@@ -57,7 +57,7 @@ TW_INLINE F widen_bf16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32
 TW_INLINE F load_bf16(const uint16_t* p) { return widen_bf16(_mm256_loadu_si256((const __m256i*)p)); }
 TW_INLINE F load_bf16_n(const uint16_t* p, int n) { return widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
 TW_INLINE __m256i narrow_bf16(F x) {
-#if TW_LEVEL >= 4
+#if TW_LEVEL >= 5
   return (__m256i)_mm512_cvtneps_pbh(x);
 #else
   __m512i bits = _mm512_castps_si512(x);
