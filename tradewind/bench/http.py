@@ -1,7 +1,7 @@
 """A streaming HTTP/1.1 client that costs the machine little, since it often shares it with the server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -54,7 +54,7 @@ class _Body:
         return data
 
 
-async def post(endpoint: Endpoint, path: str, body: object) -> AsyncIterator[bytes]:
+async def post(endpoint: Endpoint, path: str, body: object) -> AsyncGenerator[bytes, None]:
     """POST `body` as JSON on a connection of its own; yields the answer's bytes as they come. Raises HttpError."""
     reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     try:
