@@ -72,12 +72,13 @@ def _check_directory(path: Path) -> Path:
 
 
 def _no_directory(name: str, path: Path) -> str:
-    text = f"there is no directory {name!r}"
     siblings = [child.name for child in path.parent.iterdir() if child.is_dir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings, n=1)
-    if near:
-        text += f"; did you mean {str(path.parent / near[0])!r}?"
-    return text + " A model is a local directory, 'demo', or a Hugging Face repository id such as Qwen/Qwen3-0.6B"
+    guess = f"did you mean {str(path.parent / near[0])!r}? A" if near else "a"
+    return (
+        f"there is no directory {name!r}; {guess} model is a local directory, 'demo', or a Hugging Face repository id "
+        "such as Qwen/Qwen3-0.6B"
+    )
 
 
 def _fetch(name: str, revision: str | None, progress: ProgressCall, weights: bool) -> Path:
