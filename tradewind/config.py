@@ -60,6 +60,11 @@ class CacheConfig:
     memory_bytes: int | None = setting(
         None, "bytes of the KV cache, e.g. 4GiB (default: measured)", aliases=("kv-cache-memory-bytes",), is_bytes=True
     )
+    kv_dtype: Literal["auto", "int8"] = setting(
+        "auto",
+        "type of keys and values in the cache; int8 quantises each head of each token, and halves their memory",
+        aliases=("kv-cache-dtype",),
+    )
     prefix_caching: bool = setting(True, "reuse the KV blocks of equal prefixes", aliases=("enable-prefix-caching",))
 
 

@@ -1,10 +1,12 @@
 """The KV pool: where the keys and values of all sequences live, in blocks."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tradewind.kernels.int8_pages import row_width
 from tradewind.kernels.memory import empty
 
 
@@ -14,6 +16,7 @@ class KVPool:
 
     `blocks_BL2GSK[b, l, 0, g, s]` is the key, and `[b, l, 1, g, s]` the value, of head g of layer l for the token at
     offset s of block b. Keys are stored after qk-norm and rotary. Places that no token was written to are garbage.
+    A uint8 pool has 8-bit pages (int8_pages.py), whose rows are a scale longer than K.
     """
 
     blocks_BL2GSK: Tensor
@@ -26,7 +29,7 @@ class KVPool:
         device: torch.device | str = "cpu",
     ) -> "KVPool":
         """A pool of uninitialised memory: pages are touched when they are first written."""
-        return cls(empty(shape.as_tuple(), dtype, device))
+        return cls(empty(shape.as_tuple(dtype), dtype, device))
 
     @property
     def num_blocks(self) -> int:
@@ -55,9 +58,11 @@ class PoolShape:
     block_tokens: int
     head_dim: int
 
-    def as_tuple(self) -> tuple[int, int, int, int, int, int]:
-        return (self.num_blocks, self.layers, 2, self.kv_heads, self.block_tokens, self.head_dim)
+    def as_tuple(self, dtype: torch.dtype) -> tuple[int, int, int, int, int, int]:
+        """The shape of `blocks_BL2GSK` for a pool of `dtype`."""
+        width = row_width(self.head_dim, dtype)
+        return (self.num_blocks, self.layers, 2, self.kv_heads, self.block_tokens, width)
 
     def block_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of one block, over all layers."""
-        return self.layers * 2 * self.kv_heads * self.block_tokens * self.head_dim * dtype.itemsize
+        return math.prod(self.as_tuple(dtype)[1:]) * dtype.itemsize

@@ -70,7 +70,7 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> DeviceRu
     sample = sampling.choose(device)
     info = measure(model, config, describe(device, threads))
     info.implementations["sample"] = sample.kind
-    pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), spec.dtype, device)
+    pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), kv_dtype(spec, config, device), device)
     runner = DeviceRunner(model, pool, info, sample.run, threads=threads)
     progress("warming up", 0.0)
     warm_up(runner)
@@ -118,6 +118,15 @@ def with_dtype(directory: Path, config: ModelConfig, device: torch.device) -> Mo
     return replace(config, dtype="float32")
 
 
+def kv_dtype(spec: ModelSpec, config: Config, device: torch.device) -> torch.dtype:
+    """Of the KV pool; uint8 is the 8-bit pages of kernels/int8_pages.py. ConfigError where no kernel reads them."""
+    if config.cache.kv_dtype == "auto":
+        return spec.dtype
+    if device.type != "cpu":
+        raise ConfigError("--kv-cache-dtype int8 is for CPUs; leave it out on a GPU", field="kv_dtype")
+    return torch.uint8
+
+
 def describe(device: torch.device, threads: int) -> str:
     """For people: `"cpu (2 threads, avx512_bf16)"`."""
     if device.type == "cuda":
@@ -163,7 +172,7 @@ def memory_ask(spec: ModelSpec, config: Config, device: torch.device, free_after
         max_running=max_running,
         step_tokens=step_tokens,
         block_tokens=config.cache.block_tokens,
-        block_bytes=spec.pool_shape(1, config.cache.block_tokens).block_bytes(spec.dtype),
+        block_bytes=spec.pool_shape(1, config.cache.block_tokens).block_bytes(kv_dtype(spec, config, device)),
         free_bytes=max(0, free_after_weights_bytes - workspace_bytes(spec, max_running, step_tokens)),
         memory_fraction=config.runner.memory_fraction,
         memory_bytes=config.cache.memory_bytes,

@@ -52,7 +52,7 @@ def load(directory: Path) -> Model:
 def make_runner(model: Model, limits: Limits = Limits()) -> DeviceRunner:
     """Its KV pool is full of NaN: what was not written must not be read."""
     shape = model.spec.pool_shape(limits.num_blocks, limits.block_tokens)
-    pool = KVPool(torch.full(shape.as_tuple(), torch.nan, dtype=model.spec.dtype))
+    pool = KVPool(torch.full(shape.as_tuple(model.spec.dtype), torch.nan, dtype=model.spec.dtype))
     info = RunnerInfo(
         num_blocks=limits.num_blocks,
         block_tokens=limits.block_tokens,

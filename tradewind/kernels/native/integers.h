@@ -114,4 +114,32 @@ TW_INLINE V mac(V sum, const RowQuad* a, Quads b) {
 
 TW_INLINE F vabs(F x) { return vmax(x, sub(zero(), x)); }
 
+// The largest absolute number of a row; NaN if a number of the row is not finite.
+template <class E>
+TW_INLINE float largest_number(const typename E::T* x, int64_t k) {
+  F most = zero(), poison = zero();
+  for (int64_t i = 0; i < k; i += W) {
+    F value = E::load_n(x + i, k - i < W ? (int)(k - i) : W);
+    most = vmax(most, vabs(value));
+    poison = fma(value, zero(), poison);
+  }
+  return max_lanes(most) + sum_lanes(poison);
+}
+
+// Quantises a row: `out` gets padded numbers. Gives the scale; NaN if a number of the row is not finite.
+template <class E>
+TW_INLINE float quantise_row(const typename E::T* x, int64_t k, int64_t padded, int8_t* out) {
+  float largest = largest_number<E>(x, k);
+  F inverse = set1(largest > 0 ? 127.0f / largest : 0.0f);
+  int64_t i = 0;
+  for (; i + W <= k; i += W) store_int8(out + i, mul(E::load(x + i), inverse));
+  if (i < k) {
+    int8_t last[W];
+    store_int8(last, mul(E::load_n(x + i, (int)(k - i)), inverse));
+    memcpy(out + i, last, k - i);
+  }
+  memset(out + k, 0, padded - k);
+  return largest / 127.0f;
+}
+
 }  // namespace

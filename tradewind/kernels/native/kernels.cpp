@@ -1,6 +1,7 @@
 // Compiled once per instruction set (TW_LEVEL, TW_NAME); the exported names end in the name of the set.
 //
 // The ABI is plain C: pointers, 64-bit strides in elements, 32-bit flags. dtype: 0 float32, 1 bfloat16, 2 float16.
+// int8_pages: rows of pages are 8-bit numbers and a scale (attention_int8.h), not numbers of dtype.
 // `threads`: how many threads of the OpenMP pool to use. Callers check shapes and types.
 #include "attention.h"
 #include "linear.h"
@@ -68,14 +69,17 @@ TW_EXPORT(tw_attention)
 (int dtype, const void* q, int64_t q_stride, const void* k_pages, const void* v_pages, int64_t block_stride,
  int64_t head_stride, int64_t token_stride, const int32_t* query_starts, const int32_t* context_lens,
  const int32_t* tables, int64_t table_stride, int64_t rows, void* out, int heads, int kv_heads, int head_dim,
- int block_tokens, float scale, int64_t window, float softcap, int64_t max_context, int threads) {
+ int block_tokens, float scale, int64_t window, float softcap, int64_t max_context, int int8_pages, int threads) {
   AttentionArgs args{q,            q_stride, k_pages,      v_pages, block_stride, head_stride, token_stride,
                      query_starts, context_lens, tables,   table_stride, rows,    out,         heads,
                      kv_heads,     head_dim, block_tokens, scale,   window,       softcap};
-  switch (dtype) {
-    case 0: return attention_of<F32, F32>(args, max_context, threads);
-    case 1: return attention_of<Bf16, Bf16>(args, max_context, threads);
-    default: return attention_of<F16, F32>(args, max_context, threads);
+  switch (dtype + (int8_pages ? 3 : 0)) {
+    case 0: return attention_of<DensePages<F32, F32>>(args, max_context, threads);
+    case 1: return attention_of<DensePages<Bf16, Bf16>>(args, max_context, threads);
+    case 2: return attention_of<DensePages<F16, F32>>(args, max_context, threads);
+    case 3: return attention_of<Int8Pages<F32>>(args, max_context, threads);
+    case 4: return attention_of<Int8Pages<Bf16>>(args, max_context, threads);
+    default: return attention_of<Int8Pages<F16>>(args, max_context, threads);
   }
 }
 
@@ -90,10 +94,11 @@ TW_EXPORT(tw_qk_norm_rope_write)
 (int dtype, void* qkv, int64_t stride, int64_t tokens, const void* positions, int positions_are_64,
  const int64_t* places, const float* cos_sin, void* k_pages, void* v_pages, int64_t block_stride, int64_t head_stride,
  int64_t token_stride, int block_tokens, int heads, int kv_heads, int head_dim, const void* q_norm, const void* k_norm,
- float eps, int threads) {
+ float eps, int int8_pages, int threads) {
   RopeArgs args{qkv,     stride,       tokens,      positions,    positions_are_64 != 0, places,
                 cos_sin, k_pages,      v_pages,     block_stride, head_stride,           token_stride,
-                block_tokens, heads,   kv_heads,    head_dim,     q_norm,                k_norm, eps};
+                block_tokens, heads,   kv_heads,    head_dim,     q_norm,                k_norm, eps,
+                int8_pages != 0};
   TW_BY_DTYPE(qk_norm_rope_write_of, args, threads)
 }
 

@@ -4,6 +4,7 @@
 
 #include <omp.h>
 
+#include "integers.h"
 #include "tile.h"
 
 namespace {
@@ -73,6 +74,7 @@ struct RopeArgs {
   int block_tokens, heads, kv_heads, head_dim;
   const void *q_norm, *k_norm;  // or null
   float eps;
+  bool int8_pages;  // as attention_int8.h has them
 };
 
 // One head: normed if there is a weight, then rotated, in float32 throughout. `out` may be `x`.
@@ -102,6 +104,25 @@ TW_INLINE void norm_rotate(const typename E::T* x, const typename E::T* weight, 
   }
 }
 
+// A head as a row of a page of 8-bit numbers: bytes around 128, then the scale.
+template <class E>
+TW_INLINE void write_int8(const typename E::T* head, int head_dim, uint8_t* row) {
+  float scale = quantise_row<E>(head, head_dim, head_dim, (int8_t*)row);
+  for (int i = 0; i < head_dim; i++) row[i] ^= 128;
+  memcpy(row + head_dim, &scale, sizeof scale);
+}
+
+// Keys and values of a token, normed and rotated as they should be, to page rows of 8-bit numbers. Keys in place.
+template <class E>
+static void write_int8_token(const RopeArgs& args, typename E::T* head, const float* cos_sin, int64_t at) {
+  for (int g = 0; g < args.kv_heads; g++, head += args.head_dim) {
+    norm_rotate<E>(head, (const typename E::T*)args.k_norm, cos_sin, args.eps, args.head_dim, head);
+    write_int8<E>(head, args.head_dim, (uint8_t*)args.k_pages + at + g * args.head_stride);
+  }
+  for (int g = 0; g < args.kv_heads; g++, head += args.head_dim)
+    write_int8<E>(head, args.head_dim, (uint8_t*)args.v_pages + at + g * args.head_stride);
+}
+
 template <class E>
 static void rope_write_token(const RopeArgs& args, int64_t token) {
   typedef typename E::T T;
@@ -113,6 +134,7 @@ static void rope_write_token(const RopeArgs& args, int64_t token) {
     norm_rotate<E>(head, (const T*)args.q_norm, cos_sin, args.eps, args.head_dim, head);
   int64_t at = args.places[token] / args.block_tokens * args.block_stride +
                args.places[token] % args.block_tokens * args.token_stride;
+  if (args.int8_pages) return write_int8_token<E>(args, head, cos_sin, at);
   for (int g = 0; g < args.kv_heads; g++, head += args.head_dim)
     norm_rotate<E>(head, (const T*)args.k_norm, cos_sin, args.eps, args.head_dim,
                    (T*)args.k_pages + at + g * args.head_stride);

@@ -17,8 +17,8 @@ class PagedAttention(Protocol):
     rows.block_tables_RM[row, j // S]; this step's own keys and values have been written before. The score is
     scale * (q . k), then softcap * tanh(score / softcap) if there is a softcap; out is the softmax-weighted sum of the
     values of key-value head h // (H // G). Pages of other sequences, places past a row's context, and places that have
-    left the window may hold anything. q_THK: rows may be strided, [H, K] is dense. The pages have q's dtype. Softmax
-    and sums are in float32.
+    left the window may hold anything. q_THK: rows may be strided, [H, K] is dense. The pages have q's dtype, or are
+    8-bit pages (int8_pages.py). Softmax and sums are in float32.
     """
 
     def __call__(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tradewind.kernels.int8_pages import numbers
 from tradewind.kernels.rows import Rows
 
 
@@ -31,11 +32,11 @@ def paged_attention(
 
 
 def gather(pages_BGSK: Tensor, table_M: Tensor, first: int, last: int) -> Tensor:
-    """The positions [first, last) of one sequence, as [G, last - first, K] (j: positions)."""
+    """The positions [first, last) of one sequence, as [G, last - first, K] (j: positions); 8-bit pages as float32."""
     block_tokens = pages_BGSK.shape[2]
     positions_j = torch.arange(first, last, device=pages_BGSK.device)
     blocks_j = table_M.long()[positions_j // block_tokens]
-    return pages_BGSK[blocks_j, :, positions_j % block_tokens].transpose(0, 1)
+    return numbers(pages_BGSK[blocks_j, :, positions_j % block_tokens]).transpose(0, 1)
 
 
 def visible(positions_Q: Tensor, positions_j: Tensor, window: int | None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tradewind.kernels.int8_pages import numbers
 from tradewind.kernels.paged_attention import reference
 from tradewind.kernels.rows import Rows
 
@@ -69,8 +70,8 @@ def _decode(
     offsets_rj = positions_rj % block_tokens
     out_rGQK = scaled_dot_product_attention(
         q_rHK.view(len(q_rHK), kv_heads, -1, q_rHK.shape[-1]),
-        k_pages_BGSK[blocks_rj, :, offsets_rj].transpose(1, 2),
-        v_pages_BGSK[blocks_rj, :, offsets_rj].transpose(1, 2),
+        numbers(k_pages_BGSK[blocks_rj, :, offsets_rj]).to(q_rHK.dtype).transpose(1, 2),
+        numbers(v_pages_BGSK[blocks_rj, :, offsets_rj]).to(q_rHK.dtype).transpose(1, 2),
         attn_mask=seen_rj[:, None, None, :],
         scale=scale,
     )
@@ -89,8 +90,8 @@ def _chunk(
     """The last n positions of one row's context: [n, H, K]."""
     count, device = q_nHK.shape[0], q_nHK.device
     first = 0 if window is None else max(0, context - count - window + 1)
-    k_GjK = reference.gather(k_pages_BGSK, table_M, first, context)
-    v_GjK = reference.gather(v_pages_BGSK, table_M, first, context)
+    k_GjK = reference.gather(k_pages_BGSK, table_M, first, context).to(q_nHK.dtype)
+    v_GjK = reference.gather(v_pages_BGSK, table_M, first, context).to(q_nHK.dtype)
     queries = q_nHK.shape[1] // k_GjK.shape[0]
     whole = count == context and window is None
     allowed_nj = None

@@ -20,7 +20,7 @@ class QkNormRopeWrite(Protocol):
        and contiguous; its row p holds K/2 cosines, then K/2 sines. Number i of a head pairs with number i + K/2:
        (a, b) -> (a * cos_i - b * sin_i, b * cos_i + a * sin_i). K is even. Every position of the rows is below P.
     3. k and v of token t go to offset rows.write_T[t] % S of block rows.write_T[t] // S. Nothing else of the pages is
-       written. The pages have the activations' dtype.
+       written. The pages have the activations' dtype, or are 8-bit pages (int8_pages.py).
     Steps 1 and 2 are done in float32 without rounding between them.
     """
 

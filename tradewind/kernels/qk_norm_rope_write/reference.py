@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tradewind.kernels.int8_pages import quantise
 from tradewind.kernels.rows import HeadShape, Rows
 
 
@@ -26,8 +27,9 @@ def qk_norm_rope_write(
     k_TGK = _norm_rotate(k_TGK, k_norm_K, eps, cos_sin_TK).to(dtype)
     block_tokens = k_pages_BGSK.shape[2]
     blocks_T, offsets_T = rows.write_T // block_tokens, rows.write_T % block_tokens
-    k_pages_BGSK[blocks_T, :, offsets_T] = k_TGK
-    v_pages_BGSK[blocks_T, :, offsets_T] = v_TGK
+    as_bytes = k_pages_BGSK.dtype == torch.uint8
+    k_pages_BGSK[blocks_T, :, offsets_T] = quantise(k_TGK) if as_bytes else k_TGK
+    v_pages_BGSK[blocks_T, :, offsets_T] = quantise(v_TGK) if as_bytes else v_TGK
     return q_THK
 
 
