@@ -5,24 +5,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tradewind.base.errors import ConfigError
 from tradewind.kernels import native
-
-
-def runnable_levels() -> list[str]:
-    levels = []
-    for level in native.LEVELS:
-        try:
-            if native.load(level).why_not is None:
-                levels.append(level)
-        except ConfigError:
-            continue
-    return levels
 
 
 @pytest.fixture(params=list(native.LEVELS))
 def library(request: pytest.FixtureRequest) -> native.Library:
-    if request.param not in runnable_levels():
+    if request.param not in native.runnable():
         pytest.skip(f"{request.param} cannot run here, or the kernels were not built")
     return native.load(request.param)
 

@@ -4,6 +4,6 @@
 package was installed), the ops fall back to torch and say so.
 """
 
-from tradewind.kernels.native.library import DTYPE_CODES, LEVELS, Library, load
+from tradewind.kernels.native.library import DTYPE_CODES, LEVELS, Library, load, runnable
 
-__all__ = ["DTYPE_CODES", "LEVELS", "Library", "load"]
+__all__ = ["DTYPE_CODES", "LEVELS", "Library", "load", "runnable"]

@@ -82,6 +82,12 @@ def load(level: str | None = None) -> Library:
     return Library(_choose_level(handle, level), None, handle)
 
 
+def runnable() -> list[str]:
+    """The instruction sets that this machine and build can run, best first; none where there is no library."""
+    library = load()
+    return [] if library.handle is None else _possible(library.handle)
+
+
 def _find() -> Path | None:
     """The library lies beside this file."""
     path = Path(__file__).with_name(FILE_NAME)
@@ -112,12 +118,16 @@ def openmp_runtime() -> str | None:
 
 
 def _choose_level(handle: ctypes.CDLL, wanted: str | None) -> str:
-    compiled = {name: number for name, number in LEVELS.items() if hasattr(handle, f"tw_linear_{name}")}
+    possible = _possible(handle)
     if wanted is None:
         best = handle.tw_best_level()
-        return next(name for name, number in compiled.items() if number <= best)
-    highest = handle.tw_highest_level()
-    possible = [name for name, number in compiled.items() if number <= highest]
+        return next(name for name in possible if LEVELS[name] <= best)
     if wanted not in possible:
         raise ConfigError(f"this machine and build run {', '.join(possible)}, not {wanted}", field="instruction_set")
     return wanted
+
+
+def _possible(handle: ctypes.CDLL) -> list[str]:
+    """The levels that were compiled and that this machine can run, best first."""
+    highest = handle.tw_highest_level()
+    return [name for name, number in LEVELS.items() if number <= highest and hasattr(handle, f"tw_linear_{name}")]
