@@ -50,11 +50,14 @@ class Sequence:
 class PagedModel:
     """A model with a pool full of NaN, whose blocks are handed out in a scattered order."""
 
-    def __init__(self, model: Model, block_tokens: int = 16, num_blocks: int = 256) -> None:
+    def __init__(
+        self, model: Model, block_tokens: int = 16, num_blocks: int = 256, kv_dtype: torch.dtype | None = None
+    ) -> None:
         self.model = model
         self.block_tokens = block_tokens
-        self.pool = KVPool.allocate(model.spec.pool_shape(num_blocks, block_tokens), model.spec.dtype)
-        self.pool.blocks_BL2GSK.fill_(float("nan"))
+        dtype = kv_dtype or model.spec.dtype
+        self.pool = KVPool.allocate(model.spec.pool_shape(num_blocks, block_tokens), dtype)
+        self.pool.blocks_BL2GSK.fill_(255 if dtype == torch.uint8 else torch.nan)  # four bytes of 255 are a NaN
         generator = torch.Generator().manual_seed(0)
         self._free = torch.randperm(num_blocks, generator=generator).tolist()
 

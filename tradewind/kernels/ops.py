@@ -6,7 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tradewind.kernels import add_rms_norm, embedding, linear, paged_attention, qk_norm_rope_write, silu_mul
+from tradewind.kernels import (
+    add_rms_norm,
+    decoder_layers,
+    embedding,
+    linear,
+    native,
+    paged_attention,
+    qk_norm_rope_write,
+    silu_mul,
+)
 from tradewind.kernels.linear.quantisation import Quantisation
 
 
@@ -31,6 +40,7 @@ class Ops:
     paged_attention: paged_attention.PagedAttention
     silu_mul: silu_mul.SiluMul
     embedding: embedding.Embedding
+    bind_layers: decoder_layers.BindLayers | None  # all layers in one call; None where they run op by op
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
 
@@ -64,6 +74,12 @@ def choose_ops(
     attention = paged_attention.choose(device, dtype, prefer, level)
     gate = silu_mul.choose(device, dtype, prefer, level)
     lookup = embedding.choose(device, dtype, prefer, level)
+    parts = (matmul, norm, rope, attention, gate)
+    bind_layers = None
+    if all(part.kind == "native" for part in parts):
+        from tradewind.kernels.decoder_layers.cpu import Bind
+
+        bind_layers = Bind(native.load(level), quantisation)
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
@@ -74,6 +90,7 @@ def choose_ops(
         silu_mul=gate.run,
         embedding=lookup.run,
         packed_embedding=matmul.run.embedding,
+        bind_layers=bind_layers,
         chosen={
             "linear": Chosen(matmul.kind, matmul.reason),
             "add_rms_norm": Chosen(norm.kind, norm.reason),

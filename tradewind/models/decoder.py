@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tradewind.kernels.decoder_layers import DecoderLayers, LayerShape, LayerWeights
 from tradewind.kernels.ops import Ops
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import HeadShape, Rows
@@ -24,7 +25,7 @@ from tradewind.models.spec import ModelSpec
 class Model:
     """A decoder-only model on one device. It has no state but its weights.
 
-    `max_positions`: a token's position must be below this.
+    `max_positions`: a token's position must be below this. `in_one_call`: the layers, where an op runs them all.
     """
 
     spec: ModelSpec
@@ -34,6 +35,7 @@ class Model:
     lm_head: Linear
     cos_sin_PK: Tensor
     ops: Ops
+    in_one_call: DecoderLayers | None = None
 
     @torch.inference_mode()
     def forward(self, ids_T: Tensor, rows: Rows, pool: KVPool) -> Tensor:
@@ -41,11 +43,16 @@ class Model:
 
         ids_T: int32 or int64, in [0, vocab). The pool has the dtype and the `pool_shape` of this model's spec.
         """
-        x_TD = self.embedding(ids_T)
+        x_TD, residual_TD = self._run_layers(self.embedding(ids_T), rows, pool)
+        return self.final_norm(x_TD, residual_TD)[0]
+
+    def _run_layers(self, x_TD: Tensor, rows: Rows, pool: KVPool) -> tuple[Tensor, Tensor | None]:
+        if self.in_one_call is not None:
+            return self.in_one_call(x_TD, rows, pool)
         residual_TD: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x_TD, residual_TD = layer(x_TD, residual_TD, rows, pool.layer(index))
-        return self.final_norm(x_TD, residual_TD)[0]
+        return x_TD, residual_TD
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -87,7 +94,31 @@ def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positio
     embedding: Embedding | TiedEmbedding = Embedding(embedding_VD, ops.embedding)
     if declaration.lm_head is None and ops.packed_embedding is not None:
         embedding = TiedEmbedding(lm_head.weight, ops.packed_embedding)
-    return Model(spec, embedding, layers, final_norm, lm_head, cos_sin_PK, ops)
+    in_one_call = _bind(spec, layers, cos_sin_PK, ops)
+    return Model(spec, embedding, layers, final_norm, lm_head, cos_sin_PK, ops, in_one_call)
+
+
+def _bind(spec: ModelSpec, layers: tuple[DecoderLayer, ...], cos_sin_PK: Tensor, ops: Ops) -> DecoderLayers | None:
+    if ops.bind_layers is None:
+        return None
+    heads = HeadShape(spec.heads, spec.kv_heads, spec.head_dim)
+    shape = LayerShape(heads, spec.hidden, spec.ffn, cos_sin_PK, spec.norm_eps, spec.head_dim**-0.5)
+    return ops.bind_layers(tuple(_weights_of(layer) for layer in layers), shape)
+
+
+def _weights_of(layer: DecoderLayer) -> LayerWeights:
+    attention, norm = layer.attention, layer.attention.qk_norm
+    return LayerWeights(
+        input_norm_D=layer.input_norm.weight_D,
+        qkv=attention.qkv.weight,
+        q_norm_K=norm.q_norm_K if norm else None,
+        k_norm_K=norm.k_norm_K if norm else None,
+        window=attention.window,
+        out=attention.out.weight,
+        post_norm_D=layer.post_norm.weight_D,
+        gate_up=layer.feed_forward.gate_up.weight,
+        down=layer.feed_forward.down.weight,
+    )
 
 
 def _build_layer(

@@ -3,10 +3,7 @@
 // The ABI is plain C: pointers, 64-bit strides in elements, 32-bit flags. dtype: 0 float32, 1 bfloat16, 2 float16.
 // int8_pages: rows of pages are 8-bit numbers and a scale (attention_int8.h), not numbers of dtype.
 // `threads`: how many threads of the OpenMP pool to use. Callers check shapes and types.
-#include "attention.h"
-#include "linear.h"
-#include "quantised.h"
-#include "rowwise.h"
+#include "decoder_layers.h"
 
 #define TW_JOIN2(a, b) a##_##b
 #define TW_JOIN(a, b) TW_JOIN2(a, b)
@@ -73,14 +70,7 @@ TW_EXPORT(tw_attention)
   AttentionArgs args{q,            q_stride, k_pages,      v_pages, block_stride, head_stride, token_stride,
                      query_starts, context_lens, tables,   table_stride, rows,    out,         heads,
                      kv_heads,     head_dim, block_tokens, scale,   window,       softcap};
-  switch (dtype + (int8_pages ? 3 : 0)) {
-    case 0: return attention_of<DensePages<F32, F32>>(args, max_context, threads);
-    case 1: return attention_of<DensePages<Bf16, Bf16>>(args, max_context, threads);
-    case 2: return attention_of<DensePages<F16, F32>>(args, max_context, threads);
-    case 3: return attention_of<Int8Pages<F32>>(args, max_context, threads);
-    case 4: return attention_of<Int8Pages<Bf16>>(args, max_context, threads);
-    default: return attention_of<Int8Pages<F16>>(args, max_context, threads);
-  }
+  TW_BY_DTYPE(attention_over, args, int8_pages != 0, max_context, threads)
 }
 
 TW_EXPORT(tw_add_rms_norm)
@@ -110,4 +100,11 @@ TW_EXPORT(tw_silu_mul)
 TW_EXPORT(tw_gather_rows)
 (const void* table, int64_t row_bytes, const void* ids, int ids_are_64, int64_t count, void* out, int threads) {
   gather_rows_of(table, row_bytes, ids, ids_are_64 != 0, count, out, threads);
+}
+
+TW_EXPORT(tw_decoder_layers)
+(int dtype, const void* layers, int64_t count, const void* shape, const void* step, void* x, void* residual,
+ int threads) {
+  TW_BY_DTYPE(decoder_layers_of, (const DecoderLayer*)layers, count, *(const DecoderShape*)shape,
+              *(const DecoderStep*)step, x, residual, threads)
 }
