@@ -14,7 +14,7 @@ from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.quantised_cpu import NativeQuantised
 from tradewind.kernels.memory import empty
 
-_N, _K, _ROWS, _TIMES = 256, 512, 240, 100  # weights of 256 KiB (bf16) and 240 rows stay in a second-level cache
+_N, _K, _ROWS, _TIMES = 1024, 256, 480, 30  # weights of 512 KiB (bf16) and the rows stay in second-level caches
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,71 @@
-"""`tradewind bench kernels`: the CPU kernels beside torch's, and beside what this machine can do at most.
+"""`tradewind bench kernels`: every op of the CPU kernels beside what this machine can do at most, and beside torch.
 
 The shapes are those of a 0.6B model (Qwen3-0.6B): 28 layers of hidden 1024, ffn 3072, 16 query and 8 key-value heads of
 128, and a vocabulary of 151,936. `linear` is the stack of all its products, one after the other, so that weights come
-from memory and not from a cache; above 32 rows without the output layer, which sees one row of a prompt only.
+from memory and not from a cache; above 32 rows without the output layer, which sees one row of a prompt only. Attention
+is that of all layers. GB/s count what must be read and written once, GFLOP/s two operations for each product. `of the
+roof`: the time that the machine needs at least, reading or multiplying at its ceilings, over the time taken; ops that
+find their data in a cache go through the roof of reading.
 """
 
 import argparse
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tradewind.bench.ceilings import Ceilings, best_s, measure_ceilings
 from tradewind.bench.report import Report, Row
-from tradewind.kernels import native
+from tradewind.bench.roofline import plot_roofline
+from tradewind.kernels import native, sample
+from tradewind.kernels.add_rms_norm import reference as norm_reference
+from tradewind.kernels.add_rms_norm.cpu import NativeAddRmsNorm
+from tradewind.kernels.embedding.cpu import NativeEmbedding
+from tradewind.kernels.int8_pages import quantise, row_width
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.cpu import NativeLinear
-from tradewind.kernels.memory import empty
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.linear.quantised_cpu import NativeQuantised
 from tradewind.kernels.paged_attention import PagedAttention, torch_sdpa
 from tradewind.kernels.paged_attention.cpu import NativePagedAttention
 from tradewind.kernels.pages import KVPool, PoolShape
-from tradewind.kernels.rows import Rows
+from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
+from tradewind.kernels.qk_norm_rope_write.cpu import NativeQkNormRopeWrite
+from tradewind.kernels.rows import HeadShape, Rows
+from tradewind.kernels.sample import SampleRows
+from tradewind.kernels.silu_mul import reference as silu_reference
+from tradewind.kernels.silu_mul.cpu import NativeSiluMul
 
-LAYERS, HEADS, KV_HEADS, HEAD_DIM, BLOCK_TOKENS = 28, 16, 8, 128, 16
+LAYERS, HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM, BLOCK_TOKENS = 28, 1024, 3072, 16, 8, 128, 16
+VOCAB = 151936
 LAYER_SHAPES_NK = ((4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072))
-HEAD_SHAPE_NK = (151936, 1024)
-LINEAR_ROWS = (1, 8, 32, 256, 512)
+HEAD_SHAPE_NK = (VOCAB, HIDDEN)
+LINEAR_ROWS = (1, 8, 32, 512)
+SMALL_ROWS = (1, 32, 512)
 # (rows, context, new tokens of each row)
 ATTENTION_ROWS = ((1, 320, 1), (32, 320, 1), (1, 16000, 1), (1, 512, 512))
 DTYPE = torch.bfloat16
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is measured: calls that take turns, by column of the table, and what they do. `own` is the native one."""
+
+    name: str
+    own: Callable[[], object]
+    torch: Callable[[], object] | None
+    moved_bytes: float
+    operations: float
+    integers: bool = False  # multiplied as 8-bit numbers
+
+
 def main(arguments: list[str]) -> int:
-    """Measure, print a table, write JSON. Native and torch take turns; each figure is the best of the repeats."""
+    """Measure; prints a table, writes JSON and a roofline plot. Native and torch take turns; the best time counts."""
     options = _parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -46,11 +76,14 @@ def main(arguments: list[str]) -> int:
         return 1
     settings = {**vars(options), "threads": torch.get_num_threads(), "level": library.level}
     report = Report("kernels", settings)
-    report.rows.extend(_ceilings(library, options.repeat))
-    report.rows.extend(_linear(library, options.repeat))
-    report.rows.extend(_attention(library, options.repeat))
+    ceilings = measure_ceilings(options.repeat)
+    report.rows.extend(_ceiling_rows(ceilings))
+    for works in (_linear, _quantised, _attention, _between):
+        report.rows.extend(_measure(work, ceilings, options.repeat) for work in works(library))
+    report.rows.extend(_measure(work, ceilings, options.repeat) for work in _sampling())
     report.print()
     print(report.write(options.out))
+    plot_roofline(report.rows, ceilings, options.out / "kernels.png")
     return 0
 
 
@@ -60,69 +93,75 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--level", choices=list(native.LEVELS), help="instruction set (default: the best one)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for the JSON file")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for JSON and PNG")
     return parser.parse_args(arguments)
 
 
-def best_s(calls: Sequence[Callable[[], object]], repeat: int) -> list[float]:
-    """The shortest time of each call, in seconds. They take turns, so that a change of the machine's pace hits all."""
-    times_s = [float("inf")] * len(calls)
-    for _ in range(repeat + 1):
-        for index, call in enumerate(calls):
-            start_s = time.perf_counter()
-            call()
-            times_s[index] = min(times_s[index], time.perf_counter() - start_s)
-    return times_s
-
-
-def _row(work: str, native_s: float, torch_s: float | None, read_bytes: float, operations: float) -> Row:
-    return {
-        "work": work,
-        "ms": native_s * 1e3,
-        "GB/s": read_bytes / native_s / 1e9,
-        "GFLOP/s": operations / native_s / 1e9,
-        "torch ms": float("nan") if torch_s is None else torch_s * 1e3,
-        "times torch": float("nan") if torch_s is None else torch_s / native_s,
-    }
-
-
-def _ceilings(library: native.Library, repeat: int) -> list[Row]:
-    """What the machine can do: reading memory once, and multiplying what lies in the caches."""
-    plain = empty((1 << 28,), torch.float32).fill_(1)
-    (read_s,) = best_s([plain.sum], repeat)
-    ops = NativeLinear(library)
-    n, k, rows = 1024, 512, 96
-    weight = ops.pack(torch.randn(n, k).to(DTYPE), None)
-    x_TD = torch.randn(rows, k).to(DTYPE)
-    (multiply_s,) = best_s([lambda: [ops.linear(x_TD, weight) for _ in range(100)]], repeat)
+def _ceiling_rows(ceilings: Ceilings) -> list[Row]:
+    nan = float("nan")
+    empty = {"ms": nan, "GB/s": nan, "GFLOP/s": nan, "of the roof": nan, "torch ms": nan, "times torch": nan}
     return [
-        _row("ceiling: read 1 GiB", read_s, None, plain.nbytes, 0),
-        _row("ceiling: multiply in cache", multiply_s, None, 0, 100 * 2.0 * n * k * rows),
+        {"work": "ceiling: read", **empty, "GB/s": ceilings.read / 1e9},
+        {"work": "ceiling: multiply", **empty, "GFLOP/s": ceilings.multiply / 1e9},
+        {"work": "ceiling: multiply int8", **empty, "GFLOP/s": ceilings.multiply_int8 / 1e9},
     ]
 
 
-def _linear(library: native.Library, repeat: int) -> list[Row]:
+def _measure(work: Work, ceilings: Ceilings, repeat: int) -> Row:
+    own_s, torch_s = best_s([work.own, work.torch or (lambda: None)], repeat)
+    roof = ceilings.multiply_int8 if work.integers else ceilings.multiply
+    least_s = max(work.moved_bytes / ceilings.read, work.operations / roof)
+    return {
+        "work": work.name,
+        "ms": own_s * 1e3,
+        "GB/s": work.moved_bytes / own_s / 1e9,
+        "GFLOP/s": work.operations / own_s / 1e9,
+        "of the roof": least_s / own_s,
+        "torch ms": torch_s * 1e3 if work.torch else float("nan"),
+        "times torch": torch_s / own_s if work.torch else float("nan"),
+    }
+
+
+# --- linear ----------------------------------------------------------------------------------------------------------
+
+
+def _linear(library: native.Library) -> list[Work]:
     ops = NativeLinear(library)
     shapes = [*LAYER_SHAPES_NK * LAYERS, HEAD_SHAPE_NK]
     plain = [torch.empty(shape, dtype=DTYPE).normal_() for shape in shapes]
     packed = [ops.pack(weight_ND, None) for weight_ND in plain]
-    table = []
+    works = []
     for rows in LINEAR_ROWS:
         used = slice(None) if rows <= 32 else slice(0, -1)
         inputs = {k: torch.randn(rows, k).to(DTYPE) for _, k in shapes}
-        by_native, by_torch = best_s(
-            [
-                functools.partial(_multiply_native, ops, inputs, packed[used]),
-                functools.partial(_multiply_torch, inputs, plain[used]),
-            ],
-            repeat,
-        )
+        by_native = functools.partial(_multiply_native, ops, inputs, packed[used])
+        by_torch = functools.partial(_multiply_torch, inputs, plain[used])
         weights = sum(n * k for n, k in shapes[used])
-        table.append(_row(f"linear, {rows} rows", by_native, by_torch, 2.0 * weights, 2.0 * weights * rows))
-    return table
+        name = f"linear bf16, {rows} row{'s' if rows > 1 else ''}"
+        works.append(Work(name, by_native, by_torch, 2.0 * weights, 2.0 * weights * rows))
+    return works
 
 
-def _multiply_native(ops: NativeLinear, inputs: dict[int, Tensor], weights: list[LinearWeight]) -> None:
+def _quantised(library: native.Library) -> list[Work]:
+    shapes = [*LAYER_SHAPES_NK * LAYERS, HEAD_SHAPE_NK]
+    works = []
+    for quantisation in (Quantisation(8, 0), Quantisation(4, 32)):
+        ops = NativeQuantised(library, quantisation)
+        packed = [ops.pack(torch.empty(shape, dtype=DTYPE).normal_(), None) for shape in shapes]
+        for rows in LINEAR_ROWS:
+            used = slice(None) if rows <= 32 else slice(0, -1)
+            inputs = {k: torch.randn(rows, k).to(DTYPE) for _, k in shapes}
+            call = functools.partial(_multiply_native, ops, inputs, packed[used])
+            operations = 2.0 * rows * sum(n * k for n, k in shapes[used])
+            read_bytes = sum(weight.nbytes for weight in packed[used])
+            name = f"linear {quantisation.layout}, {rows} row{'s' if rows > 1 else ''}"
+            works.append(Work(name, call, None, read_bytes, operations, integers=True))
+    return works
+
+
+def _multiply_native(
+    ops: NativeLinear | NativeQuantised, inputs: dict[int, Tensor], weights: list[LinearWeight]
+) -> None:
     for weight in weights:
         ops.linear(inputs[weight.in_features], weight)
 
@@ -132,24 +171,25 @@ def _multiply_torch(inputs: dict[int, Tensor], weights: list[Tensor]) -> None:
         functional.linear(inputs[weight_ND.shape[1]], weight_ND)
 
 
-def _attention(library: native.Library, repeat: int) -> list[Row]:
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def _attention(library: native.Library) -> list[Work]:
     attend = NativePagedAttention(library)
-    table = []
+    works = []
     for count, context, new in ATTENTION_ROWS:
-        rows, pool = attention_rows(count, context, new)
         q_THK = torch.randn(count * new, HEADS, HEAD_DIM).to(DTYPE)
-        by_native, by_torch = best_s(
-            [
-                functools.partial(_attend_layers, attend, q_THK, pool, rows),
-                functools.partial(_attend_layers, torch_sdpa.paged_attention, q_THK, pool, rows),
-            ],
-            repeat,
-        )
-        pairs = count * (new * (context - new) + new * (new + 1) / 2)
-        read_bytes = LAYERS * count * context * KV_HEADS * HEAD_DIM * 2 * DTYPE.itemsize
-        work = f"attention, {count} x {new} of {context}"
-        table.append(_row(work, by_native, by_torch, read_bytes, LAYERS * pairs * HEADS * HEAD_DIM * 4.0))
-    return table
+        for dtype in (DTYPE, torch.uint8):
+            rows, pool = attention_rows(count, context, new, dtype)
+            own = functools.partial(_attend_layers, attend, q_THK, pool, rows)
+            by_torch = functools.partial(_attend_layers, torch_sdpa.paged_attention, q_THK, pool, rows)
+            pairs = count * (new * (context - new) + new * (new + 1) / 2)
+            width_bytes = row_width(HEAD_DIM, dtype) * dtype.itemsize
+            read_bytes = LAYERS * count * context * KV_HEADS * 2 * width_bytes
+            name = f"attention {'int8' if dtype == torch.uint8 else 'bf16'}, {count} x {new} of {context}"
+            operations = LAYERS * pairs * HEADS * HEAD_DIM * 4.0
+            works.append(Work(name, own, by_torch if dtype == DTYPE else None, read_bytes, operations))
+    return works
 
 
 def _attend_layers(attend: PagedAttention, q_THK: Tensor, pool: KVPool, rows: Rows) -> None:
@@ -157,11 +197,13 @@ def _attend_layers(attend: PagedAttention, q_THK: Tensor, pool: KVPool, rows: Ro
         attend(q_THK, *pool.layer(layer), rows, HEAD_DIM**-0.5)
 
 
-def attention_rows(count: int, context: int, new: int) -> tuple[Rows, KVPool]:
+def attention_rows(count: int, context: int, new: int, dtype: torch.dtype = DTYPE) -> tuple[Rows, KVPool]:
     """`count` sequences of `context` tokens, the last `new` of them new, over scattered blocks of a filled pool."""
     blocks = -(-context // BLOCK_TOKENS)
-    pool = KVPool.allocate(PoolShape(count * blocks, LAYERS, KV_HEADS, BLOCK_TOKENS, HEAD_DIM), DTYPE)
-    pool.blocks_BL2GSK.normal_()
+    shape = PoolShape(count * blocks, LAYERS, KV_HEADS, BLOCK_TOKENS, HEAD_DIM)
+    one = torch.randn(1, *shape.as_tuple(DTYPE)[1:]).to(DTYPE)
+    pool = KVPool.allocate(shape, dtype)
+    pool.blocks_BL2GSK.copy_(quantise(one) if dtype == torch.uint8 else one)
     rows = Rows(
         positions_T=torch.arange(context - new, context, dtype=torch.int32).repeat(count),
         write_T=torch.arange(count * new),
@@ -172,3 +214,62 @@ def attention_rows(count: int, context: int, new: int) -> tuple[Rows, KVPool]:
         max_context=context,
     )
     return rows, pool
+
+
+# --- between the products, and after them ----------------------------------------------------------------------------
+
+
+def _between(library: native.Library) -> list[Work]:
+    works = []
+    for rows in SMALL_ROWS:
+        works += [_norm(library, rows), _rope(library, rows), _silu(library, rows), _embedding(library, rows)]
+    return works
+
+
+def _norm(library: native.Library, rows: int) -> Work:
+    x_TD, residual_TD, weight_D = (
+        torch.randn(*shape).to(DTYPE) for shape in ((rows, HIDDEN), (rows, HIDDEN), (HIDDEN,))
+    )
+    own, plain = NativeAddRmsNorm(library), norm_reference.add_rms_norm
+    calls = [functools.partial(run, x_TD, residual_TD, weight_D, 1e-6) for run in (own, plain)]
+    return Work(f"add_rms_norm, {rows} rows", calls[0], calls[1], 4.0 * x_TD.nbytes, 5.0 * x_TD.numel())
+
+
+def _rope(library: native.Library, rows: int) -> Work:
+    shape = HeadShape(HEADS, KV_HEADS, HEAD_DIM)
+    step, pool = attention_rows(rows, BLOCK_TOKENS, 1)
+    qkv_TC, cos_sin_PK = torch.randn(rows, shape.qkv_features).to(DTYPE), torch.randn(BLOCK_TOKENS, HEAD_DIM)
+    norm_K = torch.ones(HEAD_DIM, dtype=DTYPE)
+    arguments = (qkv_TC, step, cos_sin_PK, *pool.layer(0), shape, norm_K, norm_K, 1e-6)
+    own, plain = NativeQkNormRopeWrite(library), rope_reference.qk_norm_rope_write
+    calls = [functools.partial(run, *arguments) for run in (own, plain)]
+    return Work(f"qk_norm_rope_write, {rows} rows", calls[0], calls[1], 2.0 * qkv_TC.nbytes, 7.0 * qkv_TC.numel())
+
+
+def _silu(library: native.Library, rows: int) -> Work:
+    gate_up_T2F = torch.randn(rows, 2 * FFN).to(DTYPE)
+    calls = [functools.partial(run, gate_up_T2F) for run in (NativeSiluMul(library), silu_reference.silu_mul)]
+    return Work(f"silu_mul, {rows} rows", calls[0], calls[1], 1.5 * gate_up_T2F.nbytes, 15.0 * rows * FFN)
+
+
+def _embedding(library: native.Library, rows: int) -> Work:
+    table_VD = torch.randn(VOCAB, HIDDEN).to(DTYPE)
+    ids_T = torch.randint(0, VOCAB, (rows,))
+    own = functools.partial(NativeEmbedding(library), ids_T, table_VD)
+    by_torch = functools.partial(functional.embedding, ids_T, table_VD)
+    return Work(f"embedding, {rows} rows", own, by_torch, 4.0 * rows * HIDDEN, 0)
+
+
+def _sampling() -> list[Work]:
+    draw = sample.choose(torch.device("cpu")).run
+    works = []
+    for rows in (1, 32):
+        logits_RV = torch.randn(rows, VOCAB) * 3
+        for name, temperature, top_k, top_p in (("greedy", 0.0, 0, 1.0), ("top-k 50, top-p 0.9", 1.0, 50, 0.9)):
+            columns = SampleRows(
+                np.full(rows, temperature), np.full(rows, top_k), np.full(rows, top_p), np.zeros(rows),
+                np.full(rows, 0.5),
+            )  # fmt: skip
+            own = functools.partial(draw, logits_RV, columns)
+            works.append(Work(f"sample {name}, {rows} rows", own, None, logits_RV.nbytes, 0))
+    return works

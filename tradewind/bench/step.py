@@ -113,7 +113,7 @@ class Variant:
         attention = spec.head_dim * 2 * (spec.heads + spec.kv_heads)
         per_token = spec.layers * spec.hidden * (attention + 3 * spec.ffn)
         pairs = work.new * work.cached + work.new * (work.new + 1) / 2
-        products = work.new * per_token + spec.hidden * spec.vocab
+        products: float = work.new * per_token + spec.hidden * spec.vocab
         products += 2 * spec.layers * spec.heads * spec.head_dim * pairs
         return 2.0 * work.rows * products
 

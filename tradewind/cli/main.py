@@ -114,11 +114,13 @@ def _add_doctor(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
 
 def _add_bench(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
     parser = _add_command(
-        subparsers, "bench", "measure: serve, offline, startup, host, step, kernels, soak", "WHAT [options]"
+        subparsers,
+        "bench",
+        "measure: serve, offline, startup, host, step, kernels, quality, soak",
+        "WHAT [options]",
     )
-    parser.add_argument(
-        "what", choices=("serve", "offline", "startup", "host", "step", "kernels", "soak"), help="what to measure"
-    )
+    whats = ("serve", "offline", "startup", "host", "step", "kernels", "quality", "soak")
+    parser.add_argument("what", choices=whats, help="what to measure")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="its options; try `tradewind bench serve --help`")
     return parser
 

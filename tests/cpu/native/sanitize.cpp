@@ -14,41 +14,34 @@
 
 extern "C" int tw_highest_level();
 
-#define DECLARE(set)                                                                                                 \
-  extern "C" {                                                                                                       \
-  void tw_pack_##set(int, const void*, int64_t, int64_t, void*, int);                                                \
-  void tw_linear_##set(int, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*, const void*,  \
-                       int64_t, void*, int64_t, int, int);                                                           \
-  void tw_unpack_rows_##set(int, const void*, int64_t, const void*, int, int64_t, void*, int);                       \
-  void tw_attention_##set(int, const void*, int64_t, const void*, const void*, int64_t, int64_t, int64_t,            \
-                          const int32_t*, const int32_t*, const int32_t*, int64_t, int64_t, void*, int, int, int,    \
-                          int, float, int64_t, float, int64_t, int);                                                 \
-  void tw_add_rms_norm_##set(int, const void*, int64_t, const void*, int64_t, const void*, void*, void*, int64_t,    \
-                             int64_t, int64_t, float, int);                                                          \
-  void tw_qk_norm_rope_write_##set(int, void*, int64_t, int64_t, const void*, int, const int64_t*, const float*,     \
-                                   void*, void*, int64_t, int64_t, int64_t, int, int, int, int, const void*,         \
-                                   const void*, float, int);                                                         \
-  void tw_silu_mul_##set(int, const void*, int64_t, int64_t, int64_t, void*, int);                                   \
-  void tw_gather_rows_##set(const void*, int64_t, const void*, int, int64_t, void*, int);                            \
-  }                                                                                                                  \
-  static const Kernels set##_kernels = {tw_pack_##set,         tw_linear_##set,   tw_unpack_rows_##set,              \
-                                        tw_attention_##set,    tw_add_rms_norm_##set, tw_qk_norm_rope_write_##set,   \
-                                        tw_silu_mul_##set,     tw_gather_rows_##set};
+// One row for each exported kernel: its name, and its parameters as kernels.cpp has them.
+#define KERNELS(X, set)                                                                                               \
+  X(set, pack, int, const void*, int64_t, int64_t, void*, int)                                                        \
+  X(set, linear, int, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*, const void*, int64_t, \
+    void*, int64_t, int, int)                                                                                         \
+  X(set, unpack_rows, int, const void*, int64_t, const void*, int, int64_t, void*, int)                               \
+  X(set, quantise, int, int, int64_t, const void*, int64_t, int64_t, void*, int)                                      \
+  X(set, quantised_linear, int, int, int64_t, const void*, int64_t, int64_t, int64_t, const void*, int64_t,           \
+    const void*, const void*, int64_t, void*, int64_t, int, int)                                                      \
+  X(set, dequantise_rows, int, int, int64_t, const void*, int64_t, const void*, int, int64_t, void*, int)             \
+  X(set, attention, int, const void*, int64_t, const void*, const void*, int64_t, int64_t, int64_t, const int32_t*,   \
+    const int32_t*, const int32_t*, int64_t, int64_t, void*, int, int, int, int, float, int64_t, float, int64_t, int, \
+    int)                                                                                                              \
+  X(set, add_rms_norm, int, const void*, int64_t, const void*, int64_t, const void*, void*, void*, int64_t, int64_t,  \
+    int64_t, float, int)                                                                                              \
+  X(set, qk_norm_rope_write, int, void*, int64_t, int64_t, const void*, int, const int64_t*, const float*, void*,     \
+    void*, int64_t, int64_t, int64_t, int, int, int, int, const void*, const void*, float, int, int)                  \
+  X(set, silu_mul, int, const void*, int64_t, int64_t, int64_t, void*, int)                                           \
+  X(set, gather_rows, const void*, int64_t, const void*, int, int64_t, void*, int)
+#define FIELD(set, name, ...) void (*name)(__VA_ARGS__);
+#define PROTOTYPE(set, name, ...) extern "C" void tw_##name##_##set(__VA_ARGS__);
+#define ADDRESS(set, name, ...) tw_##name##_##set,
+#define DECLARE(set)        \
+  KERNELS(PROTOTYPE, set)   \
+  static const Kernels set##_kernels = {KERNELS(ADDRESS, set)};
 
 struct Kernels {
-  void (*pack)(int, const void*, int64_t, int64_t, void*, int);
-  void (*linear)(int, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*, const void*, int64_t,
-                 void*, int64_t, int, int);
-  void (*unpack_rows)(int, const void*, int64_t, const void*, int, int64_t, void*, int);
-  void (*attention)(int, const void*, int64_t, const void*, const void*, int64_t, int64_t, int64_t, const int32_t*,
-                    const int32_t*, const int32_t*, int64_t, int64_t, void*, int, int, int, int, float, int64_t, float,
-                    int64_t, int);
-  void (*add_rms_norm)(int, const void*, int64_t, const void*, int64_t, const void*, void*, void*, int64_t, int64_t,
-                       int64_t, float, int);
-  void (*qk_norm_rope_write)(int, void*, int64_t, int64_t, const void*, int, const int64_t*, const float*, void*, void*,
-                             int64_t, int64_t, int64_t, int, int, int, int, const void*, const void*, float, int);
-  void (*silu_mul)(int, const void*, int64_t, int64_t, int64_t, void*, int);
-  void (*gather_rows)(const void*, int64_t, const void*, int, int64_t, void*, int);
+  KERNELS(FIELD, none)
 };
 
 DECLARE(portable)
@@ -111,6 +104,38 @@ static void linears(const Kernels& kernels, int dtype, int threads) {
     }
 }
 
+static void quantised(const Kernels& kernels, int dtype, int threads) {
+  for (int64_t group : {0, 32, 128})
+    for (int64_t n : {1, 33, 70})
+      for (int64_t k : {1, 7, 64, 131}) {
+        int bits = group ? 4 : 8;
+        int64_t panel = group ? (k + group - 1) / group * (group / 2 * 32 + 64) : (k + 3) / 4 * 128 + 128;
+        Numbers weight(dtype, n * k), bias(dtype, n), back(dtype, 2 * k);
+        std::vector<char> packed((size_t)((n + 31) / 32 * panel));
+        kernels.quantise(dtype, bits, group, weight.data(), n, k, packed.data(), threads);
+        std::vector<int32_t> ids = {0, (int32_t)n - 1};
+        kernels.dequantise_rows(dtype, bits, group, packed.data(), k, ids.data(), 0, 2, back.data(), threads);
+        back.check("dequantise_rows");
+        for (int64_t rows : {1, 2, 7, 13, 29}) {
+          Numbers x(dtype, rows * k), residual(dtype, rows * n), y(dtype, rows * n);
+          kernels.quantised_linear(dtype, bits, group, x.data(), k, rows, k, packed.data(), n, bias.data(),
+                                   residual.data(), n, y.data(), n, 0, threads);
+          y.check("quantised_linear");
+        }
+      }
+}
+
+// Page rows of 8-bit numbers: head_dim bytes and a scale.
+static std::vector<uint8_t> int8_rows(int64_t rows, int head_dim) {
+  std::vector<uint8_t> bytes((size_t)(rows * (head_dim + 4)));
+  for (size_t i = 0; i < bytes.size(); i++) bytes[i] = (uint8_t)rand();
+  for (int64_t row = 0; row < rows; row++) {
+    float scale = 0.01f;
+    memcpy(bytes.data() + row * (head_dim + 4) + head_dim, &scale, 4);
+  }
+  return bytes;
+}
+
 static void attentions(const Kernels& kernels, int dtype, int threads) {
   for (int head_dim : {2, 8, 34, 80, 256})
     for (int group : {1, 7, 64})
@@ -133,8 +158,15 @@ static void attentions(const Kernels& kernels, int dtype, int threads) {
           kernels.attention(dtype, q.data(), (int64_t)heads * head_dim, pool.data(), pool.data() + page * size, 2 * page,
                             (int64_t)block_tokens * head_dim, head_dim, starts.data(), contexts.data(), tables.data(),
                             entries, (int64_t)contexts.size(), out.data(), heads, kv_heads, head_dim, block_tokens, 0.3f,
-                            window, window ? 5.0f : 0.0f, 1100, threads);
+                            window, window ? 5.0f : 0.0f, 1100, 0, threads);
         out.check("attention");
+        int64_t row = head_dim + 4, byte_page = (int64_t)kv_heads * block_tokens * row;
+        std::vector<uint8_t> bytes = int8_rows(blocks * 2 * kv_heads * block_tokens, head_dim);
+        kernels.attention(dtype, q.data(), (int64_t)heads * head_dim, bytes.data(), bytes.data() + byte_page,
+                          2 * byte_page, block_tokens * row, row, starts.data(), contexts.data(), tables.data(), entries,
+                          (int64_t)contexts.size(), out.data(), heads, kv_heads, head_dim, block_tokens, 0.3f, 0, 0.0f,
+                          1100, 1, threads);
+        out.check("attention over 8-bit pages");
       }
 }
 
@@ -163,7 +195,13 @@ static void rowwise(const Kernels& kernels, int dtype, int threads) {
       kernels.qk_norm_rope_write(dtype, qkv.data(), width, tokens, positions.data(), 0, places.data(),
                                  (float*)cos_sin.data(), k_pages.data(), v_pages.data(), page,
                                  (int64_t)block_tokens * head_dim, head_dim, block_tokens, heads, kv_heads, head_dim,
-                                 normed ? norm.data() : nullptr, normed ? norm.data() : nullptr, 1e-6f, threads);
+                                 normed ? norm.data() : nullptr, normed ? norm.data() : nullptr, 1e-6f, 0, threads);
+    std::vector<uint8_t> keys = int8_rows(3 * kv_heads * block_tokens, head_dim), values = keys;
+    int64_t row = head_dim + 4;
+    kernels.qk_norm_rope_write(dtype, qkv.data(), width, tokens, positions.data(), 0, places.data(),
+                               (float*)cos_sin.data(), keys.data(), values.data(), kv_heads * block_tokens * row,
+                               block_tokens * row, row, block_tokens, heads, kv_heads, head_dim, nullptr, nullptr, 1e-6f,
+                               1, threads);
     qkv.check("qk_norm_rope_write");
     k_pages.check("qk_norm_rope_write");
   }
@@ -173,6 +211,7 @@ static void all(const char* name, const Kernels& kernels) {
   for (int dtype = 0; dtype < 3; dtype++)
     for (int threads : {1, 2, 5}) {
       linears(kernels, dtype, threads);
+      quantised(kernels, dtype, threads);
       attentions(kernels, dtype, threads);
       rowwise(kernels, dtype, threads);
     }

@@ -138,11 +138,74 @@ TW_INLINE void weigh(const DenseSpace<M>& space, int64_t first, int64_t column, 
     for (int v = 0; v < NV; v++) store(out + r * padded + v * W, sums.at[r][v]);
 }
 
+#if TW_LEVEL == 3 || TW_LEVEL == 4
+// Up to this many queries take values from where they lie: bringing pairs of keys together would cost more than it saves.
+constexpr int DIRECT_QUERIES = 3;
+#else
+constexpr int DIRECT_QUERIES = 0;  // the dot product wants pairs of keys
+#endif
+
+template <class M>
+TW_INLINE bool weighs_directly(const AttentionArgs& args, const QueryUnit& unit) {
+  return M::STEP == 2 && unit.last - unit.first <= DIRECT_QUERIES && args.head_dim % (2 * W) == 0;
+}
+
+#if TW_LEVEL == 3 || TW_LEVEL == 4
+// As `weigh`, for 2 * W * NV numbers, with the same sums in the same order. A register holds every other number.
+template <int MR, int NV>
+TW_INLINE void weigh_directly(const DenseSpace<Bf16>& space, const uint16_t* const* places, int64_t column,
+                              int64_t padded, RowsAhead& ahead) {
+  static const uint16_t nothing[MAX_HEAD_DIM] = {0};
+  const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
+  const __m512i lower = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
+  F even[MR][NV], odd[MR][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) {
+      const float* before = space.sums + r * padded + column + v * 2 * W;
+      F low = mul(load(before), set1(space.correction[r])), high = mul(load(before + W), set1(space.correction[r]));
+      even[r][v] = _mm512_permutex2var_ps(low, evens, high);
+      odd[r][v] = _mm512_permutex2var_ps(low, odds, high);
+    }
+  for (int key = 0; key < KEYS; key += 2) {
+    if (key % 8 == 0) RowsAhead::ask(ahead);
+#pragma GCC unroll 2
+    for (int second = 1; second >= 0; second--) {  // the order of Bf16::mac
+      const uint16_t* place = places[key + second] ? places[key + second] : nothing;
+      Bf16::B numbers[NV];
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) numbers[v] = Bf16::load_b((const char*)(place + column + v * 2 * W));
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++) {
+        const Bf16::A& pair = space.weights[r * (KEYS / 2) + key / 2];
+        F weight = set1(second ? pair.odd : pair.even);
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) {
+          even[r][v] = fma(weight, numbers[v].even, even[r][v]);
+          odd[r][v] = fma(weight, numbers[v].odd, odd[r][v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) {
+      float* out = space.sums + r * padded + column + v * 2 * W;
+      store(out, _mm512_permutex2var_ps(even[r][v], lower, odd[r][v]));
+      store(out + W, _mm512_permutex2var_ps(even[r][v], upper, odd[r][v]));
+    }
+}
+#endif
+
 // MR queries, from number `first` of the unit on, against one tile of keys and values.
-template <class M, int MR>
+template <class M, int MR, class T>
 static __attribute__((noinline)) void attend_tile(const AttentionArgs& args, const QueryUnit& unit,
-                                                  const DenseSpace<M>& space, int64_t first, int64_t base,
-                                                  RowsAhead& ahead) {
+                                                  const DenseSpace<M>& space, const Places<T>& places, int64_t first,
+                                                  int64_t base, RowsAhead& ahead) {
   constexpr int STEPS = KEYS / M::STEP, WIDE = wide_vecs(MR);
   constexpr int SCORED = WIDE * W < KEYS ? WIDE : KEYS / W;
   int64_t padded = (args.head_dim + PANEL - 1) / PANEL * PANEL, column = 0;
@@ -155,6 +218,15 @@ static __attribute__((noinline)) void attend_tile(const AttentionArgs& args, con
                    space.most[f], space.weight_sums[f], space.correction[r]);
   }
   ahead.phase(STEPS / 4 * ((padded + WIDE * W - 1) / (WIDE * W)));
+#if TW_LEVEL == 3 || TW_LEVEL == 4
+  if constexpr (M::STEP == 2 && MR <= DIRECT_QUERIES)
+    if (weighs_directly<M>(args, unit)) {
+      for (; column + 8 * W <= padded; column += 8 * W) weigh_directly<MR, 4>(space, places.values, column, padded, ahead);
+      for (; column < padded; column += 2 * W) weigh_directly<MR, 1>(space, places.values, column, padded, ahead);
+      return;
+    }
+#endif
+  (void)places;
   for (; column + WIDE * W <= padded; column += WIDE * W) weigh<M, MR, WIDE>(space, first, column, padded, ahead);
   for (; column < padded; column += TILE_COLUMNS) weigh<M, MR, TILE_VECS>(space, first, column, padded, ahead);
 }
@@ -164,25 +236,29 @@ struct DensePages {
   typedef E Out;
   typedef typename E::T Number;
   typedef DenseSpace<M> Space;
-  using Tile = void (*)(const AttentionArgs&, const QueryUnit&, const Space&, int64_t, int64_t, RowsAhead&);
+  using Tile = void (*)(const AttentionArgs&, const QueryUnit&, const Space&, const Places<Number>&, int64_t, int64_t,
+                        RowsAhead&);
   static constexpr int ROWS = TILE_ROWS;
 
   static int row_bytes(int head_dim) { return head_dim * (int)sizeof(Number); }
 
   static Tile tile(int height) {
     static const Tile tiles[] = {
-        attend_tile<M, 1>, attend_tile<M, 2>,  attend_tile<M, 3>,  attend_tile<M, 4>,
+        attend_tile<M, 1, Number>,  attend_tile<M, 2, Number>,  attend_tile<M, 3, Number>,
+        attend_tile<M, 4, Number>,
 #if TW_LEVEL >= 3
-        attend_tile<M, 5>, attend_tile<M, 6>,  attend_tile<M, 7>,  attend_tile<M, 8>,
-        attend_tile<M, 9>, attend_tile<M, 10>, attend_tile<M, 11>, attend_tile<M, 12>,
+        attend_tile<M, 5, Number>,  attend_tile<M, 6, Number>,  attend_tile<M, 7, Number>,
+        attend_tile<M, 8, Number>,  attend_tile<M, 9, Number>,  attend_tile<M, 10, Number>,
+        attend_tile<M, 11, Number>, attend_tile<M, 12, Number>,
 #endif
     };
     return tiles[height - 1];
   }
 
-  static void load_tile(const Places<Number>& places, RowsAhead& ahead, int head_dim, const Space& space) {
-    load_keys<E, M>(places.keys, ahead, head_dim, space.keys);
-    load_values<E, M>(places.values, ahead, head_dim, space.values);
+  static void load_tile(const AttentionArgs& args, const QueryUnit& unit, const Places<Number>& places,
+                        RowsAhead& ahead, const Space& space) {
+    load_keys<E, M>(places.keys, ahead, args.head_dim, space.keys);
+    if (!weighs_directly<M>(args, unit)) load_values<E, M>(places.values, ahead, args.head_dim, space.values);
   }
 
   // A query as row r of a tile of `height` rows, whose first is query number `first`.

@@ -206,8 +206,8 @@ TW_INLINE void weigh_int8(const Int8Space& space, int64_t first, int64_t column,
 // MR queries, from number `first` of the unit on, against one tile of keys and values.
 template <int MR>
 static __attribute__((noinline)) void attend_tile_int8(const AttentionArgs& args, const QueryUnit& unit,
-                                                       const Int8Space& space, int64_t first, int64_t base,
-                                                       RowsAhead& ahead) {
+                                                       const Int8Space& space, const Places<uint8_t>&, int64_t first,
+                                                       int64_t base, RowsAhead& ahead) {
   constexpr int WIDE = wide_vecs(2 * MR), SCORED = WIDE * W < KEYS ? WIDE : KEYS / W;
   int64_t padded = (args.head_dim + PANEL - 1) / PANEL * PANEL, quads = (args.head_dim + 3) / 4, column = 0;
   ahead.phase((quads + 3) / 4 * (KEYS / (SCORED * W)));
@@ -224,7 +224,8 @@ struct Int8Pages {
   typedef E Out;
   typedef uint8_t Number;
   typedef Int8Space Space;
-  using Tile = void (*)(const AttentionArgs&, const QueryUnit&, const Space&, int64_t, int64_t, RowsAhead&);
+  using Tile = void (*)(const AttentionArgs&, const QueryUnit&, const Space&, const Places<Number>&, int64_t, int64_t,
+                        RowsAhead&);
   static constexpr int ROWS = TILE_ROWS / 2;
 
   static int row_bytes(int head_dim) { return head_dim + PAGE_SCALE_BYTES; }
@@ -239,7 +240,9 @@ struct Int8Pages {
     return tiles[height - 1];
   }
 
-  static void load_tile(const Places<Number>& places, RowsAhead& ahead, int head_dim, const Space& space) {
+  static void load_tile(const AttentionArgs& args, const QueryUnit&, const Places<Number>& places, RowsAhead& ahead,
+                        const Space& space) {
+    int head_dim = args.head_dim;
     load_keys(places.keys, ahead, head_dim, space.keys);
     load_scales(places.keys, head_dim, space.key_scales);
     load_values(places.values, ahead, head_dim, space.values);

@@ -101,12 +101,12 @@ static void linear_block(const LinearArgs& args, const typename E::A* a, const H
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP;
   constexpr int LINES = PANEL * (int)sizeof(typename E::Unit) * 4 / 64;
   const int64_t panel_bytes = steps * PANEL * (int64_t)sizeof(typename E::Unit);
-  bool near = to - from == 1;
-  const char* next = (const char*)args.weight + (panel + 1) * panel_bytes - (near ? panel_bytes - 4096 : 0);
+  bool alone = to - from == 1;
+  const char* next = (const char*)args.weight + (panel + 1) * panel_bytes - (alone ? panel_bytes - 4096 : 0);
   for (int64_t tile = from; tile < to; tile++) {
     int lines = lines_ahead(tile - from, to - from, LINES);
     int64_t row = heights.first(tile);
-    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead{next, lines, near});
+    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead{next, lines});
     next += lines * 64 * ((steps + 3) / 4);
   }
 }

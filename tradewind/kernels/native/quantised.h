@@ -185,15 +185,15 @@ static void quantised_block(const LinearArgs& args, int64_t group, const Quantis
   int64_t k = args.in_features, quads = Q::padded(k, group) / 4, groups = Q::padded(k, group) / Q::group_of(k, group);
   int64_t panel_bytes = Q::panel_bytes(k, group);
   const char* weight = (const char*)args.weight + panel * panel_bytes;
-  bool near = to - from == 1;
-  const char* next = weight + (near ? 4096 : panel_bytes);
+  bool alone = to - from == 1;
+  const char* next = weight + (alone ? 4096 : panel_bytes);
   for (int64_t tile = from; tile < to; tile++) {
-    int lines = near ? LINES + Q::GROUPED : lines_ahead(tile - from, to - from, LINES), height = heights.height(tile);
+    int lines = alone ? LINES + Q::GROUPED : lines_ahead(tile - from, to - from, LINES), height = heights.height(tile);
     int64_t row = heights.first(tile);
     float sums[TILE_ROWS * PANEL];
     pick_quantised_tile<Q>(height, std::make_integer_sequence<int, Q::ROWS>())(
         rows.quads + row * quads, rows.zeros + row * groups, rows.scales + row, weight, k, group,
-        LinesAhead{next, lines, near}, sums);
+        LinesAhead{next, lines}, sums);
     finish_rows<E>(args, sums, height, row, panel * PANEL);
     next += lines * 64 * (quads / (4 * Q::QUADS));
   }

@@ -19,17 +19,13 @@ struct Sums {
   F at[MR][NV];
 };
 
-// What to ask memory for while a tile is computed: called every 4 steps. Near: a little ahead of what is being read, into
-// the first-level cache. Far: what other tiles will read later, into the second.
+// What to ask memory for while a tile is computed, into the second-level cache: called every 4 steps. A tile that is alone
+// asks for what it will read itself a little later, several tiles for what comes after them.
 struct LinesAhead {
   const char* next;
   int lines;
-  bool near;
   TW_INLINE void ask(LinesAhead& self) {
-    if (self.near)
-      for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 3);
-    else
-      for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 2);
+    for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 2);
     self.next += 64 * self.lines;
   }
 };
