@@ -9,6 +9,7 @@ from tradewind.base.errors import ConfigError, TradewindError
 from tradewind.cli.options import Parser, add_sampling, add_settings
 
 ENGINE_PARTS = ("model", "cache", "scheduler", "runner", "engine")
+BENCHES = ("serve", "offline", "startup", "host", "step", "kernels", "quality", "soak")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,14 +114,8 @@ def _add_doctor(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
 
 
 def _add_bench(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
-    parser = _add_command(
-        subparsers,
-        "bench",
-        "measure: serve, offline, startup, host, step, kernels, quality, soak",
-        "WHAT [options]",
-    )
-    whats = ("serve", "offline", "startup", "host", "step", "kernels", "quality", "soak")
-    parser.add_argument("what", choices=whats, help="what to measure")
+    parser = _add_command(subparsers, "bench", f"measure: {', '.join(BENCHES)}", "WHAT [options]")
+    parser.add_argument("what", choices=BENCHES, help="what to measure")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="its options; try `tradewind bench serve --help`")
     return parser
 
