@@ -7,6 +7,7 @@ outputs before their rounding or where it has nothing to do; tests/gpu tests the
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,8 +31,14 @@ from tradewind.kernels.paged_attention.triton import TritonPagedAttention
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
 from tradewind.kernels.quantised_rows import FP8, quantise_rows
-from tradewind.kernels.rows import HeadShape
+from tradewind.kernels.rows import HeadShape, Rows
+from tradewind.kernels.sample import SampleRows
+from tradewind.kernels.sample import reference as sample_reference
+from tradewind.kernels.sample.triton import TritonGreedy
 from tradewind.kernels.silu_mul.triton import TritonSiluMul, silu_mul_kernel
+from tradewind.kernels.step_inputs import RowColumns, SlotTables, StepTensors
+from tradewind.kernels.step_inputs import reference as step_inputs_reference
+from tradewind.kernels.step_inputs.triton import TritonStepInputs
 
 CPU = torch.device("cpu")
 CHIP = Chip(processors=3)
@@ -211,7 +218,7 @@ def test_attention_leaves_out_rows_without_tokens() -> None:
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (31, 129), (64, 64)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_linear_of_few_rows(dtype: torch.dtype, tokens: int, outputs: int, inputs: int) -> None:
-    tactic = linear.Tactic(32, 64, 4, 2)
+    tactic = linear.Tactic(32, 64, 4, 2, rows_first=tokens == 3)
     x_TD, residual_TN = randn(tokens, inputs, dtype=dtype), randn(tokens, outputs, dtype=dtype, seed=1)
     weight_ND, bias_N = randn(outputs, inputs, dtype=dtype, seed=2), randn(outputs, dtype=dtype, seed=3)
     for bias, residual in itertools.product([None, bias_N], [None, residual_TN]):
@@ -246,3 +253,52 @@ def test_quantise(dtype: torch.dtype, tokens: int, inputs: int) -> None:
         assert torch.equal(rows.dense(), x_TD.float())
     empty = linear.quantise(torch.zeros_like(x_TD), CHIP)
     assert not empty.dense().any()
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(3, 12), (5, 20)])
+def test_step_inputs(rows: int, tokens: int) -> None:
+    """Rows of 7, 1 and 2 tokens, and rows and tokens to fill up, compared with the reference."""
+    generator = torch.Generator().manual_seed(0)
+    tables = SlotTables(
+        torch.randint(0, 99, (6, 70), generator=generator, dtype=torch.int32),
+        torch.randint(0, 50, (6, 18), generator=generator, dtype=torch.int32), 4, 200,
+    )  # fmt: skip
+    counts = torch.tensor([7, 1, 2, 0, 0][:rows], dtype=torch.int32)
+    starts_R1 = torch.cat([torch.zeros(1, dtype=torch.int32), counts.cumsum(0, dtype=torch.int32)])
+    columns = RowColumns(
+        torch.tensor([4, 0, 5, 0, 0][:rows], dtype=torch.int32),
+        torch.tensor([33, 60, 0, 0, 0][:rows], dtype=torch.int32), starts_R1,
+    )  # fmt: skip
+    found = []
+    for run in (TritonStepInputs(CHIP), step_inputs_reference.step_inputs):
+        index = {
+            name: torch.full((tokens,), -7, dtype=torch.int32 if name != "write_T" else torch.int64)
+            for name in ("ids", "positions_T", "write_T")
+        }
+        table_RM = torch.full((rows, 18), -7, dtype=torch.int32)
+        contexts_R = torch.full((rows,), -7, dtype=torch.int32)
+        into = StepTensors(
+            index["ids"], Rows(index["positions_T"], index["write_T"], starts_R1, contexts_R, table_RM, 7, 40)
+        )
+        run(columns, tables, into)
+        found.append([*index.values(), table_RM, contexts_R])
+    for actual, truth in zip(*found, strict=True):
+        assert torch.equal(actual, truth)
+    assert found[1][2][-1] == 200
+
+
+def test_greedy() -> None:
+    logits_NV = randn(6, 5000, dtype=torch.float32)
+    logits_NV[0, [4999, 4100]] = 9.0
+    logits_NV[1, 7] = NAN
+    logits_NV[2] = -torch.inf
+    logits_NV[3, 3] = torch.inf
+    logits_NV[4, :-1] = -torch.inf
+    slots_N, positions_N = torch.tensor([5, 0, 1, 2, 3, 4], dtype=torch.int32), torch.arange(6, dtype=torch.int32)
+    tokens_SP, drawn_N = torch.full((6, 8), -7, dtype=torch.int32), torch.full((6,), -7)
+    TritonGreedy(CHIP)(logits_NV, slots_N, positions_N, tokens_SP, drawn_N)
+    rows = SampleRows(*(np.zeros(6) for _ in range(5)))
+    expected = sample_reference.sample(logits_NV, rows)
+    assert torch.equal(drawn_N, expected)
+    assert torch.equal(tokens_SP[slots_N.long(), positions_N.long()], expected.clamp(min=0).int())
+    assert int((tokens_SP != -7).sum()) == 6

@@ -25,9 +25,12 @@ def few_rows_kernel(
     x, x_stride, x_scales, w, w_scales, bias, residual, y, T, N, D,
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
     EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, AHEAD_BYTES: tl.constexpr, THREADS: tl.constexpr,
-    BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Program (i, j): outputs [i * BN, ...) of rows [j * BT, ...). EVEN: BN divides N, and BK divides D."""
+    """Program (i, j): outputs [i * BN, ...) of rows [j * BT, ...). EVEN: BN divides N, and BK divides D.
+
+    ROWS_FIRST: the rows are the tall operand (their tile is filled up with zeros), else the weights are.
+    """
     output = tl.program_id(0) * BN + tl.arange(0, BN)
     token = tl.program_id(1) * BT + tl.arange(0, BT)
     if OVERLAPS:
@@ -37,25 +40,30 @@ def few_rows_kernel(
             prefetch(w + tl.program_id(0).to(tl.int64) * BN * D, THREADS, AHEAD_BYTES)
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    acc = tl.zeros([BN, BT], tl.float32)
+    acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     inner = tl.arange(0, BK)
     w_at = w + output.to(tl.int64)[:, None] * D + inner[None, :]
-    x_at = x + token.to(tl.int64)[None, :] * x_stride + inner[:, None]
+    x_at = x + token.to(tl.int64)[:, None] * x_stride + inner[None, :]
     for k in tl.range(0, D, BK, num_stages=STAGES):
         if EVEN:
             w_tile = tl.load(w_at + k, eviction_policy="evict_first")
-            x_tile = tl.load(x_at + k, mask=token[None, :] < T, other=0.0)
+            x_tile = tl.load(x_at + k, mask=token[:, None] < T, other=0.0)
         else:
             w_tile = tl.load(w_at + k, mask=(output < N)[:, None] & (inner + k < D)[None, :], other=0.0)
-            x_tile = tl.load(x_at + k, mask=(token < T)[None, :] & (inner + k < D)[:, None], other=0.0)
-        acc = tl.dot(w_tile, x_tile, acc, input_precision="ieee" if EXACT_DOT else "tf32")
+            x_tile = tl.load(x_at + k, mask=(token < T)[:, None] & (inner + k < D)[None, :], other=0.0)
+        if ROWS_FIRST:
+            acc = tl.dot(x_tile, tl.trans(w_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
+        else:
+            acc = tl.dot(w_tile, tl.trans(x_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
+    if not ROWS_FIRST:
+        acc = tl.trans(acc)
     if SCALED:
-        acc *= tl.load(w_scales + output, mask=output < N, other=0.0)[:, None]
-        acc *= tl.load(x_scales + token, mask=token < T, other=0.0)[None, :]
+        acc *= tl.load(x_scales + token, mask=token < T, other=0.0)[:, None]
+        acc *= tl.load(w_scales + output, mask=output < N, other=0.0)[None, :]
     if HAS_BIAS:
-        acc += tl.load(bias + output, mask=output < N, other=0.0).to(tl.float32)[:, None]
-    y_at = token.to(tl.int64)[None, :] * N + output[:, None]
-    inside = (token < T)[None, :] & (output < N)[:, None]
+        acc += tl.load(bias + output, mask=output < N, other=0.0).to(tl.float32)[None, :]
+    y_at = token.to(tl.int64)[:, None] * N + output[None, :]
+    inside = (token < T)[:, None] & (output < N)[None, :]
     if HAS_RESIDUAL:
         acc += tl.load(residual + y_at, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=inside)
@@ -83,7 +91,26 @@ class Tactic:
     inputs: int = 256
     warps: int = 4
     stages: int = 4
+    rows_first: bool = False
     ahead_bytes: int = 256  # per thread, asked for before the kernel before is over
+
+
+_WIDE = Tactic(32, 64, 4, 3)  # float32
+# By the bits of a weight and the rows of a tile.
+TACTICS = {
+    (16, 16): Tactic(32, 256, 4, 4),
+    (16, 32): Tactic(32, 256, 4, 4),
+    (16, 64): Tactic(64, 128, 4, 4),
+    (8, 16): Tactic(32, 512, 4, 4, True),
+    (8, 32): Tactic(32, 512, 4, 4, True),
+    (8, 64): Tactic(32, 512, 4, 4, True),
+}
+
+
+def tactic_for(tokens: int, weight: LinearWeight) -> Tactic | None:
+    """How a product of so many rows is launched; None where the vendor's product is faster."""
+    few = next((rows for rows in (16, 32, 64) if tokens <= rows), None)
+    return None if few is None else TACTICS.get((8 * weight.data.itemsize, few), _WIDE)
 
 
 def few_rows(
@@ -102,7 +129,7 @@ def few_rows(
     y_TN = torch.empty((tokens, outputs), dtype=out_dtype, device=values_TD.device)
     if not tokens:
         return y_TN
-    block_t = min(64, max(16, next_power_of_2(tokens)))
+    block_t = 64 if tactic.rows_first else min(64, max(16, next_power_of_2(tokens)))
     grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, block_t))
     even = outputs % tactic.outputs == 0 and width % tactic.inputs == 0
     own_bytes = tactic.outputs * width * weight.data.itemsize // (32 * tactic.warps)
@@ -112,7 +139,7 @@ def few_rows(
         SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
         EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
         AHEAD_BYTES=min(tactic.ahead_bytes, own_bytes // 16 * 16) if even else 0, THREADS=32 * tactic.warps,
-        BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
+        ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
         num_warps=tactic.warps, num_stages=tactic.stages, launch_pdl=chip.overlaps,
     )  # fmt: skip
     return y_TN

@@ -172,7 +172,7 @@ class Tile:
     programs: int
 
 
-SMALL = Tile(16, 64, 4, 3, 2)
+SMALL = Tile(16, 64, 4, 5, 2)
 LARGE = Tile(128, 64, 8, 3, 1)
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 

@@ -1,0 +1,213 @@
+"""Compile every variant of the Triton kernels for sm_90, without a GPU, and say what became of them.
+
+    python -m tests.gpu.compiled [--arch 90] [--only NAME]
+
+Prints registers, spilled bytes, shared memory and matrix instructions (wgmma, or mma for narrow tiles). Ends with 1 if a
+hot variant spills or has lost its matrix instruction.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
+from tradewind.kernels.linear.triton import TACTICS, few_rows_kernel, quantise_rows_kernel
+from tradewind.kernels.paged_attention.triton import LARGE, SMALL, paged_attention_kernel
+from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
+from tradewind.kernels.silu_mul.triton import silu_mul_kernel
+
+BF16, FP8, F32, I32, I64 = "*bf16", "*fp8e4nv", "*fp32", "*i32", "*i64"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`types`: of the arguments that are not constants, "=16" behind one that 16 divides. `matrix`: what it must use."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, int]
+    matrix: str | None = None
+    hot: bool = True
+
+
+@dataclass
+class Outcome:
+    """What the compiler made of a variant."""
+
+    variant: Variant
+    registers: int = 0
+    spilled_bytes: int = 0
+    shared_bytes: int = 0
+    instructions: list[str] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def faults(self) -> list[str]:
+        """Why a hot variant cannot be accepted."""
+        found = [self.error] if self.error else []
+        if self.variant.hot and self.spilled_bytes:
+            found.append(f"spills {self.spilled_bytes} bytes")
+        if self.variant.matrix and self.variant.matrix not in self.instructions and not self.error:
+            found.append(f"no {self.variant.matrix}")
+        return found
+
+
+def variants() -> list[Variant]:
+    """Those of models with heads of 128 and a hidden size of 4096."""
+    return [*_rowwise(), *_attention(), *_linear()]
+
+
+def _rowwise() -> list[Variant]:
+    norm = {"x": BF16, "x_stride": "i32=16", "residual": BF16, "weight": BF16, "D": "i32=16", "eps": "fp32"}
+    gate = {"gate_up": BF16, "stride": "i32=16", "F": "i32=16"}
+    rope = {
+        "qkv": BF16, "qkv_stride": "i32=16", "positions": I32, "write": I64, "cos_sin": F32, "block_stride": "i32=16",
+        "eps": "fp32", "H": "i32=16", "G": "i32", "S": "i32=16",
+    }  # fmt: skip
+    on = {"OVERLAPS": True}
+    found = []
+    for q in (False, True):
+        kind, out = ("fp8", {"out": FP8, "scales": F32}) if q else ("bf16", {"out": BF16})
+        none = {} if q else {"scales": None}
+        constants = {**none, "HAS_RESIDUAL": True, "QUANTISES": q, **on, "BLOCK": 4096}
+        found.append(Variant(f"add_rms_norm {kind}", add_rms_norm_kernel, {**norm, **out}, constants, {"num_warps": 8}))
+        block, warps = (16384, 16) if q else (1024, 2)
+        constants = {**none, "QUANTISES": q, **on, "BLOCK": block}
+        found.append(Variant(f"silu_mul {kind}", silu_mul_kernel, {**gate, **out}, constants, {"num_warps": warps}))
+        pages = {"k_pages": FP8 if q else BF16, "v_pages": FP8 if q else BF16}
+        for norms in (False, True):
+            more = {"q_norm": BF16, "k_norm": BF16} if norms else {}
+            constants = {**({} if norms else {"q_norm": None, "k_norm": None}), "K": 128, "HAS_NORM": norms}
+            constants |= {"QUANTISES": q, **on, "HEADS": 16, "HALF": 64}
+            name = f"rope {'qk-norm ' if norms else ''}{kind} pages"
+            found.append(
+                Variant(name, qk_norm_rope_write_kernel, {**rope, **pages, **more}, constants, {"num_warps": 4})
+            )
+    types = {"x": BF16, "x_stride": "i32=16", "out": FP8, "scales": F32, "D": "i32=16"}
+    found.append(Variant("quantise_rows", quantise_rows_kernel, types, {**on, "BLOCK": 4096}, {"num_warps": 8}))
+    return found
+
+
+def _attention() -> list[Variant]:
+    types = {
+        "q": BF16, "q_stride": "i32=16", "block_stride": "i32=16", "query_starts": I32, "context_lens": I32,
+        "block_tables": I32, "table_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32,
+        "R": "i32", "G": "i32", "S": "i32=16", "GROUP": "i32", "least": "i32", "most": "i32", "window": "i32=16",
+        "least_split": "i32=16", "scale": "fp32", "softcap": "fp32",
+    }  # fmt: skip
+    found = []
+    for tile, pages, head_dim, rows in (
+        (SMALL, BF16, 128, 16), (SMALL, FP8, 128, 16), (SMALL, BF16, 128, 1024), (SMALL, BF16, 64, 16),
+        (LARGE, BF16, 128, 128), (LARGE, FP8, 128, 128), (LARGE, BF16, 64, 128),
+    ):  # fmt: skip
+        constants = {
+            "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "HAS_SOFTCAP": False,
+            "EXACT_DOT": False, "OVERLAPS": True, "STAGES": tile.stages,
+        }  # fmt: skip
+        kind = "decode" if tile is SMALL else "prefill"
+        found.append(
+            Variant(
+                f"attention {kind} {head_dim} {pages[1:]} R<={rows}", paged_attention_kernel,
+                {**types, "k_pages": pages, "v_pages": pages}, constants,
+                {"num_warps": tile.warps, "num_stages": tile.stages}, "mma.sync" if tile is SMALL else "wgmma",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _linear() -> list[Variant]:
+    types = {"x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
+    found = []
+    for (bits, rows), tactic in TACTICS.items():
+        fp8 = bits == 8
+        plain = FP8 if fp8 else BF16
+        more = {"x_scales": F32, "w_scales": F32} if fp8 else {}
+        constants: dict[str, Any] = {} if fp8 else {"x_scales": None, "w_scales": None}
+        constants |= {
+            "bias": None, "residual": None, "SCALED": fp8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True,
+            "EXACT_DOT": False, "OVERLAPS": True, "AHEAD_BYTES": tactic.ahead_bytes, "THREADS": 32 * tactic.warps,
+            "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": 64 if tactic.rows_first else rows, "BK": tactic.inputs, "STAGES": tactic.stages,
+        }  # fmt: skip
+        matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
+        options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
+        name = f"few rows {'fp8' if fp8 else 'bf16'} T<={rows}"
+        found.append(
+            Variant(
+                name, few_rows_kernel, {**types, "x": plain, "w": plain, "y": BF16, **more}, constants, options, matrix
+            )
+        )
+    return found
+
+
+def compile_variant(variant: Variant, arch: int) -> Outcome:
+    """Compile one, and read the assembler's report."""
+    outcome = Outcome(variant)
+    names = variant.kernel.arg_names
+    signature, attributes, constants = {}, {}, {}
+    for place, name in enumerate(names):
+        if name in variant.types:
+            kind, _, divisor = variant.types[name].partition("=")
+            signature[name] = kind
+            if divisor or kind.startswith("*"):
+                attributes[(place,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "constexpr"
+            constants[(place,)] = variant.constants[name]
+    source = ASTSource(variant.kernel, signature, constants, attributes)
+    try:
+        compiled = triton.compile(
+            source, target=GPUTarget("cuda", arch, 32), options={**variant.options, "launch_pdl": arch >= 90}
+        )
+    except Exception as error:  # the table shows every variant, also one that the compiler refuses
+        outcome.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}"
+        return outcome
+    outcome.shared_bytes = compiled.metadata.shared
+    outcome.instructions = [word for word in ("wgmma", "mma.sync", "cp.async") if word in compiled.asm["ptx"]]
+    _read_resources(outcome, compiled)
+    return outcome
+
+
+def _read_resources(outcome: Outcome, compiled: CompiledKernel) -> None:
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    used = dict(re.findall(r"(\w+):(\d+)", text))
+    outcome.registers = int(used.get("REG", 0))
+    outcome.spilled_bytes = int(used.get("LOCAL", 0)) + int(used.get("STACK", 0))
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, default=90)
+    parser.add_argument("--only", default="", help="variants whose name has this in it")
+    options = parser.parse_args()
+    wanted = [variant for variant in variants() if options.only in variant.name]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda variant: compile_variant(variant, options.arch), wanted))
+    print(f"Triton {triton.__version__}, sm_{options.arch}")
+    print(f"{'kernel':42} {'registers':>9} {'spilled':>8} {'shared':>8}  instructions")
+    for outcome in outcomes:
+        print(
+            f"{outcome.variant.name:42} {outcome.registers:9} {outcome.spilled_bytes:8} {outcome.shared_bytes:8}  "
+            f"{' '.join(outcome.instructions)}{'  FAULT: ' + '; '.join(outcome.faults) if outcome.faults else ''}"
+        )
+    return 1 if any(outcome.faults for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""linear with 8-bit floating point weights, quantised while loading: the layout and the torch version, which is the truth.
+
+A weight is e4m3 with one float32 scale for each output; the rows of x are quantised when they are multiplied, or come
+quantised already, each with its own scale. So y[t, n] = (sum of products of 8-bit numbers) * scale[t] * scale[n].
+"""
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.quantised_rows import FP8, Activations, QuantisedRows, quantise_rows
+
+LAYOUT = "fp8"
+_ROWS_AT_ONCE = 8192  # of a weight: quantising takes float32 copies
+
+
+def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
+    """See `tradewind.kernels.linear.Pack`. `data`: float8_e4m3fn [N, D]; `extras`: the scales, float32 [N]."""
+    outputs, inputs = weight_ND.shape
+    values_ND = torch.empty((outputs, inputs), dtype=FP8, device=weight_ND.device)
+    scales_N = torch.empty(outputs, dtype=torch.float32, device=weight_ND.device)
+    for first in range(0, outputs, _ROWS_AT_ONCE):
+        part = quantise_rows(weight_ND[first : first + _ROWS_AT_ONCE])
+        values_ND[first : first + _ROWS_AT_ONCE] = part.values_TD
+        scales_N[first : first + _ROWS_AT_ONCE] = part.scales_T1.squeeze(1)
+    return LinearWeight(values_ND, bias_N, outputs, inputs, LAYOUT, (scales_N,))
+
+
+def linear(x: Activations, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
+    """See `tradewind.kernels.linear.Linear`."""
+    return product(x, weight, residual_TN).to(x.dtype)
+
+
+def product(x: Activations, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
+    """The same, not rounded: float32."""
+    rows = x if isinstance(x, QuantisedRows) else quantise_rows(x)
+    y_TN = rows.dense() @ dense(weight).T
+    if weight.bias_N is not None:
+        y_TN += weight.bias_N.float()
+    if residual_TN is not None:
+        y_TN += residual_TN.float()
+    return y_TN
+
+
+def dense(weight: LinearWeight) -> Tensor:
+    """The weight's numbers, float32 [N, D]."""
+    return weight.data.float() * weight.extras[0].unsqueeze(1)
+
+
+def kernel() -> LinearKernel:
+    """The op, as `tradewind.kernels.linear.choose` wants it. An embedding of 3 bits of mantissa is kept as it is."""
+    return LinearKernel(pack, linear, logits=product)

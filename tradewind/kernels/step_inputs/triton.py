@@ -1,0 +1,61 @@
+"""step_inputs in Triton: a program for each row, and one for the tokens that nobody owns."""
+
+import triton
+from triton import language as tl
+
+from tradewind.kernels.gpu import Chip
+from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.step_inputs import RowColumns, SlotTables, StepTensors
+
+
+@triton.jit
+def step_inputs_kernel(
+    slots, computed, starts, tokens, tokens_stride, blocks, blocks_stride, spare_place, ids, positions, write,
+    context_lens, block_tables, table_stride, R, T, S, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Program r < R does row r; program R fills up from the last row's end to T."""
+    begin(OVERLAPS)
+    row = tl.program_id(0)
+    first = tl.load(starts + row)
+    each = tl.arange(0, BLOCK)
+    if row == R:
+        for i in range(first, T, BLOCK):
+            inside = i + each < T
+            tl.store(ids + i + each, 0, mask=inside)
+            tl.store(positions + i + each, 0, mask=inside)
+            tl.store(write + i + each, spare_place.to(tl.int64), mask=inside)
+    else:
+        count = tl.load(starts + row + 1) - first
+        slot = tl.load(slots + row).to(tl.int64)
+        done = tl.load(computed + row)
+        context = tl.where(count > 0, done + count, 0)
+        own_tokens, own_blocks = tokens + slot * tokens_stride, blocks + slot * blocks_stride
+        for i in range(0, count, BLOCK):
+            inside = i + each < count
+            position = done + i + each
+            block = tl.load(own_blocks + position // S, mask=inside, other=0).to(tl.int64)
+            tl.store(ids + first + i + each, tl.load(own_tokens + position, mask=inside, other=0), mask=inside)
+            tl.store(positions + first + i + each, position, mask=inside)
+            tl.store(write + first + i + each, block * S + position % S, mask=inside)
+        tl.store(context_lens + row, context)
+        table = block_tables + row.to(tl.int64) * table_stride
+        for i in range(0, (context + S - 1) // S, BLOCK):
+            inside = i + each < (context + S - 1) // S
+            tl.store(table + i + each, tl.load(own_blocks + i + each, mask=inside, other=0), mask=inside)
+
+
+class TritonStepInputs:
+    """See `tradewind.kernels.step_inputs.StepInputs`."""
+
+    def __init__(self, chip: Chip) -> None:
+        self._chip = chip
+
+    def __call__(self, columns: RowColumns, tables: SlotTables, into: StepTensors) -> None:
+        rows, count = into.rows, len(into.rows.context_lens_R)
+        step_inputs_kernel[(count + 1,)](
+            columns.slots_R, columns.computed_R, columns.starts_R1, tables.tokens_SP, tables.tokens_SP.stride(0),
+            tables.blocks_SM, tables.blocks_SM.stride(0), tables.spare_place, into.ids_T, rows.positions_T,
+            rows.write_T, rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), count,
+            len(into.ids_T), tables.block_tokens, OVERLAPS=self._chip.overlaps, BLOCK=256, num_warps=4,
+            launch_pdl=self._chip.overlaps,
+        )  # fmt: skip
