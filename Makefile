@@ -7,13 +7,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS   ?=
 
-.PHONY: serve test check format install clean
+.PHONY: serve test check kernels format install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   install into $(VENV) and serve the built-in demo model on port 8000 (ARGS='MODEL --port 9000')"
 	@echo "make test    everything CI runs: the checks and all tests"
 	@echo "make check   format, lint, types, import floors, and the tests that need no torch"
+	@echo "make kernels the GPU kernels, without a GPU: in Triton's interpreter, and compiled for three architectures"
 	@echo "make format  rewrite the sources in the project's format"
 
 serve: $(VENV)/.installed
@@ -51,6 +52,11 @@ check: $(VENV)/.test
 
 test: check
 	$(BIN)/python -m pytest tests --ignore=tests/none -n 2 --dist worksteal
+	$(BIN)/python -m tests.gpu.compiled --arch 90
+
+kernels: $(VENV)/.test
+	$(BIN)/python -m pytest tests/cpu/triton -n 2 --dist worksteal
+	$(BIN)/python -m tests.gpu.compiled --arch 90 80 100
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

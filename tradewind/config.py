@@ -46,8 +46,8 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "type of weights and activations")
     load_format: Literal["auto", "dummy"] = setting("auto", "'dummy' fills random weights from config.json alone")
     max_model_len: int | None = setting(None, "longest prompt plus output, in tokens (default: the model's own)", low=1)
-    quantization: Literal["none", "int8", "int4", "int4-g64", "int4-g128"] = setting(
-        "none", "quantise the weights while loading; int4 shares a scale among 32 weights (or 64, or 128)"
+    quantization: Literal["none", "fp8", "int8", "int4", "int4-g64", "int4-g128"] = setting(
+        "none", "quantise the weights while loading: fp8 for GPUs; int4 shares a scale among 32 weights (or 64, or 128)"
     )
     weights_seed: int = setting(0, "seed of dummy weights", low=0)
 
@@ -60,9 +60,9 @@ class CacheConfig:
     memory_bytes: int | None = setting(
         None, "bytes of the KV cache, e.g. 4GiB (default: measured)", aliases=("kv-cache-memory-bytes",), is_bytes=True
     )
-    kv_dtype: Literal["auto", "int8"] = setting(
+    kv_dtype: Literal["auto", "int8", "fp8"] = setting(
         "auto",
-        "type of keys and values in the cache; int8 quantises each head of each token, and halves their memory",
+        "type of keys and values in the cache; int8 (CPU) and fp8 (GPU) halve their memory",
         aliases=("kv-cache-dtype",),
     )
     prefix_caching: bool = setting(True, "reuse the KV blocks of equal prefixes", aliases=("enable-prefix-caching",))
@@ -92,8 +92,16 @@ class RunnerConfig:
     instruction_set: Literal["auto", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable"] = setting(
         "auto", "of the CPU kernels, for a lower one than the machine's best"
     )
-    memory_fraction: float = setting(
-        0.6, "share of the free memory that the KV cache may take", aliases=("gpu-memory-utilization",), low=0, high=1
+    memory_fraction: float | None = setting(
+        None,
+        "share of the free memory that the KV cache may take (default: 0.6, on a GPU 0.92)",
+        aliases=("gpu-memory-utilization",),
+        low=0,
+        high=1,
+    )
+    graphs: bool = setting(True, "on a GPU, record steps as CUDA graphs at start and replay them")
+    exact: bool = setting(
+        False, "on a GPU, the same tokens whatever shares the batch, at some cost of speed (CPUs always keep to it)"
     )
 
 

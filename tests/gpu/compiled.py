@@ -1,9 +1,10 @@
-"""Compile every variant of the Triton kernels for sm_90, without a GPU, and say what became of them.
+"""Compile every variant of the Triton kernels, without a GPU, and say what became of them.
 
-    python -m tests.gpu.compiled [--arch 90] [--only NAME]
+    python -m tests.gpu.compiled [--arch 90 80 100] [--only NAME]
 
-Prints registers, spilled bytes, shared memory and matrix instructions (wgmma, or mma for narrow tiles). Ends with 1 if a
-hot variant spills or has lost its matrix instruction.
+Prints registers, spilled bytes, shared memory and matrix instructions. Ends with 1 if a hot variant spills or has lost
+its matrix instruction on Hopper (wgmma, or mma for narrow tiles), which the tiles are chosen for; elsewhere every
+variant must compile. 8-bit floats need compute capability 8.9.
 """
 
 import argparse
@@ -21,17 +22,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
-from tradewind.kernels.linear.triton import TACTICS, few_rows_kernel, quantise_rows_kernel
+from tradewind.kernels.fused_linear.triton import TACTICS, fused_linear_kernel
+from tradewind.kernels.linear.tactics import Tactics
+from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel
 from tradewind.kernels.paged_attention.triton import LARGE, SMALL, paged_attention_kernel
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
+from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
+from tradewind.kernels.step_inputs.triton import step_inputs_kernel
 
 BF16, FP8, F32, I32, I64 = "*bf16", "*fp8e4nv", "*fp32", "*i32", "*i64"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`types`: of the arguments that are not constants, "=16" behind one that 16 divides. `matrix`: what it must use."""
+    """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use."""
 
     name: str
     kernel: Any
@@ -47,6 +52,7 @@ class Outcome:
     """What the compiler made of a variant."""
 
     variant: Variant
+    arch: int
     registers: int = 0
     spilled_bytes: int = 0
     shared_bytes: int = 0
@@ -57,6 +63,8 @@ class Outcome:
     def faults(self) -> list[str]:
         """Why a hot variant cannot be accepted."""
         found = [self.error] if self.error else []
+        if self.arch != 90:
+            return found
         if self.variant.hot and self.spilled_bytes:
             found.append(f"spills {self.spilled_bytes} bytes")
         if self.variant.matrix and self.variant.matrix not in self.instructions and not self.error:
@@ -66,7 +74,7 @@ class Outcome:
 
 def variants() -> list[Variant]:
     """Those of models with heads of 128 and a hidden size of 4096."""
-    return [*_rowwise(), *_attention(), *_linear()]
+    return [*_rowwise(), *_attention(), *_linear(), *_fused(), *_sampling()]
 
 
 def _rowwise() -> list[Variant]:
@@ -108,52 +116,93 @@ def _attention() -> list[Variant]:
         "least_split": "i32=16", "scale": "fp32", "softcap": "fp32",
     }  # fmt: skip
     found = []
-    for tile, pages, head_dim, rows in (
+    for tiles, pages, head_dim, rows in (
         (SMALL, BF16, 128, 16), (SMALL, FP8, 128, 16), (SMALL, BF16, 128, 1024), (SMALL, BF16, 64, 16),
-        (LARGE, BF16, 128, 128), (LARGE, FP8, 128, 128), (LARGE, BF16, 64, 128),
+        (LARGE, BF16, 128, 256), (LARGE, FP8, 128, 256), (LARGE, BF16, 64, 256),
     ):  # fmt: skip
+        tile, is_small = tiles[1 if pages is FP8 else 2], tiles is SMALL
         constants = {
             "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "HAS_SOFTCAP": False,
-            "EXACT_DOT": False, "OVERLAPS": True, "STAGES": tile.stages,
+            "EXACT_DOT": False, "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs,
+            "OVERLAPS": True, "STAGES": tile.stages,
         }  # fmt: skip
-        kind = "decode" if tile is SMALL else "prefill"
+        kind = "decode" if is_small else "prefill"
         found.append(
             Variant(
                 f"attention {kind} {head_dim} {pages[1:]} R<={rows}", paged_attention_kernel,
                 {**types, "k_pages": pages, "v_pages": pages}, constants,
-                {"num_warps": tile.warps, "num_stages": tile.stages}, "mma.sync" if tile is SMALL else "wgmma",
+                {"num_warps": tile.warps, "num_stages": tile.stages}, "mma.sync" if is_small else "wgmma",
             )
         )  # fmt: skip
     return found
 
 
 def _linear() -> list[Variant]:
+    """All that the shipped table may launch."""
     types = {"x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
-    found = []
-    for (bits, rows), tactic in TACTICS.items():
-        fp8 = bits == 8
+    found = {}
+    for entry in Tactics.shipped(9, 0).entries:
+        tactic, fp8 = entry.tactic, entry.bits == 8
         plain = FP8 if fp8 else BF16
         more = {"x_scales": F32, "w_scales": F32} if fp8 else {}
         constants: dict[str, Any] = {} if fp8 else {"x_scales": None, "w_scales": None}
+        block_t = 64 if tactic.rows_first else entry.rows
         constants |= {
             "bias": None, "residual": None, "SCALED": fp8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True,
-            "EXACT_DOT": False, "OVERLAPS": True, "AHEAD_BYTES": tactic.ahead_bytes, "THREADS": 32 * tactic.warps,
-            "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": 64 if tactic.rows_first else rows, "BK": tactic.inputs, "STAGES": tactic.stages,
+            "EXACT_DOT": False, "OVERLAPS": True, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": block_t,
+            "BK": tactic.inputs, "STAGES": tactic.stages,
         }  # fmt: skip
         matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
         options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
-        name = f"few rows {'fp8' if fp8 else 'bf16'} T<={rows}"
-        found.append(
-            Variant(
-                name, few_rows_kernel, {**types, "x": plain, "w": plain, "y": BF16, **more}, constants, options, matrix
-            )
-        )
+        shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}{' rows first' if tactic.rows_first else ''}"
+        name = f"few rows {'fp8' if fp8 else 'bf16'} T<={entry.rows} {shape}"
+        variant_types = {**types, "x": plain, "w": plain, "y": BF16, **more}
+        found[name] = Variant(name, few_rows_kernel, variant_types, constants, options, matrix)
+    return list(found.values())
+
+
+def _fused() -> list[Variant]:
+    types = {
+        "x": BF16, "x_stride": "i32=16", "w": BF16, "y": BF16, "T": "i32", "N": "i32=16", "D": "i32=16", "eps": "fp32"
+    }  # fmt: skip
+    found = []
+    for (normed, gated), tactic in TACTICS.items():
+        more = ({"gain": BF16} if normed else {}) | ({} if gated else {"residual": BF16})
+        constants: dict[str, Any] = {name: None for name in ("gain", "residual") if name not in more}
+        constants |= {
+            "NORMED": normed, "GATED": gated, "HAS_RESIDUAL": not gated, "EVEN": True, "OVERLAPS": True,
+            "BN": tactic.outputs, "BT": 16, "BK": tactic.inputs, "STAGES": tactic.stages,
+        }  # fmt: skip
+        name = f"fused{' norm' if normed else ''}{' gate' if gated else ''}"
+        options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
+        found.append(Variant(name, fused_linear_kernel, {**types, **more}, constants, options, "wgmma"))
     return found
+
+
+def _sampling() -> list[Variant]:
+    on = {"OVERLAPS": True, "CHUNK": 4096}
+    common = {"logits": F32, "V": "i32=16", "count": I32, "temperatures": F32, "largest": F32, "masses": F32}
+    filters = {**common, "top_ks": I32, "top_ps": F32, "min_ps": F32, "floors": I64, "C": "i32=16"}
+    choose = {
+        **common, "uniforms": "*fp64", "places": I32, "floors": I64, "C": "i32=16", "drawn": I64, "slots": I32,
+        "positions": I32, "tokens": I32, "tokens_stride": "i32",
+    }  # fmt: skip
+    inputs = {
+        "slots": I32, "computed": I32, "starts": I32, "tokens": I32, "tokens_stride": "i32", "blocks": I32,
+        "blocks_stride": "i32=16", "spare_place": "i32", "ids": I32, "positions": I32, "write": I64,
+        "context_lens": I32, "block_tables": I32, "table_stride": "i32=16", "R": "i32", "T": "i32", "S": "i32=16",
+    }  # fmt: skip
+    return [
+        Variant("draw: chunks", chunks_kernel, {**common, "places": I32}, on, {"num_warps": 4}),
+        Variant("draw: filters", filters_kernel, filters, {**on, "CHUNKS": 32, "BLOCK": 2048}, {"num_warps": 16}),
+        Variant("draw: choose", choose_kernel, choose, {**on, "CHUNKS": 32}, {"num_warps": 4}),
+        Variant("step inputs", step_inputs_kernel, inputs, {"OVERLAPS": True, "BLOCK": 256}, {"num_warps": 4}),
+    ]
 
 
 def compile_variant(variant: Variant, arch: int) -> Outcome:
     """Compile one, and read the assembler's report."""
-    outcome = Outcome(variant)
+    outcome = Outcome(variant, arch)
     names = variant.kernel.arg_names
     signature, attributes, constants = {}, {}, {}
     for place, name in enumerate(names):
@@ -164,17 +213,20 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
                 attributes[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "constexpr"
-            constants[(place,)] = variant.constants[name]
+            # Kernels start before the one before is over from Hopper on.
+            constants[(place,)] = variant.constants[name] if name != "OVERLAPS" else arch >= 90
     source = ASTSource(variant.kernel, signature, constants, attributes)
     try:
         compiled = triton.compile(
             source, target=GPUTarget("cuda", arch, 32), options={**variant.options, "launch_pdl": arch >= 90}
         )
-    except Exception as error:  # the table shows every variant, also one that the compiler refuses
+    except Exception as error:  # noqa: BLE001 - the table shows every variant, also one that the compiler refuses
         outcome.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}"
         return outcome
     outcome.shared_bytes = compiled.metadata.shared
-    outcome.instructions = [word for word in ("wgmma", "mma.sync", "cp.async") if word in compiled.asm["ptx"]]
+    outcome.instructions = [
+        word for word in ("wgmma", "tcgen05.mma", "mma.sync", "cp.async") if word in compiled.asm["ptx"]
+    ]
     _read_resources(outcome, compiled)
     return outcome
 
@@ -191,22 +243,30 @@ def _read_resources(outcome: Outcome, compiled: CompiledKernel) -> None:
 
 
 def main() -> int:
-    """Print the table."""
+    """Print a table for each architecture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", type=int, default=90)
+    parser.add_argument("--arch", type=int, nargs="+", default=[90])
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     options = parser.parse_args()
     wanted = [variant for variant in variants() if options.only in variant.name]
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(lambda variant: compile_variant(variant, options.arch), wanted))
-    print(f"Triton {triton.__version__}, sm_{options.arch}")
+    is_faulty = False
+    for arch in options.arch:
+        fitting = [variant for variant in wanted if arch >= 89 or FP8 not in variant.types.values()]
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(lambda variant, arch=arch: compile_variant(variant, arch), fitting))
+        _print(outcomes, arch)
+        is_faulty |= any(outcome.faults for outcome in outcomes)
+    return 1 if is_faulty else 0
+
+
+def _print(outcomes: list[Outcome], arch: int) -> None:
+    print(f"Triton {triton.__version__}, sm_{arch}")
     print(f"{'kernel':42} {'registers':>9} {'spilled':>8} {'shared':>8}  instructions")
     for outcome in outcomes:
         print(
             f"{outcome.variant.name:42} {outcome.registers:9} {outcome.spilled_bytes:8} {outcome.shared_bytes:8}  "
             f"{' '.join(outcome.instructions)}{'  FAULT: ' + '; '.join(outcome.faults) if outcome.faults else ''}"
         )
-    return 1 if any(outcome.faults for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +11,16 @@ from tradewind.kernels import (
     add_rms_norm,
     decoder_layers,
     embedding,
+    fused_linear,
     linear,
     native,
     paged_attention,
     qk_norm_rope_write,
     silu_mul,
 )
+from tradewind.kernels.add_rms_norm import AddRmsNorm, QuantisingAddRmsNorm
+from tradewind.kernels.choice import Choice
+from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.linear.quantisation import Quantisation
 
 
@@ -36,11 +41,13 @@ class Ops:
     logits: linear.Logits
     linear: linear.Linear
     add_rms_norm: add_rms_norm.AddRmsNorm
+    norm_for_linear: AddRmsNorm | QuantisingAddRmsNorm  # what comes out is for `linear` alone
     qk_norm_rope_write: qk_norm_rope_write.QkNormRopeWrite
     paged_attention: paged_attention.PagedAttention
-    silu_mul: silu_mul.SiluMul
+    silu_mul: silu_mul.SiluMul | silu_mul.QuantisingSiluMul  # what comes out is for `linear` alone
     embedding: embedding.Embedding
     bind_layers: decoder_layers.BindLayers | None  # all layers in one call; None where they run op by op
+    fused_linear: FusedLinear | None  # for a few rows, where one kernel is faster than its parts
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
 
@@ -60,19 +67,27 @@ def choose_ops(
     prefer: str | None = None,
     level: str | None = None,
     quantisation: Quantisation | None = None,
+    *,
+    exact: bool = False,
 ) -> Ops:
     """The fastest implementation of every op for this device and dtype: the same arguments give the same choice.
 
     `prefer` names a kind ("native", "torch" or "reference"): faster kinds are passed over. ConfigError if there is no
     such kind. `level` names an instruction set of the native kernels (kernels/native), for a lower one than the
     machine's best; results are defined per instruction set. `quantisation`: of the weights of all linear layers.
+    `exact`: what a row gets does not depend on the other rows, which costs speed on a GPU (CPUs always keep to it).
     """
     device = torch.device(device)
-    matmul = linear.choose(device, dtype, prefer, level, quantisation)
+    matmul = linear.choose(device, dtype, prefer, level, quantisation, exact=exact)
     norm = add_rms_norm.choose(device, dtype, prefer, level)
     rope = qk_norm_rope_write.choose(device, dtype, prefer, level)
-    attention = paged_attention.choose(device, dtype, prefer, level)
-    gate = silu_mul.choose(device, dtype, prefer, level)
+    attention = paged_attention.choose(device, dtype, prefer, level, exact=exact)
+    quantises = quantisation is not None and quantisation.is_float
+    gate: Choice[Any] = silu_mul.choose(device, dtype, prefer, level)
+    layer_norm: Choice[Any] = norm
+    if quantises:
+        gate = silu_mul.choose_quantising(device, dtype, prefer)
+        layer_norm = add_rms_norm.choose_quantising(device, dtype, prefer)
     lookup = embedding.choose(device, dtype, prefer, level)
     parts = (matmul, norm, rope, attention, gate)
     bind_layers = None
@@ -80,23 +95,32 @@ def choose_ops(
         from tradewind.kernels.decoder_layers.cpu import Bind
 
         bind_layers = Bind(native.load(level), quantisation)
+    fused = (
+        fused_linear.choose(device, dtype, exact=exact) if matmul.kind == "triton" and quantisation is None else None
+    )
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
         logits=matmul.run.logits or _WidenedLogits(matmul.run.linear),
         add_rms_norm=norm.run,
+        norm_for_linear=layer_norm.run,
         qk_norm_rope_write=rope.run,
         paged_attention=attention.run,
         silu_mul=gate.run,
         embedding=lookup.run,
         packed_embedding=matmul.run.embedding,
         bind_layers=bind_layers,
+        fused_linear=fused,
         chosen={
             "linear": Chosen(matmul.kind, matmul.reason),
-            "add_rms_norm": Chosen(norm.kind, norm.reason),
+            "add_rms_norm": Chosen(layer_norm.kind, _with_quantising(layer_norm.reason, quantises)),
             "qk_norm_rope_write": Chosen(rope.kind, rope.reason),
             "paged_attention": Chosen(attention.kind, attention.reason),
-            "silu_mul": Chosen(gate.kind, gate.reason),
+            "silu_mul": Chosen(gate.kind, _with_quantising(gate.reason, quantises)),
             "embedding": Chosen(lookup.kind, lookup.reason),
         },
     )
+
+
+def _with_quantising(reason: str, quantises: bool) -> str:
+    return f"{reason}; quantises what comes out" if quantises else reason

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tradewind.kernels.ops import Ops
+from tradewind.kernels.quantised_rows import Activations
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.layers.linear import Linear
 
@@ -35,11 +36,15 @@ class Attention:
     window: int | None
     ops: Ops
 
-    def __call__(self, x_TD: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
+    def __call__(self, x: Activations, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
         """x_TD -> y_TD; the keys and values of the step's tokens are written to the layer's pages."""
+        return self.out(self.attend(self.qkv(x), rows, k_pages_BGSK, v_pages_BGSK))
+
+    def attend(self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
+        """The same between the two projections: qkv_TC -> heads side by side [T, H * K]."""
         norm = self.qk_norm
         q_THK = self.ops.qk_norm_rope_write(
-            self.qkv(x_TD),
+            qkv_TC,
             rows,
             self.cos_sin_PK,
             k_pages_BGSK,
@@ -50,7 +55,7 @@ class Attention:
             norm.eps if norm else 0.0,
         )
         out_THK = self.ops.paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, self.scale, self.window)
-        return self.out(out_THK.flatten(1))
+        return out_THK.flatten(1)
 
     @property
     def nbytes(self) -> int:

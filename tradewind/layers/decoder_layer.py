@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tradewind.kernels.fused_linear import MOST_ROWS, FusedLinear
 from tradewind.kernels.rows import Rows
 from tradewind.layers.attention import Attention
 from tradewind.layers.feed_forward import FeedForward
@@ -18,15 +19,27 @@ class DecoderLayer:
     attention: Attention
     post_norm: RmsNorm
     feed_forward: FeedForward
+    fused: FusedLinear | None = None  # for steps of a few tokens: six kernels, with the residual sum always complete
 
     def __call__(
         self, x_TD: Tensor, residual_TD: Tensor | None, rows: Rows, pages: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """(x_TD, residual_TD) of the layer before -> those for the layer after; `pages` as in KVPool.layer."""
-        x_TD, residual_TD = self.input_norm(x_TD, residual_TD)
-        x_TD = self.attention(x_TD, rows, *pages)
-        x_TD, residual_TD = self.post_norm(x_TD, residual_TD)
-        return self.feed_forward(x_TD), residual_TD
+        if self.fused is not None and len(x_TD) <= MOST_ROWS:
+            assert residual_TD is None
+            return self._few(x_TD, rows, pages, self.fused), None
+        normed, residual_TD = self.input_norm(x_TD, residual_TD)
+        x_TD = self.attention(normed, rows, *pages)
+        normed, residual_TD = self.post_norm(x_TD, residual_TD)
+        return self.feed_forward(normed), residual_TD
+
+    def _few(self, x_TD: Tensor, rows: Rows, pages: tuple[Tensor, Tensor], fused: FusedLinear) -> Tensor:
+        attention, feed_forward = self.attention, self.feed_forward
+        qkv_TC = fused(x_TD, attention.qkv.weight, self.input_norm.as_part)
+        out_TD = attention.attend(qkv_TC, rows, *pages)
+        x_TD = fused(out_TD, attention.out.weight, residual_TN=x_TD)
+        act_TF = fused(x_TD, feed_forward.gate_up.weight, self.post_norm.as_part, gated=True)
+        return fused(act_TF, feed_forward.down.weight, residual_TN=x_TD)
 
     @property
     def nbytes(self) -> int:

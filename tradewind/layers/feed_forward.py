@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tradewind.kernels.silu_mul import SiluMul
+from tradewind.kernels.quantised_rows import Activations
+from tradewind.kernels.silu_mul import QuantisingSiluMul, SiluMul
 from tradewind.layers.linear import Linear
 
 
@@ -14,11 +15,11 @@ class FeedForward:
 
     gate_up: Linear
     down: Linear
-    silu_mul: SiluMul
+    silu_mul: SiluMul | QuantisingSiluMul
 
-    def __call__(self, x_TD: Tensor) -> Tensor:
+    def __call__(self, x: Activations) -> Tensor:
         """x_TD -> y_TD."""
-        return self.down(self.silu_mul(self.gate_up(x_TD)))
+        return self.down(self.silu_mul(self.gate_up(x)))
 
     @property
     def nbytes(self) -> int:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tradewind.kernels import linear as op
 from tradewind.kernels.ops import Ops
+from tradewind.kernels.quantised_rows import Activations
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Linear:
         """Pack a weight. The caller drops weight_ND afterwards, unless it is shared on purpose (tied embeddings)."""
         return cls(ops.pack(weight_ND, bias_N), ops.linear)
 
-    def __call__(self, x_TD: Tensor, residual_TN: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Activations, residual_TN: Tensor | None = None) -> Tensor:
         """x_TD -> y_TN. The residual is given up by the caller."""
-        return self.run(x_TD, self.weight, residual_TN)
+        return self.run(x, self.weight, residual_TN)
 
     @property
     def nbytes(self) -> int:

@@ -44,7 +44,9 @@ class Model:
         ids_T: int32 or int64, in [0, vocab). The pool has the dtype and the `pool_shape` of this model's spec.
         """
         x_TD, residual_TD = self._run_layers(self.embedding(ids_T), rows, pool)
-        return self.final_norm(x_TD, residual_TD)[0]
+        hidden_TD, _ = self.final_norm(x_TD, residual_TD)
+        assert isinstance(hidden_TD, Tensor)
+        return hidden_TD
 
     def _run_layers(self, x_TD: Tensor, rows: Rows, pool: KVPool) -> tuple[Tensor, Tensor | None]:
         if self.in_one_call is not None:
@@ -128,6 +130,7 @@ def _build_layer(
     qk_norm = None
     if declared.q_norm and declared.k_norm:
         qk_norm = QkNorm(loader.tensor(declared.q_norm), loader.tensor(declared.k_norm), spec.norm_eps)
+    has_bias = spec.qkv_bias or spec.out_bias or spec.ffn_bias
     attention = Attention(
         shape=HeadShape(spec.heads, spec.kv_heads, spec.head_dim),
         qkv=loader.linear(declared.qkv),
@@ -139,8 +142,9 @@ def _build_layer(
         ops=ops,
     )
     return DecoderLayer(
-        input_norm=RmsNorm(loader.tensor(declared.input_norm), spec.norm_eps, ops.add_rms_norm),
+        input_norm=RmsNorm(loader.tensor(declared.input_norm), spec.norm_eps, ops.norm_for_linear),
         attention=attention,
-        post_norm=RmsNorm(loader.tensor(declared.post_norm), spec.norm_eps, ops.add_rms_norm),
+        post_norm=RmsNorm(loader.tensor(declared.post_norm), spec.norm_eps, ops.norm_for_linear),
         feed_forward=FeedForward(loader.linear(declared.gate_up), loader.linear(declared.down), ops.silu_mul),
+        fused=None if has_bias else ops.fused_linear,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from tradewind.kernels.sample.adjust import Added, Adjustments, Allowed, Penalties
 from tradewind.runner.extras import Extras
 from tradewind.runner.state import ADJUSTED, StateRows
-from tradewind.runner.transfer import to_device
+from tradewind.runner.transfer import numbers, to_device
 
 Int64s = NDArray[np.int64]
 
@@ -35,7 +35,7 @@ def _allowed(state: StateRows, rows: Int64s, extras: list[Extras]) -> Allowed | 
     ]
     if not limited:
         return None
-    rows_A = torch.tensor([row for row, _ in limited], device=state.device)
+    rows_A = numbers([row for row, _ in limited], torch.int64, state.device)
     return Allowed(rows_A, torch.cat([allowed_E + row * state.shape.vocab for row, allowed_E in limited]))
 
 
@@ -80,4 +80,4 @@ def _penalties(
 
 
 def _column(values: list[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+    return numbers(values, torch.float32, device).unsqueeze(1)

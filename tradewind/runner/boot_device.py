@@ -17,11 +17,13 @@ from tradewind.kernels import sample as sampling
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.pages import KVPool
+from tradewind.kernels.quantised_rows import FP8
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model, load_spec
 from tradewind.models.spec import ModelSpec
 from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan
 from tradewind.protocol.request import RowSampling
+from tradewind.protocol.runner import Runner
 from tradewind.runner.boot import Progress
 from tradewind.runner.machine import bfloat16_feature, cpu_features, usable_cpus
 from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, plan_memory
@@ -45,15 +47,16 @@ class Defaults:
 
     max_running: int
     step_tokens: int
+    memory_fraction: float
 
 
 # CPU: a step of 512 tokens reads the weights once for so many tokens that they hardly count (a matrix product of 512
 # rows reaches more of the peak than one of 256, one of 1024 no more), and it is over soon enough for the streams that
 # wait for their next token. GPU: the same, two orders of magnitude faster.
-DEFAULTS = {"cpu": Defaults(128, 512), "cuda": Defaults(256, 8192)}
+DEFAULTS = {"cpu": Defaults(128, 512, 0.6), "cuda": Defaults(256, 8192, 0.92)}
 
 
-def boot_device(directory: Path, config: Config, progress: Progress) -> DeviceRunner:
+def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     """See tradewind.runner.boot.boot_runner."""
     device = choose_device(config.runner.device)
     threads = config.runner.threads or usable_cpus()
@@ -67,8 +70,20 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> DeviceRu
         directory, model_config, device, ops, lambda done, total: progress("loading weights", done / max(total, 1))
     )
     progress("measuring memory", 0.0)
+    ask = memory_ask(spec, config, device, free_bytes(device))
+    described = describe(device, threads)
+    runner: Runner
+    if device.type == "cuda":
+        from tradewind.runner.boot_gpu import boot_gpu
+
+        kv = kv_dtype(spec, config, device)
+        runner = boot_gpu(model, config, ask, kv, lambda ask: info_of(model, described, ask), progress)
+        progress("warming up", 0.0)
+        warm_up(runner)
+        progress("ready", 1.0)
+        return runner
     sample = sampling.choose(device)
-    info = measure(model, config, describe(device, threads))
+    info = info_of(model, described, ask)
     info.implementations["sample"] = sample.kind
     pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), kv_dtype(spec, config, device), device)
     runner = DeviceRunner(model, pool, info, sample.run, threads=threads)
@@ -86,6 +101,7 @@ def ops_for(config: Config, device: torch.device, dtype: torch.dtype) -> Ops:
         dtype,
         level=None if asked == "auto" else asked,
         quantisation=Quantisation.named(config.model.quantization),
+        exact=config.runner.exact,
     )
 
 
@@ -120,11 +136,14 @@ def with_dtype(directory: Path, config: ModelConfig, device: torch.device) -> Mo
 
 def kv_dtype(spec: ModelSpec, config: Config, device: torch.device) -> torch.dtype:
     """Of the KV pool; uint8 is the 8-bit pages of kernels/int8_pages.py. ConfigError where no kernel reads them."""
-    if config.cache.kv_dtype == "auto":
+    asked = config.cache.kv_dtype
+    if asked == "auto":
         return spec.dtype
-    if device.type != "cpu":
-        raise ConfigError("--kv-cache-dtype int8 is for CPUs; leave it out on a GPU", field="kv_dtype")
-    return torch.uint8
+    if asked == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)):
+        raise ConfigError("--kv-dtype fp8 needs a GPU of compute capability 8.9 or more", field="kv_dtype")
+    if asked == "int8" and device.type != "cpu":
+        raise ConfigError("--kv-dtype int8 is for CPUs; use fp8 on a GPU", field="kv_dtype")
+    return FP8 if asked == "fp8" else torch.uint8
 
 
 def describe(device: torch.device, threads: int) -> str:
@@ -149,7 +168,9 @@ def estimate_weights_bytes(spec: ModelSpec, config: Config) -> int:
     embedding = spec.vocab * spec.hidden
     if quantisation is None:
         return (spec.layers * per_layer + embedding * (1 if spec.tied else 2)) * spec.dtype.itemsize
-    shared = spec.tied and quantisation.bits == 8  # one quantised copy serves as embedding and as output layer
+    shared = (
+        spec.tied and quantisation.bits == 8 and not quantisation.is_float
+    )  # one quantised copy serves as embedding and as output layer
     quantised_bytes = (spec.layers * per_layer + embedding) * quantisation.bits_per_weight / 8
     return int(quantised_bytes) + (0 if shared else embedding * spec.dtype.itemsize)
 
@@ -174,15 +195,14 @@ def memory_ask(spec: ModelSpec, config: Config, device: torch.device, free_after
         block_tokens=config.cache.block_tokens,
         block_bytes=spec.pool_shape(1, config.cache.block_tokens).block_bytes(kv_dtype(spec, config, device)),
         free_bytes=max(0, free_after_weights_bytes - workspace_bytes(spec, max_running, step_tokens)),
-        memory_fraction=config.runner.memory_fraction,
+        memory_fraction=config.runner.memory_fraction or defaults.memory_fraction,
         memory_bytes=config.cache.memory_bytes,
     )
 
 
-def measure(model: Model, config: Config, device: str) -> RunnerInfo:
+def info_of(model: Model, device: str, ask: MemoryAsk) -> RunnerInfo:
     """What the loaded model can do in the memory that is left."""
     spec = model.spec
-    ask = memory_ask(spec, config, model.device, free_bytes(model.device))
     plan = plan_memory(ask)
     kv_bytes = plan.num_blocks * ask.block_bytes
     log.debug("KV cache", extra=fields(blocks=plan.num_blocks, size=format_bytes(kv_bytes)))
@@ -202,7 +222,7 @@ def measure(model: Model, config: Config, device: str) -> RunnerInfo:
     )
 
 
-def warm_up(runner: DeviceRunner) -> None:
+def warm_up(runner: Runner) -> None:
     """A few steps, so that threads, libraries and code paths are ready for the first request."""
     tokens = min(32, runner.info.max_model_len - 1, runner.info.block_tokens, runner.info.step_tokens)
     sampled = RowSampling(seed=0, temperature=1.0, top_p=0.9)

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tradewind.runner.transfer import numbers
+
 
 class OutputCounts:
     """A table with a row for each such slot, int32 [K, V]; it grows when a slot needs one and none is free."""
@@ -46,7 +48,9 @@ class OutputCounts:
                 self._counted_until[slot] = position + 1
                 fresh.append(index)
         if fresh:
-            flat = self._flat(slots[fresh], tokens_N[fresh].unsqueeze(1)).squeeze(1)
+            flat = self._flat(
+                slots[fresh], tokens_N[numbers(fresh, torch.int64, tokens_N.device)].unsqueeze(1)
+            ).squeeze(1)
             self._table_KV.view(-1).index_add_(0, flat, torch.ones_like(flat, dtype=torch.int32))
 
     def of(self, slots: NDArray[np.int64], tokens_NL: Tensor) -> Tensor:
@@ -54,12 +58,12 @@ class OutputCounts:
         known = [self._rows.get(slot, -1) for slot in slots.tolist()]
         if max(known) < 0:
             return torch.zeros(tokens_NL.shape, device=tokens_NL.device)
-        rows_N1 = torch.tensor(known, device=tokens_NL.device).unsqueeze(1)
+        rows_N1 = numbers(known, torch.int64, tokens_NL.device).unsqueeze(1)
         counts_NL = self._table_KV[rows_N1.clamp(min=0), tokens_NL].float()
         return counts_NL * (rows_N1 >= 0)
 
     def _flat(self, slots: NDArray[np.int64], tokens_NL: Tensor) -> Tensor:
-        rows = torch.tensor([self._rows[slot] for slot in slots.tolist()], device=tokens_NL.device)
+        rows = numbers([self._rows[slot] for slot in slots.tolist()], torch.int64, tokens_NL.device)
         return rows.unsqueeze(1) * self._table_KV.shape[1] + tokens_NL
 
     def _take(self) -> int:

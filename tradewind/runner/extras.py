@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tradewind.protocol.plan import RowStart
 from tradewind.protocol.request import RowSampling
+from tradewind.runner.transfer import numbers
 
 _ANY = -1  # in a bad word's beginning: whatever token
 _NONE = -2  # in a tail: no token was said there
@@ -30,7 +31,8 @@ class BadWords:
             return None
         longest = max(len(word) for word in words) - 1
         before = [[_ANY] * (longest + 1 - len(word)) + word[:-1] for word in words]
-        return cls(torch.tensor(before, device=device), torch.tensor([word[-1] for word in words], device=device))
+        last = [word[-1] for word in words]
+        return cls(numbers(before, torch.int64, device), numbers(last, torch.int64, device))
 
     def added(self, output_O: Tensor) -> Tensor:
         """What to add to the logits of `last_W` after this output: -inf or 0, float32 [W]."""
@@ -71,9 +73,7 @@ class Extras:
             prompt_tokens=start.prompt_tokens,
             allowed_E=None if allowed is None else _ids(sorted(set(allowed)), device),
             always_E=_ids([*bias, *single], device),
-            always_values_E=torch.tensor(
-                [*bias.values(), *[-np.inf] * len(single)], dtype=torch.float32, device=device
-            ),
+            always_values_E=numbers([*bias.values(), *[-np.inf] * len(single)], torch.float32, device),
             stops_E=_ids([token for token in start.stop_token_ids if 0 <= token < vocab], device),
             bad_words=BadWords.of([word for word in words if len(word) > 1], device),
         )
@@ -90,4 +90,4 @@ class Extras:
 
 
 def _ids(tokens: list[int], device: torch.device) -> Tensor:
-    return torch.tensor(tokens, dtype=torch.int64, device=device)
+    return numbers(tokens, torch.int64, device)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tradewind.models.decoder import Model
 from tradewind.protocol.plan import StepPlan
 from tradewind.protocol.result import PromptLogprobs, TokenLogprobs
-from tradewind.runner.batch import Batch
 from tradewind.runner.sample import LogprobColumns
 from tradewind.runner.state import PROMPT_LOGPROBS, StateRows
 
@@ -34,9 +34,12 @@ class PromptColumns:
 
 
 def prompt_columns(
-    plan: StepPlan, batch: Batch, hidden_TD: Tensor, state: StateRows, model: Model
+    plan: StepPlan, starts_R: NDArray[np.int64], hidden_TD: Tensor, state: StateRows, model: Model
 ) -> list[PromptColumns]:
-    """Of the rows that ask for them, for the prompt positions that this step computed (again, after a preemption)."""
+    """Of the rows that ask for them, for the prompt positions that this step computed (again, after a preemption).
+
+    `starts_R`: each row's first token in the step.
+    """
     found: list[PromptColumns] = []
     asking_R = state.flags_S[plan.slots] & PROMPT_LOGPROBS
     if not asking_R.any():
@@ -48,7 +51,7 @@ def prompt_columns(
         first = computed + 1
         end = min(first + int(plan.new_tokens[row]), extras.prompt_tokens)
         if first < end:
-            place = int(batch.starts_R[row])
+            place = int(starts_R[row])
             hidden_QD = hidden_TD[place : place + end - first]
             tokens_Q = state.tokens_SP[slot, first:end].long()
             count = extras.sampling.prompt_logprobs or 0

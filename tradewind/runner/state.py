@@ -20,6 +20,7 @@ from tradewind.protocol.plan import RowStart, StepPlan
 from tradewind.protocol.request import RowSampling
 from tradewind.runner.counts import OutputCounts
 from tradewind.runner.extras import Extras
+from tradewind.runner.transfer import to_device
 
 # What a slot's row asks for beyond temperature and filters: bits of `flags_S`.
 ADJUSTED = 1  # allowed tokens, biases, masks or penalties
@@ -73,12 +74,12 @@ class StateRows:
 
     def store(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: Tensor) -> None:
         """Put drawn tokens (int64 [n], on the device) into their rows."""
-        places = torch.from_numpy(slots * self.shape.places + positions).to(self.device)
+        places = to_device(slots * self.shape.places + positions, self.device)
         self.tokens_flat.index_copy_(0, places, tokens.int())
 
     def _start(self, start: RowStart) -> None:
         slot, sampling = start.slot, start.sampling
-        self.tokens_SP[slot, : len(start.tokens)] = torch.from_numpy(start.tokens.astype(np.int32))
+        self.tokens_SP[slot, : len(start.tokens)] = to_device(start.tokens.astype(np.int32), self.device)
         self.keys_S[slot] = stream_keys(np.array([sampling.seed], np.uint64))[0]
         self.temperature_S[slot] = sampling.temperature if sampling.temperature >= LEAST_TEMPERATURE else 0.0
         self.top_k_S[slot] = max(sampling.top_k, 0)

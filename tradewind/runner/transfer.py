@@ -1,5 +1,6 @@
 """Between the host's arrays and the device's tensors, without waiting."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,12 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def numbers(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A few numbers, or rows of them, as a tensor there; unlike `torch.tensor`, without waiting for the device."""
+    tensor = torch.tensor(values, dtype=dtype)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from tests.cpu.kernels.test_ops import (
 )
 from tests.cpu.paged import make_rows
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
+from tradewind.kernels.fused_linear import Norm
+from tradewind.kernels.fused_linear.triton import TritonFusedLinear
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear import triton as linear
@@ -32,9 +34,9 @@ from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
 from tradewind.kernels.quantised_rows import FP8, quantise_rows
 from tradewind.kernels.rows import HeadShape, Rows
-from tradewind.kernels.sample import SampleRows
+from tradewind.kernels.sample import DrawColumns, SampleRows
 from tradewind.kernels.sample import reference as sample_reference
-from tradewind.kernels.sample.triton import TritonGreedy
+from tradewind.kernels.sample.triton import TritonDraw
 from tradewind.kernels.silu_mul.triton import TritonSiluMul, silu_mul_kernel
 from tradewind.kernels.step_inputs import RowColumns, SlotTables, StepTensors
 from tradewind.kernels.step_inputs import reference as step_inputs_reference
@@ -240,6 +242,28 @@ def test_linear_of_few_8_bit_rows(tokens: int, outputs: int, inputs: int) -> Non
     torch.testing.assert_close(y_TN.double(), truth, rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
 
 
+@pytest.mark.parametrize(("outputs", "inputs"), [(2, 1), (62, 300), (128, 256)])
+@pytest.mark.parametrize("has_norm", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+def test_fused_linear(outputs: int, inputs: int, has_norm: bool, gated: bool) -> None:
+    dtype = torch.float16
+    weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
+    norm = Norm(randn(inputs, dtype=dtype, seed=4), 1e-5) if has_norm else None
+    for tokens in (1, 7):
+        x_TD = randn(tokens, inputs, dtype=dtype)
+        truth = x_TD.double()
+        if norm is not None:
+            truth = truth / (truth.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight_D.double()
+        truth = truth @ weight_ND.double().T
+        if gated:
+            gate, up = truth.chunk(2, -1)
+            truth = gate / (1 + (-gate).exp()) * up
+        weight = LinearWeight(weight_ND, None, outputs, inputs)
+        for residual in (None, randn(*truth.shape, dtype=dtype, seed=5)):
+            y_TN = TritonFusedLinear(CHIP)(strided(x_TD), weight, norm, gated, residual)
+            assert_near(y_TN, truth if residual is None else truth + residual.double(), dtype)
+
+
 @dtypes
 @pytest.mark.parametrize(("tokens", "inputs"), [(0, 3), (1, 1), (5, 130)])
 def test_quantise(dtype: torch.dtype, tokens: int, inputs: int) -> None:
@@ -287,18 +311,48 @@ def test_step_inputs(rows: int, tokens: int) -> None:
     assert found[1][2][-1] == 200
 
 
-def test_greedy() -> None:
+def check_draw(logits_NV: Tensor, rows: SampleRows) -> None:
+    """Tokens equal the reference's, and are stored where they were asked for, and nothing else is."""
+    count, vocab = logits_NV.shape
+    slots_N = (torch.arange(count, dtype=torch.int32) * 5) % (count + 1)
+    positions_N = torch.arange(count, dtype=torch.int32) % 8
+    columns = DrawColumns(
+        torch.tensor([count], dtype=torch.int32), slots_N, positions_N,
+        torch.from_numpy(rows.temperature_R).float(), torch.from_numpy(rows.top_k_R).int(),
+        torch.from_numpy(rows.top_p_R).float(), torch.from_numpy(rows.min_p_R).float(),
+        torch.from_numpy(rows.uniforms_R),
+    )  # fmt: skip
+    tokens_SP, drawn_N = torch.full((count + 1, 8), -7, dtype=torch.int32), torch.full((count + 2,), -9)
+    padded_NV = torch.cat([logits_NV, torch.full((2, vocab), NAN)])  # rows that are not drawn
+    TritonDraw(CHIP)(padded_NV, columns, tokens_SP, drawn_N)
+    expected = sample_reference.sample(logits_NV, rows)
+    assert drawn_N.tolist() == [*expected.tolist(), -9, -9]
+    assert torch.equal(tokens_SP[slots_N.long(), positions_N.long()], expected.clamp(min=0).int())
+    assert int((tokens_SP != -7).sum()) == count
+
+
+def sample_rows(*rows: tuple[float, int, float, float, float]) -> SampleRows:
+    """From (temperature, top_k, top_p, min_p, uniform) of each."""
+    temperature, top_k, top_p, min_p, uniforms = (np.array(column) for column in zip(*rows, strict=True))
+    return SampleRows(temperature * 1.0, top_k.astype(np.int64), top_p * 1.0, min_p * 1.0, uniforms * 1.0)
+
+
+def test_draw_of_greedy_and_failing_rows() -> None:
     logits_NV = randn(6, 5000, dtype=torch.float32)
     logits_NV[0, [4999, 4100]] = 9.0
     logits_NV[1, 7] = NAN
     logits_NV[2] = -torch.inf
     logits_NV[3, 3] = torch.inf
     logits_NV[4, :-1] = -torch.inf
-    slots_N, positions_N = torch.tensor([5, 0, 1, 2, 3, 4], dtype=torch.int32), torch.arange(6, dtype=torch.int32)
-    tokens_SP, drawn_N = torch.full((6, 8), -7, dtype=torch.int32), torch.full((6,), -7)
-    TritonGreedy(CHIP)(logits_NV, slots_N, positions_N, tokens_SP, drawn_N)
-    rows = SampleRows(*(np.zeros(6) for _ in range(5)))
-    expected = sample_reference.sample(logits_NV, rows)
-    assert torch.equal(drawn_N, expected)
-    assert torch.equal(tokens_SP[slots_N.long(), positions_N.long()], expected.clamp(min=0).int())
-    assert int((tokens_SP != -7).sum()) == 6
+    check_draw(logits_NV, sample_rows(*[(0, 0, 1, 0, 0)] * 6))
+    check_draw(logits_NV, sample_rows(*[(0.7, 3, 0.9, 0.1, 0.5)] * 6))
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.31, 0.77, 1 - 2.0**-53])
+def test_draw_with_filters(uniform: float) -> None:
+    settings = [(1, 0, 1, 0), (0.6, 0, 1, 0), (1, 5, 1, 0), (1.3, 0, 0.8, 0), (1, 0, 1, 0.2), (0.9, 20, 0.7, 0.01)]
+    settings += [(1, 1, 1, 0), (1, 6000, 0.9, 0), (2, 0, 1e-9, 0), (1, 0, 1, 1)]
+    logits_NV = randn(len(settings), 5000, dtype=torch.float32, scale=3.0)
+    logits_NV[:, 100:200] = -torch.inf
+    logits_NV[2, :7] = 12.0  # equal ones at the edge stay together
+    check_draw(logits_NV, sample_rows(*[(*row, uniform) for row in settings]))

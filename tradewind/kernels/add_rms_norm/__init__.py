@@ -1,11 +1,16 @@
 """add_rms_norm: the residual sum, and its root-mean-square norm (https://arxiv.org/abs/1910.07467)."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.quantised_rows import QuantisedRows
+
+if TYPE_CHECKING:
+    from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm
+    from tradewind.kernels.gpu import Chip
 
 
 class AddRmsNorm(Protocol):
@@ -21,6 +26,14 @@ class AddRmsNorm(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+class QuantisingAddRmsNorm(Protocol):
+    """The same, but that the normed rows come out in 8 bits, quantised from float32: `(normed, new_residual_TD)`."""
+
+    def __call__(
+        self, x_TD: Tensor, residual_TD: Tensor | None, weight_D: Tensor, eps: float
+    ) -> tuple[QuantisedRows, Tensor]: ...
+
+
 def choose(
     device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
 ) -> Choice[AddRmsNorm]:
@@ -28,13 +41,34 @@ def choose(
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
-    from tradewind.kernels import native
+    from tradewind.kernels import gpu, native
     from tradewind.kernels.add_rms_norm import reference
     from tradewind.kernels.add_rms_norm.cpu import NativeAddRmsNorm
 
     library = native.load(level)
     candidates: list[Candidate[AddRmsNorm]] = [
+        *gpu.candidates(device, dtype, lambda chip: _triton(chip).plain, reference.add_rms_norm),
         Candidate("native", NativeAddRmsNorm(library), library.unavailable, f"C++, {library.level}"),
         Candidate("reference", reference.add_rms_norm),
     ]
     return pick(candidates, device, dtype, prefer)
+
+
+def choose_quantising(
+    device: torch.device, dtype: torch.dtype, prefer: str | None = None
+) -> Choice[QuantisingAddRmsNorm]:
+    """The one that quantises; `prefer` as in `choose`."""
+    from tradewind.kernels import gpu
+    from tradewind.kernels.add_rms_norm import reference
+
+    candidates: list[Candidate[QuantisingAddRmsNorm]] = [
+        *gpu.candidates(device, dtype, lambda chip: _triton(chip).quantising, reference.quantising_add_rms_norm),
+        Candidate("reference", reference.quantising_add_rms_norm),
+    ]
+    return pick(candidates, device, dtype, prefer)
+
+
+def _triton(chip: "Chip") -> "TritonAddRmsNorm":
+    from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm
+
+    return TritonAddRmsNorm(chip)

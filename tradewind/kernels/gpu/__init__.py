@@ -5,9 +5,15 @@ Programmatic dependent launch: a kernel of a steady decode may start while the o
 """
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+from tradewind.kernels.choice import Candidate
+
+F = TypeVar("F")
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LEAST_CAPABILITY = (8, 0)
@@ -39,6 +45,24 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     if capability < _LEAST_CAPABILITY:
         return f"the GPU is of compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
     return None if dtype in _DTYPES else f"no kernels for {dtype}"
+
+
+def candidates(
+    device: torch.device, dtype: torch.dtype, build: Callable[[Chip], F], otherwise: F, *, needs_fp8: bool = False
+) -> list[Candidate[F]]:
+    """Triton's implementation as one of an op's candidates; none at all where no GPU is used.
+
+    `build` makes it, and may import Triton; `otherwise` stands in its place where it cannot be used.
+    """
+    if device.type != "cuda":
+        return []
+    why = why_not(device, dtype)
+    major, minor = torch.cuda.get_device_capability(device)
+    chip = Chip.of(device)
+    if why is None and needs_fp8 and not chip.has_fp8:
+        why = f"the GPU is of compute capability {major}.{minor}, and 8-bit floats need 8.9"
+    run = build(chip) if why is None else otherwise
+    return [Candidate("triton", run, lambda _device, _dtype: why, f"Triton, sm_{major}{minor}")]
 
 
 def next_power_of_2(number: int) -> int:

@@ -1,7 +1,7 @@
 """linear: y = x @ W.T (+ bias) (+ residual), the weight in whatever layout the implementation packed it into."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,20 +44,21 @@ class Pack(Protocol):
 
 
 class Linear(Protocol):
-    """`linear(x_TD, weight, residual_TN=None) -> y_TN`.
+    """`linear(x_TD, weight, residual_TN=None) -> y_TN`, by position.
 
     y = x @ W.T + bias + residual, accumulated in float32 and rounded once to x's dtype. If the weight is quantised, so
-    is each row of x: by itself, to 8 bits and one scale. x_TD: in_features wide, rows may be strided. residual_TN: same
-    dtype as x; the caller gives it up, and the result may be written into it.
+    is each row of x: by itself, to 8 bits and one scale. x_TD: in_features wide, rows may be strided; where the weight
+    is in 8-bit floats, they may also come quantised already (QuantisedRows). residual_TN: same dtype as x; the caller
+    gives it up, and the result may be written into it.
     """
 
-    def __call__(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor: ...
+    def __call__(self, x: Any, weight: LinearWeight, residual_TN: Tensor | None = None, /) -> Tensor: ...
 
 
 class Logits(Protocol):
     """`logits(x_RD, weight) -> y_RV`: `linear` without a residual, in float32 and not rounded to x's dtype."""
 
-    def __call__(self, x_RD: Tensor, weight: LinearWeight) -> Tensor: ...
+    def __call__(self, x: Any, weight: LinearWeight, /) -> Tensor: ...
 
 
 class PackedEmbedding(Protocol):
@@ -90,20 +91,32 @@ def choose(
     prefer: str | None = None,
     level: str | None = None,
     quantisation: "Quantisation | None" = None,
+    *,
+    exact: bool = False,
 ) -> Choice[LinearKernel]:
     """The implementation for activations of `dtype` on `device`, with weights quantised or (None) as they are.
 
+    `exact`: a row's result does not depend on how many others there are (the CPU's never does).
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
+    if quantisation is not None and quantisation.is_float:
+        return _choose_fp8(device, dtype, prefer, exact)
     if quantisation is not None:
         return _choose_quantised(device, dtype, prefer, level, quantisation)
-    from tradewind.kernels import native
+    from tradewind.kernels import gpu, native
     from tradewind.kernels.linear import cpu, reference, torch_linear
+
+    def triton(chip: gpu.Chip) -> LinearKernel:
+        from tradewind.kernels.linear.gpu import GpuLinear
+        from tradewind.kernels.linear.tactics import Tactics
+
+        return GpuLinear(chip, Tactics.shipped(*torch.cuda.get_device_capability(device)), exact=exact).kernel()
 
     library = native.load(level)
     by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
     plain = LinearKernel(reference.pack, reference.linear)
     candidates = [
+        *gpu.candidates(device, dtype, triton, plain),
         Candidate("native", cpu.kernel(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", by_torch, about="torch's matrix product (oneDNN or cuBLAS)"),
         Candidate("reference", plain),
@@ -127,5 +140,23 @@ def _choose_quantised(
             f"C++, {library.level}, {quantisation.layout}",
         ),
         Candidate("reference", TorchQuantised(quantisation).kernel(), about=quantisation.layout),
+    ]
+    return pick(candidates, device, dtype, prefer)
+
+
+def _choose_fp8(device: torch.device, dtype: torch.dtype, prefer: str | None, exact: bool) -> Choice[LinearKernel]:
+    from tradewind.kernels import gpu
+    from tradewind.kernels.linear import fp8
+
+    def triton(chip: gpu.Chip) -> LinearKernel:
+        from tradewind.kernels.linear.gpu import GpuFp8Linear
+        from tradewind.kernels.linear.tactics import Tactics
+
+        return GpuFp8Linear(chip, Tactics.shipped(*torch.cuda.get_device_capability(device)), exact=exact).kernel()
+
+    reference = fp8.kernel()
+    candidates = [
+        *gpu.candidates(device, dtype, triton, reference, needs_fp8=True),
+        Candidate("reference", reference, about="8-bit floats"),
     ]
     return pick(candidates, device, dtype, prefer)

@@ -1,4 +1,4 @@
-"""linear with 8-bit floating point weights, quantised while loading: the layout and the torch version, which is the truth.
+"""linear with weights in 8-bit floats, quantised while loading: the layout and the torch version, which is the truth.
 
 A weight is e4m3 with one float32 scale for each output; the rows of x are quantised when they are multiplied, or come
 quantised already, each with its own scale. So y[t, n] = (sum of products of 8-bit numbers) * scale[t] * scale[n].
@@ -45,6 +45,19 @@ def product(x: Activations, weight: LinearWeight, residual_TN: Tensor | None = N
 def dense(weight: LinearWeight) -> Tensor:
     """The weight's numbers, float32 [N, D]."""
     return weight.data.float() * weight.extras[0].unsqueeze(1)
+
+
+def by_vendor(rows: QuantisedRows, weight: LinearWeight) -> Tensor:
+    """The product by cuBLAS, bfloat16. Both sizes of the weight must be multiples of 16."""
+    return torch._scaled_mm(
+        rows.values_TD,
+        weight.data.t(),
+        scale_a=rows.scales_T1,
+        scale_b=weight.extras[0].unsqueeze(0),
+        bias=weight.bias_N,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )
 
 
 def kernel() -> LinearKernel:

@@ -16,16 +16,22 @@ GROUPS = (32, 64, 128)
 
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits`: 8 or 4. `group`: how many inputs share a scale, one of GROUPS; 0 (all of them) with 8 bits."""
+    """`bits`: 8 or 4. `group`: how many inputs share a scale, one of GROUPS; 0 (all of them) with 8 bits.
+
+    `is_float`: the 8 bits are a float (fp8.py), not a whole number.
+    """
 
     bits: int
     group: int
+    is_float: bool = False
 
     @classmethod
     def named(cls, name: str) -> "Quantisation | None":
-        """By its name in the settings: "none", "int8", "int4" (groups of 32), "int4-g64", "int4-g128"."""
+        """By its name in the settings: "none", "fp8", "int8", "int4" (groups of 32), "int4-g64", "int4-g128"."""
         if name == "none":
             return None
+        if name == "fp8":
+            return cls(8, 0, is_float=True)
         if name == "int8":
             return cls(8, 0)
         kind, _, group = name.partition("-g")
@@ -42,6 +48,8 @@ class Quantisation:
     @property
     def layout(self) -> str:
         """A name that tells this quantisation from others."""
+        if self.is_float:
+            return "fp8"
         return "int8" if self.bits == 8 else f"int4-g{self.group}"
 
 

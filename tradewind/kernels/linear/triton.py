@@ -7,24 +7,23 @@ are 8-bit too, each with its own scale, and so is each output's weight.
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import prefetch
+from tradewind.kernels.gpu.order import begin
 from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.linear.tactics import Tactic
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def few_rows_kernel(
     x, x_stride, x_scales, w, w_scales, bias, residual, y, T, N, D,
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
-    EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, AHEAD_BYTES: tl.constexpr, THREADS: tl.constexpr,
+    EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr,
     ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Program (i, j): outputs [i * BN, ...) of rows [j * BT, ...). EVEN: BN divides N, and BK divides D.
@@ -33,13 +32,7 @@ def few_rows_kernel(
     """
     output = tl.program_id(0) * BN + tl.arange(0, BN)
     token = tl.program_id(1) * BT + tl.arange(0, BT)
-    if OVERLAPS:
-        if AHEAD_BYTES > 0:
-            # Weights are there already: ask for the first of this program's while the kernel before still runs.
-            # They lie in one piece, since a row of them is dense.
-            prefetch(w + tl.program_id(0).to(tl.int64) * BN * D, THREADS, AHEAD_BYTES)
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    begin(OVERLAPS)
     acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     inner = tl.arange(0, BK)
     w_at = w + output.to(tl.int64)[:, None] * D + inner[None, :]
@@ -74,43 +67,11 @@ def quantise_rows_kernel(x, x_stride, out, scales, D, OVERLAPS: tl.constexpr, BL
     """One program for each row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
-    if OVERLAPS:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    begin(OVERLAPS)
     wide = tl.load(x + row * x_stride + column, mask=column < D, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30) / 448.0
     tl.store(out + row * D + column, tl.clamp(wide / scale, -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
     tl.store(scales + row, scale)
-
-
-@dataclass(frozen=True)
-class Tactic:
-    """How a product of few rows is launched: outputs of a program, inputs at a time, and how it is pipelined."""
-
-    outputs: int = 32
-    inputs: int = 256
-    warps: int = 4
-    stages: int = 4
-    rows_first: bool = False
-    ahead_bytes: int = 256  # per thread, asked for before the kernel before is over
-
-
-_WIDE = Tactic(32, 64, 4, 3)  # float32
-# By the bits of a weight and the rows of a tile.
-TACTICS = {
-    (16, 16): Tactic(32, 256, 4, 4),
-    (16, 32): Tactic(32, 256, 4, 4),
-    (16, 64): Tactic(64, 128, 4, 4),
-    (8, 16): Tactic(32, 512, 4, 4, True),
-    (8, 32): Tactic(32, 512, 4, 4, True),
-    (8, 64): Tactic(32, 512, 4, 4, True),
-}
-
-
-def tactic_for(tokens: int, weight: LinearWeight) -> Tactic | None:
-    """How a product of so many rows is launched; None where the vendor's product is faster."""
-    few = next((rows for rows in (16, 32, 64) if tokens <= rows), None)
-    return None if few is None else TACTICS.get((8 * weight.data.itemsize, few), _WIDE)
 
 
 def few_rows(
@@ -132,13 +93,11 @@ def few_rows(
     block_t = 64 if tactic.rows_first else min(64, max(16, next_power_of_2(tokens)))
     grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, block_t))
     even = outputs % tactic.outputs == 0 and width % tactic.inputs == 0
-    own_bytes = tactic.outputs * width * weight.data.itemsize // (32 * tactic.warps)
     few_rows_kernel[grid](
         values_TD, values_TD.stride(0), x.scales_T1 if isinstance(x, QuantisedRows) else None, weight.data,
         weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
         SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
         EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
-        AHEAD_BYTES=min(tactic.ahead_bytes, own_bytes // 16 * 16) if even else 0, THREADS=32 * tactic.warps,
         ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
         num_warps=tactic.warps, num_stages=tactic.stages, launch_pdl=chip.overlaps,
     )  # fmt: skip

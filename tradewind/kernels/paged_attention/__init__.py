@@ -18,7 +18,7 @@ class PagedAttention(Protocol):
     scale * (q . k), then softcap * tanh(score / softcap) if there is a softcap; out is the softmax-weighted sum of the
     values of key-value head h // (H // G). Pages of other sequences, places past a row's context, and places that have
     left the window may hold anything. q_THK: rows may be strided, [H, K] is dense. The pages have q's dtype, or are
-    8-bit pages (int8_pages.py). Softmax and sums are in float32.
+    8-bit pages (int8_pages.py) on a CPU, or float8_e4m3fn on a GPU. Softmax and sums are in float32.
     """
 
     def __call__(
@@ -34,18 +34,29 @@ class PagedAttention(Protocol):
 
 
 def choose(
-    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+    device: torch.device,
+    dtype: torch.dtype,
+    prefer: str | None = None,
+    level: str | None = None,
+    *,
+    exact: bool = False,
 ) -> Choice[PagedAttention]:
-    """The implementation for activations of `dtype` on `device`.
+    """The implementation for activations of `dtype` on `device`. `exact`: a row's result depends on that row alone.
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
-    from tradewind.kernels import native
+    from tradewind.kernels import gpu, native
     from tradewind.kernels.paged_attention import reference, torch_sdpa
     from tradewind.kernels.paged_attention.cpu import NativePagedAttention
 
+    def triton(chip: gpu.Chip) -> PagedAttention:
+        from tradewind.kernels.paged_attention.triton import TritonPagedAttention
+
+        return TritonPagedAttention(device, chip, exact=exact)
+
     library = native.load(level)
     candidates: list[Candidate[PagedAttention]] = [
+        *gpu.candidates(device, dtype, triton, reference.paged_attention),
         Candidate("native", NativePagedAttention(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", torch_sdpa.paged_attention, about="torch's fused attention over gathered pages"),
         Candidate("reference", reference.paged_attention),

@@ -13,7 +13,7 @@ second is left out where the host knows that there are none.
 Legend beyond the package's: BM rows of a tile (packed queries), BN keys at a time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -41,14 +41,18 @@ def _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM: tl
     return tiles, tl.minimum(contexts, ends - begins + window - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "G", "GROUP", "least", "most"])
 def paged_attention_kernel(
     q, q_stride, k_pages, v_pages, block_stride, query_starts, context_lens, block_tables, table_stride, out,
     partials, marks, arrivals, R, G, S, GROUP, least, most, window, least_split, scale, softcap,
     K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCK_R: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr,
+    OVERLAPS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """`scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
+    """EIGHT_BITS: of the pages; every such number is one in float16 too. IN_PAIRS: values are read two by two, since 16
+    bits is the least that the tensor cores' loads can transpose; even and odd columns are then multiplied apart.
+
+    `scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
     `arrivals` [items] int32, zero, and left so."""
     begin(OVERLAPS)
     tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
@@ -95,6 +99,11 @@ def paged_attention_kernel(
         q_tile = tl.load(q + q_at[:, None] + column[None, :], mask=in_row[:, None] & in_head[None, :], other=0.0)
         peak = tl.full([BM], float("-inf"), tl.float32)
         mass = tl.zeros([BM], tl.float32)
+        if EIGHT_BITS:
+            q_tile = q_tile.to(tl.float16)
+        pair = tl.arange(0, KP // 2)
+        even = tl.zeros([BM, KP // 2], tl.float32)
+        odd = tl.zeros([BM, KP // 2], tl.float32)
         acc = tl.zeros([BM, KP], tl.float32)
         table = block_tables + row.to(tl.int64) * table_stride
         head_at = head.to(tl.int64) * S * K
@@ -117,12 +126,23 @@ def paged_attention_kernel(
             weights = tl.exp2(scores - base[:, None])
             fade = tl.exp2(peak - base)
             mass = mass * fade + tl.sum(weights, 1)
-            v_tile = tl.load(
-                v_pages + at[:, None] + column[None, :], mask=there[:, None] & in_head[None, :], other=0.0
-            ).to(q_tile.dtype)
-            acc = acc * fade[:, None]
-            acc = tl.dot(weights.to(q_tile.dtype), v_tile, acc, input_precision="ieee" if EXACT_DOT else "tf32")
+            weights = weights.to(q_tile.dtype)
+            if IN_PAIRS:
+                v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at // 2)[:, None] + pair[None, :]
+                words = tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0)
+                low = words.to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+                high = (words >> 8).to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+                even = tl.dot(weights, low, even * fade[:, None])
+                odd = tl.dot(weights, high, odd * fade[:, None])
+            else:
+                v_tile = tl.load(
+                    v_pages + at[:, None] + column[None, :], mask=there[:, None] & in_head[None, :], other=0.0
+                ).to(q_tile.dtype)
+                acc = acc * fade[:, None]
+                acc = tl.dot(weights, v_tile, acc, input_precision="ieee" if EXACT_DOT else "tf32")
             peak = new_peak
+        if IN_PAIRS:
+            acc = tl.reshape(tl.join(even, odd), [BM, KP])
         out_at = ((first_token + token).to(tl.int64) * (G * GROUP) + q_head) * K
         written = in_row[:, None] & in_head[None, :]
         if splits == 1:
@@ -143,7 +163,7 @@ def paged_attention_kernel(
                 peak = tl.full([BM], float("-inf"), tl.float32)
                 mass = tl.zeros([BM], tl.float32)
                 acc = tl.zeros([BM, KP], tl.float32)
-                for s in tl.range(0, splits, num_stages=1):
+                for s in tl.range(0, splits, num_stages=4):
                     other = of_tile + s * (G * tiles)
                     other_acc = tl.load(
                         partials + other.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :],
@@ -163,25 +183,29 @@ def paged_attention_kernel(
 
 @dataclass(frozen=True)
 class Tile:
-    """How one of the two launches is made. `programs` is per multiprocessor."""
+    """How one of the two launches is made. `programs` is per multiprocessor. `in_pairs`: see the kernel."""
 
     rows: int
     keys: int
     warps: int
     stages: int
     programs: int
+    in_pairs: bool = False  # with pages of 8 bits
 
 
-SMALL = Tile(16, 64, 4, 5, 2)
-LARGE = Tile(128, 64, 8, 3, 1)
+# By the bytes of a key's number; measured on an H100.
+SMALL = {2: Tile(16, 128, 4, 3, 2), 1: Tile(16, 128, 4, 3, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
+LARGE = {2: Tile(128, 64, 8, 2, 1), 1: Tile(64, 64, 4, 3, 2), 4: Tile(64, 32, 8, 2, 1)}
+EXACT = Tile(64, 32, 4, 3, 2)  # for all rows alike
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 
 class TritonPagedAttention:
     """See `tradewind.kernels.paged_attention.PagedAttention`. Pages may also be float8_e4m3fn, of unit scale.
 
-    Owns the memory that splits meet in, so calls must follow each other on one stream. `exact`: the context is never
-    split, so that a row's result does not depend on what shares the batch.
+    Owns the memory that splits meet in, so calls must follow each other on one stream. `exact`: all tiles are of one
+    size and the context is never split, so that a token's result does not depend on what shares the batch, or on how
+    its prompt was cut into chunks.
     """
 
     def __init__(self, device: torch.device, chip: Chip, *, exact: bool = False, widest: int = 256) -> None:
@@ -189,8 +213,9 @@ class TritonPagedAttention:
         self._chip = chip
         self._exact = exact
         # A row is split only if it has more than a share of the work: see the kernel for why two per program suffice.
-        items = [2 * (tile.programs * chip.processors + 1) for tile in (SMALL, LARGE)]
-        numbers = max(count * tile.rows for count, tile in zip(items, (SMALL, LARGE), strict=True))
+        tiles = [*SMALL.values(), *LARGE.values()]
+        items = [2 * (tile.programs * chip.processors + 1) for tile in tiles]
+        numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
         self._partials = torch.empty(0 if exact else numbers * widest, dtype=torch.float32, device=device)
         self._marks = torch.empty(0 if exact else 2 * numbers, dtype=torch.float32, device=device)
         self._arrivals = torch.zeros(max(items), dtype=torch.int32, device=device)
@@ -207,13 +232,15 @@ class TritonPagedAttention:
     ) -> Tensor:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         group = q_THK.shape[1] // k_pages_BGSK.shape[1]
-        few = max(SMALL.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
-        if len(rows.context_lens_R):
-            pages = (k_pages_BGSK, v_pages_BGSK)
-            small = Tile(few, SMALL.keys, SMALL.warps, SMALL.stages, SMALL.programs)
-            self._launch(small, 1, few, q_THK, pages, rows, out_THK, scale, window, softcap)
+        small, large = (tiles[k_pages_BGSK.dtype.itemsize] for tiles in (SMALL, LARGE))
+        few = max(small.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
+        pages = (k_pages_BGSK, v_pages_BGSK)
+        if len(rows.context_lens_R) and self._exact:
+            self._launch(EXACT, 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
+        elif len(rows.context_lens_R):
+            self._launch(replace(small, rows=few), 1, few, q_THK, pages, rows, out_THK, scale, window, softcap)
             if rows.max_query * group > few:
-                self._launch(LARGE, few + 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
+                self._launch(large, few + 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         return out_THK
 
     def _launch(
@@ -234,13 +261,20 @@ class TritonPagedAttention:
         padded = max(16 if k_pages_BGSK.dtype.itemsize > 1 else 32, next_power_of_2(head_dim))
         assert q_THK.stride(2) == 1 and q_THK.stride(1) == head_dim  # noqa: PT018
         count = len(rows.context_lens_R)
+        eight_bits = k_pages_BGSK.dtype.itemsize == 1
         paged_attention_kernel[(tile.programs * self._chip.processors,)](
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), rows.query_starts_R1,
             rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK, self._partials,
             self._marks, self._arrivals, count, kv_heads, block_tokens, q_THK.shape[1] // kv_heads, least, most,
             window or _NO_WINDOW, _NO_SPLIT if self._exact else LEAST_SPLIT, scale * _LOG2_E,
             (softcap or 0.0) * _LOG2_E, K=head_dim, KP=padded, BM=tile.rows, BN=tile.keys,
-            BLOCK_R=max(16, next_power_of_2(count)), HAS_SOFTCAP=softcap is not None,
-            EXACT_DOT=q_THK.dtype == torch.float32, OVERLAPS=self._chip.overlaps, STAGES=tile.stages,
-            num_warps=tile.warps, num_stages=tile.stages, launch_pdl=self._chip.overlaps,
+            BLOCK_R=_padded(count), HAS_SOFTCAP=softcap is not None,
+            EXACT_DOT=q_THK.dtype == torch.float32, EIGHT_BITS=eight_bits,
+            IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0, OVERLAPS=self._chip.overlaps,
+            STAGES=tile.stages, num_warps=tile.warps, num_stages=tile.stages, launch_pdl=self._chip.overlaps,
         )  # fmt: skip
+
+
+def _padded(rows: int) -> int:
+    """The length of what a program knows of all rows: of few sizes, so that few kernels are compiled."""
+    return next(size for size in (16, 64, 256, 1024, next_power_of_2(rows)) if rows <= size)

@@ -20,7 +20,8 @@ class QkNormRopeWrite(Protocol):
        and contiguous; its row p holds K/2 cosines, then K/2 sines. Number i of a head pairs with number i + K/2:
        (a, b) -> (a * cos_i - b * sin_i, b * cos_i + a * sin_i). K is even. Every position of the rows is below P.
     3. k and v of token t go to offset rows.write_T[t] % S of block rows.write_T[t] // S. Nothing else of the pages is
-       written. The pages have the activations' dtype, or are 8-bit pages (int8_pages.py).
+       written. The pages have the activations' dtype, or are 8-bit pages (int8_pages.py) on a CPU, or float8_e4m3fn on
+       a GPU: numbers are rounded to that, and to -448 or 448 where they are beyond.
     Steps 1 and 2 are done in float32 without rounding between them.
     """
 
@@ -45,12 +46,18 @@ def choose(
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
-    from tradewind.kernels import native
+    from tradewind.kernels import gpu, native
     from tradewind.kernels.qk_norm_rope_write import reference
     from tradewind.kernels.qk_norm_rope_write.cpu import NativeQkNormRopeWrite
 
+    def triton(chip: gpu.Chip) -> QkNormRopeWrite:
+        from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
+
+        return TritonQkNormRopeWrite(chip)
+
     library = native.load(level)
     candidates: list[Candidate[QkNormRopeWrite]] = [
+        *gpu.candidates(device, dtype, triton, reference.qk_norm_rope_write),
         Candidate("native", NativeQkNormRopeWrite(library), library.unavailable, f"C++, {library.level}"),
         Candidate("reference", reference.qk_norm_rope_write),
     ]

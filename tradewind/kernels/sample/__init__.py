@@ -70,6 +70,35 @@ class Sample(Protocol):
     def __call__(self, logits_RV: Tensor, rows: SampleRows) -> Tensor: ...
 
 
+@dataclass(frozen=True, slots=True)
+class DrawColumns:
+    """The same for a device that does not ask the host: tensors there, contiguous. Rows past count_1 are not drawn.
+
+    count_1, slots_N, positions_N, top_k_N: int32. temperature_N, top_p_N, min_p_N: float32. uniforms_N: float64.
+    `slots_N` and `positions_N` say where each token goes.
+    """
+
+    count_1: Tensor
+    slots_N: Tensor
+    positions_N: Tensor
+    temperature_N: Tensor
+    top_k_N: Tensor
+    top_p_N: Tensor
+    min_p_N: Tensor
+    uniforms_N: Tensor
+
+
+class Draw(Protocol):
+    """`draw(logits_NV, columns, tokens_SP, drawn_N)`: as `Sample` answers, into drawn_N (int64), without the host.
+
+    logits_NV: float32, contiguous, left as it is. The token is also stored, as int32, at columns.positions_N of row
+    columns.slots_N of tokens_SP (0 for a row that has failed), where the next step reads it. Nothing depends on the
+    host, so it may be part of a CUDA graph.
+    """
+
+    def __call__(self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None: ...
+
+
 def choose(device: torch.device, dtype: torch.dtype = torch.float32, prefer: str | None = None) -> Choice[Sample]:
     """The implementation for `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
     from tradewind.kernels.sample import reference, vectorised
@@ -79,3 +108,20 @@ def choose(device: torch.device, dtype: torch.dtype = torch.float32, prefer: str
         Candidate[Sample]("reference", reference.sample),
     ]
     return pick(candidates, device, dtype, prefer)
+
+
+def choose_draw(device: torch.device, prefer: str | None = None) -> Choice[Draw]:
+    """The implementation of `Draw` for `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
+    from tradewind.kernels import gpu
+    from tradewind.kernels.sample import drawing
+
+    def triton(chip: gpu.Chip) -> Draw:
+        from tradewind.kernels.sample.triton import TritonDraw
+
+        return TritonDraw(chip)
+
+    candidates = [
+        *gpu.candidates(device, torch.float32, triton, drawing.draw),
+        Candidate[Draw]("torch", drawing.draw, about="columns are read back to the host"),
+    ]
+    return pick(candidates, device, torch.float32, prefer)

@@ -1,4 +1,9 @@
-"""Greedy sampling in Triton: the first of the largest logits, in two steps, stored where the next step reads it.
+"""Sampling in Triton: no host, no sort. Every row looks at its logits in chunks, a program each.
+
+1. Each chunk: its largest logit, where that is, and the mass exp((logit - largest) / temperature) of the chunk.
+2. A row with filters: the least logit that it keeps, by bisection in sixteen parts over the logits' bits, and what is
+   left of the masses. Other rows have nothing to do here.
+3. Each row: the chunk in which the running mass passes its random number, the place inside it, and the token's storage.
 
 Legend: N rows, V vocabulary, C chunks of a row.
 """
@@ -10,65 +15,180 @@ from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.sample import DrawColumns
 
 _CHUNK = 4096
+_PARTS = tl.constexpr(16)
 
 
 @triton.jit
-def largest_of_chunk_kernel(logits, V, values, places, OVERLAPS: tl.constexpr, CHUNK: tl.constexpr):
-    """Program (n, c). NaN counts as +inf, which no row may have."""
+def _key(logit):
+    """An integer for each float32, in the same order."""
+    bits = logit.to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _load(row_logits, place, V):
+    """Logits of a row; NaN counts as +inf, which no row may have."""
+    logit = tl.load(row_logits + place, mask=place < V, other=float("-inf"))
+    return tl.where(logit == logit, logit, float("inf"))
+
+
+@triton.jit
+def chunks_kernel(logits, V, count, temperatures, largest, places, masses, OVERLAPS: tl.constexpr, CHUNK: tl.constexpr):
+    """Program (n, c)."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     begin(OVERLAPS)
-    place = chunk * CHUNK + tl.arange(0, CHUNK)
-    logit = tl.load(logits + row * V + place, mask=place < V, other=float("-inf"))
-    logit = tl.where(logit == logit, logit, float("inf"))
-    best = tl.max(logit, 0)
-    # -inf everywhere: any place will do, for the row fails.
-    first = tl.min(tl.where(logit == best, place, V - 1), 0)
-    tl.store(values + row * tl.num_programs(1) + chunk, best)
-    tl.store(places + row * tl.num_programs(1) + chunk, first)
+    if row < tl.load(count):
+        place = chunk * CHUNK + tl.arange(0, CHUNK)
+        logit = _load(logits + row * V, place, V)
+        best = tl.max(logit, 0)
+        # -inf everywhere: any place will do, for the row fails.
+        first = tl.min(tl.where(logit == best, place, V - 1), 0)
+        at = row * tl.num_programs(1) + chunk
+        tl.store(largest + at, best)
+        tl.store(places + at, first)
+        temperature = tl.load(temperatures + row)
+        if temperature > 0:
+            base = tl.where((best > float("-inf")) & (best < float("inf")), best, 0.0)
+            tl.store(masses + at, tl.sum(tl.exp((logit - base) / temperature), 0))
 
 
 @triton.jit
-def store_largest_kernel(
-    values, places, C, drawn, slots, positions, tokens, tokens_stride, OVERLAPS: tl.constexpr, CHUNKS: tl.constexpr
-):
-    """Program n: `drawn[n]` (int64) is -1 if the largest logit is not finite; the slot's row of `tokens` then gets 0."""
-    row = tl.program_id(0)
+def _weight_from(row_logits, V, best, temperature, floor, first, step, BY_MASS: tl.constexpr, BLOCK: tl.constexpr):
+    """For j in 0..15: how many logits, or how much mass, have a key of at least first + j * step, and of `floor`."""
+    part = tl.arange(0, _PARTS)
+    total = tl.zeros([_PARTS], tl.float32)
+    each = tl.arange(0, BLOCK)
+    for begin_at in range(0, V, BLOCK):
+        logit = _load(row_logits, begin_at + each, V)
+        key = _key(logit).to(tl.int64)
+        weight = tl.where(key >= floor, tl.exp((logit - best) / temperature) if BY_MASS else 1.0, 0.0)
+        for j in tl.static_range(16):
+            passed = tl.sum(tl.where(key >= first + j * step, weight, 0.0), 0)
+            total += tl.where(part == j, passed, 0.0)
+    return total
+
+
+@triton.jit
+def _edge(row_logits, V, best, temperature, floor, target, BY_MASS: tl.constexpr, BLOCK: tl.constexpr):
+    """The largest key from which on there is at least `target`; at least `floor`."""
+    low, high = floor, _key(best).to(tl.int64) + 1
+    part = tl.arange(0, _PARTS)
+    while high - low > 1:
+        step = (high - low + _PARTS - 1) // _PARTS
+        reached = _weight_from(row_logits, V, best, temperature, floor, low, step, BY_MASS, BLOCK)
+        enough = (reached >= target) & (low + part * step < high)
+        last = tl.maximum(tl.max(tl.where(enough, part, 0), 0), 0)
+        high = tl.minimum(high, low + (last + 1) * step)
+        low = low + last * step
+    return low
+
+
+@triton.jit
+def filters_kernel(
+    logits, V, count, temperatures, top_ks, top_ps, min_ps, largest, masses, floors, C,
+    OVERLAPS: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Program n: `floors[n]` is the least key that row n keeps; `masses` become those of what it keeps."""
+    row = tl.program_id(0).to(tl.int64)
     begin(OVERLAPS)
-    chunk = tl.arange(0, CHUNKS)
-    value = tl.load(values + row * C + chunk, mask=chunk < C, other=float("-inf"))
-    place = tl.load(places + row * C + chunk, mask=chunk < C, other=0)
-    best = tl.max(value, 0)
-    token = tl.min(tl.where((value == best) & (chunk < C), place, 2147483647), 0)
-    is_finite = (best > float("-inf")) & (best < float("inf"))
-    tl.store(drawn + row, tl.where(is_finite, token, -1).to(tl.int64))
-    at = tl.load(slots + row).to(tl.int64) * tokens_stride + tl.load(positions + row)
-    tl.store(tokens + at, tl.where(is_finite, token, 0))
+    if row < tl.load(count):
+        floor = tl.full([], -2147483648, tl.int64)
+        temperature = tl.load(temperatures + row)
+        top_k, top_p, min_p = tl.load(top_ks + row), tl.load(top_ps + row), tl.load(min_ps + row)
+        chunk = tl.arange(0, CHUNKS)
+        best = tl.max(tl.load(largest + row * C + chunk, mask=chunk < C, other=float("-inf")), 0)
+        is_filtered = (top_k > 0) | (top_p < 1) | (min_p > 0)
+        if (temperature > 0) & is_filtered & (best > float("-inf")) & (best < float("inf")):
+            row_logits = logits + row * V
+            if min_p > 0:
+                floor = _key(best + temperature * tl.log(min_p)).to(tl.int64)
+            if (top_k > 0) & (top_k < V):
+                floor = _edge(row_logits, V, best, temperature, floor, top_k.to(tl.float32), False, BLOCK)
+            if top_p < 1:
+                whole = _weight_from(row_logits, V, best, temperature, floor, floor, 0, True, BLOCK)
+                target = top_p * tl.max(whole, 0)
+                floor = _edge(row_logits, V, best, temperature, floor, target, True, BLOCK)
+            for c in range(C):
+                logit = _load(row_logits, c * CHUNK + tl.arange(0, CHUNK), V)
+                own = tl.load(largest + row * C + c)
+                base = tl.where(own > float("-inf"), own, 0.0)
+                kept = tl.where(_key(logit).to(tl.int64) >= floor, tl.exp((logit - base) / temperature), 0.0)
+                tl.store(masses + row * C + c, tl.sum(kept, 0))
+        tl.store(floors + row, floor)
 
 
-class TritonGreedy:
-    """`greedy(logits_NV, slots_N, positions_N, tokens_SP, drawn_N)`: as `sample` for rows of temperature 0.
+@triton.jit
+def choose_kernel(
+    logits, V, count, temperatures, uniforms, largest, places, masses, floors, C, drawn, slots, positions, tokens,
+    tokens_stride, OVERLAPS: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Program n: `drawn[n]` (int64) is -1 if the largest logit is not finite, and the slot's row of `tokens` gets 0."""
+    row = tl.program_id(0).to(tl.int64)
+    begin(OVERLAPS)
+    if row < tl.load(count):
+        chunk = tl.arange(0, CHUNKS)
+        there = chunk < C
+        value = tl.load(largest + row * C + chunk, mask=there, other=float("-inf"))
+        best = tl.max(value, 0)
+        is_finite = (best > float("-inf")) & (best < float("inf"))
+        temperature = tl.load(temperatures + row)
+        place = tl.load(places + row * C + chunk, mask=there, other=0)
+        token = tl.min(tl.where((value == best) & there, place, 2147483647), 0)
+        if (temperature > 0) & is_finite:
+            mass = tl.load(masses + row * C + chunk, mask=there, other=0.0)
+            fade = tl.where(value > float("-inf"), tl.exp((value - best) / temperature), 0.0)
+            running = tl.cumsum((mass * fade).to(tl.float64), 0)
+            whole = tl.max(running, 0)
+            target = tl.load(uniforms + row) * whole
+            # By rounding none may be above the target: then the last chunk that adds.
+            which = tl.minimum(
+                tl.sum(((running <= target) & there).to(tl.int32), 0),
+                tl.sum(((running < whole) & there).to(tl.int32), 0),
+            )
+            before = tl.max(tl.where(chunk < which, running, 0.0), 0)
+            each = tl.arange(0, CHUNK)
+            logit = _load(logits + row * V, which * CHUNK + each, V)
+            is_kept = _key(logit).to(tl.int64) >= tl.load(floors + row)
+            inside = tl.cumsum(tl.where(is_kept, tl.exp((logit - best) / temperature), 0.0).to(tl.float64), 0)
+            most = tl.max(inside, 0)
+            index = tl.minimum(
+                tl.sum((inside <= target - before).to(tl.int32), 0), tl.sum((inside < most).to(tl.int32), 0)
+            )
+            token = which * CHUNK + index
+        tl.store(drawn + row, tl.where(is_finite, token, -1).to(tl.int64))
+        at = tl.load(slots + row).to(tl.int64) * tokens_stride + tl.load(positions + row)
+        tl.store(tokens + at, tl.where(is_finite, token, 0))
 
-    logits_NV: float32, contiguous. slots_N, positions_N: int32: where in tokens_SP (int32) each token goes. drawn_N:
-    int64; as `sample` answers. Nothing waits for the host, so it may be part of a graph.
-    """
+
+class TritonDraw:
+    """See `tradewind.kernels.sample.Draw`."""
 
     def __init__(self, chip: Chip) -> None:
         self._chip = chip
 
-    def __call__(
-        self, logits_NV: Tensor, slots_N: Tensor, positions_N: Tensor, tokens_SP: Tensor, drawn_N: Tensor
-    ) -> None:
-        count, vocab = logits_NV.shape
+    def __call__(self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None:
+        rows, vocab = logits_NV.shape
         chunks = triton.cdiv(vocab, _CHUNK)
-        values_NC = torch.empty((count, chunks), dtype=torch.float32, device=logits_NV.device)
-        places_NC = torch.empty((count, chunks), dtype=torch.int32, device=logits_NV.device)
-        overlaps = self._chip.overlaps
-        largest_of_chunk_kernel[(count, chunks)](
-            logits_NV, vocab, values_NC, places_NC, OVERLAPS=overlaps, CHUNK=_CHUNK, launch_pdl=overlaps
-        )
-        store_largest_kernel[(count,)](
-            values_NC, places_NC, chunks, drawn_N, slots_N, positions_N, tokens_SP, tokens_SP.stride(0),
-            OVERLAPS=overlaps, CHUNKS=next_power_of_2(chunks), num_warps=1, launch_pdl=overlaps,
+        device, overlaps = logits_NV.device, self._chip.overlaps
+        largest_NC = torch.empty((rows, chunks), dtype=torch.float32, device=device)
+        places_NC = torch.empty((rows, chunks), dtype=torch.int32, device=device)
+        masses_NC = torch.empty((rows, chunks), dtype=torch.float32, device=device)
+        floors_N = torch.empty(rows, dtype=torch.int64, device=device)
+        count, temperature = columns.count_1, columns.temperature_N
+        chunks_kernel[(rows, chunks)](
+            logits_NV, vocab, count, temperature, largest_NC, places_NC, masses_NC,
+            OVERLAPS=overlaps, CHUNK=_CHUNK, launch_pdl=overlaps,
+        )  # fmt: skip
+        filters_kernel[(rows,)](
+            logits_NV, vocab, count, temperature, columns.top_k_N, columns.top_p_N, columns.min_p_N, largest_NC,
+            masses_NC, floors_N, chunks, OVERLAPS=overlaps, CHUNKS=next_power_of_2(chunks), BLOCK=_CHUNK // 2,
+            CHUNK=_CHUNK, num_warps=16, launch_pdl=overlaps,
+        )  # fmt: skip
+        choose_kernel[(rows,)](
+            logits_NV, vocab, count, temperature, columns.uniforms_N, largest_NC, places_NC, masses_NC, floors_N,
+            chunks, drawn_N, columns.slots_N, columns.positions_N, tokens_SP, tokens_SP.stride(0), OVERLAPS=overlaps,
+            CHUNKS=next_power_of_2(chunks), CHUNK=_CHUNK, num_warps=4, launch_pdl=overlaps,
         )  # fmt: skip

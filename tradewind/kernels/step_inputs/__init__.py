@@ -41,7 +41,7 @@ class RowColumns:
 
 @dataclass(frozen=True)
 class StepTensors:
-    """What is filled in. `ids_T`: int32 token ids, 0 where nobody owns the token. `rows`: see there; int32 positions."""
+    """What is filled in. `ids_T`: int32 token ids, 0 where nobody owns the token. `rows`: with int32 positions."""
 
     ids_T: Tensor
     rows: Rows
@@ -62,9 +62,13 @@ def choose(device: torch.device, prefer: str | None = None) -> Choice[StepInputs
     from tradewind.kernels import gpu
     from tradewind.kernels.step_inputs import reference
 
-    candidates = [Candidate[StepInputs]("reference", reference.step_inputs)]
-    if gpu.why_not(device, torch.float32) is None:
+    def triton(chip: gpu.Chip) -> StepInputs:
         from tradewind.kernels.step_inputs.triton import TritonStepInputs
 
-        candidates.insert(0, Candidate[StepInputs]("triton", TritonStepInputs(gpu.Chip.of(device))))
+        return TritonStepInputs(chip)
+
+    candidates = [
+        *gpu.candidates(device, torch.float32, triton, reference.step_inputs),
+        Candidate[StepInputs]("reference", reference.step_inputs),
+    ]
     return pick(candidates, device, torch.float32, prefer)

@@ -8,7 +8,7 @@ from tradewind.kernels.gpu.order import begin
 from tradewind.kernels.step_inputs import RowColumns, SlotTables, StepTensors
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "T", "spare_place"])
 def step_inputs_kernel(
     slots, computed, starts, tokens, tokens_stride, blocks, blocks_stride, spare_place, ids, positions, write,
     context_lens, block_tables, table_stride, R, T, S, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr,

@@ -1,0 +1,165 @@
+"""The GPU's runner, with the CPU as its device: buckets, inputs made there, recorded steps, memory that runs out."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import msgspec
+import pytest
+import torch
+
+from tests.cpu.runner.driving import GREEDY, Heard, Limits, Session, make_runner, request
+from tests.cpu.tiny_models import VARIANTS, make_tiny_model, random_prompt
+from tradewind.config import ModelConfig
+from tradewind.kernels import sample, step_inputs
+from tradewind.kernels.ops import choose_ops
+from tradewind.kernels.pages import KVPool
+from tradewind.models.decoder import Model
+from tradewind.models.registry import load_model
+from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
+from tradewind.runner import graph_runner
+from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets
+from tradewind.runner.graph_runner import GraphRunner, StepOps
+from tradewind.runner.graphs import GraphBudget, Graphs
+
+CPU = torch.device("cpu")
+LIMITS = Limits(max_running=9, step_tokens=70)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Thousands of tiny operations: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    directory = make_tiny_model(tmp_path_factory.mktemp("tiny") / "model", VARIANTS["llama-gqa2-rope-llama3"])
+    # Only the reference takes rows without tokens, as Triton's attention does.
+    return load_model(directory, ModelConfig(model=str(directory)), ops=choose_ops("cpu", torch.float32, "reference"))
+
+
+def make_graph_runner(model: Model, limits: Limits = LIMITS, budget: GraphBudget | None = None) -> GraphRunner:
+    info = make_runner(model, limits).info
+    shape = model.spec.pool_shape(limits.num_blocks + 1, limits.block_tokens)
+    pool = KVPool(torch.full(shape.as_tuple(model.spec.dtype), torch.nan, dtype=model.spec.dtype))
+    ops = StepOps(step_inputs.choose(CPU).run, sample.choose_draw(CPU).run, sample.choose(CPU).run)
+    runner = GraphRunner(model, pool, info, ops, None if budget is None else Graphs(CPU, budget))
+    runner.record()
+    return runner
+
+
+PLENTY = GraphBudget(seconds=1000.0, nbytes=1 << 60)
+SETTINGS = [
+    GREEDY,
+    RowSampling(seed=2, temperature=1.0),
+    RowSampling(seed=3, temperature=0.8, top_p=0.9, top_k=20),
+    RowSampling(seed=5, temperature=1.2, min_p=0.05),
+    RowSampling(seed=4, temperature=0.0, repetition_penalty=1.3, presence_penalty=0.5),
+    RowSampling(seed=6, temperature=0.0, logprobs=2, prompt_logprobs=1),
+]
+
+
+def requests(settings: list[RowSampling], vocab: int) -> list[EngineRequest]:
+    return [
+        request(index, random_prompt(vocab, 3 + 31 * index % 90, seed=index), 4 + index * 5 % 23, sampling)
+        for index, sampling in enumerate(settings)
+    ]
+
+
+def heard(runner: object, work: list[EngineRequest], *, run_ahead: bool = True) -> dict[int, Heard]:
+    session = Session(runner, run_ahead=run_ahead)
+    session.add(work)
+    return session.finish()
+
+
+@pytest.mark.parametrize("budget", [None, PLENTY, GraphBudget(0.0, 1)], ids=["eager", "graphs", "none affordable"])
+def test_tokens_are_those_of_the_other_runner(model: Model, budget: GraphBudget | None) -> None:
+    work = requests(SETTINGS * 3, model.spec.vocab)
+    expected = heard(make_runner(model, LIMITS), work, run_ahead=False)
+    runner = make_graph_runner(model, budget=budget)
+    actual = heard(runner, work)
+    assert {key: one.tokens for key, one in actual.items()} == {key: one.tokens for key, one in expected.items()}
+    for key, one in expected.items():
+        assert [row.token_ids for row in actual[key].logprobs] == [row.token_ids for row in one.logprobs]
+        assert len(actual[key].prompt_logprobs) == len(one.prompt_logprobs)
+    report = runner.report
+    if budget is PLENTY:
+        assert report.recorded == report.wanted > 10
+        assert report.eager == 0 < report.replays
+    elif budget is not None:
+        assert (report.recorded, report.replays) == (0, 0)
+
+
+def test_what_was_not_recorded_is_rounded_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_runner, "_worth", lambda info: [("mixed", 70), ("decode", 4), ("head", 4)])
+    work = requests(SETTINGS[:4], model.spec.vocab)
+    runner = make_graph_runner(model, budget=PLENTY)
+    assert {key: one.tokens for key, one in heard(runner, work).items()} == {
+        key: one.tokens for key, one in heard(make_runner(model, LIMITS), work).items()
+    }
+    assert runner.report.recorded == 3
+    assert runner.report.eager == 0
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 33, 100, 256, 2048, 8192, 9000])
+def test_buckets(most: int) -> None:
+    for buckets, waste in ((row_buckets(most), 8), (token_buckets(most), 32)):
+        assert buckets[-1] == most
+        assert list(buckets) == sorted(set(buckets))
+        assert sorted(coarse_first(buckets)) == list(buckets)
+        assert coarse_first(buckets)[0] == most
+        for size in range(1, most + 1):
+            fit = fitting(buckets, size)
+            assert fit is not None
+            assert fit >= size
+            assert fit - size < max(waste, size // 4), (size, fit)
+        assert fitting(buckets, most + 1) is None
+    assert all(b - a <= max(64, b // 8) for a, b in pairwise(row_buckets(2048)))
+
+
+def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(1000))
+
+    def draw(*arguments: object) -> object:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return original(*arguments)
+
+    original = graph_runner.draw
+    monkeypatch.setattr(graph_runner, "draw", draw)
+    work = requests(SETTINGS, model.spec.vocab)
+    answers = heard(make_graph_runner(model, budget=PLENTY), work)
+    expected = heard(make_runner(model, LIMITS), work)
+    shed = [key for key, one in answers.items() if one.reason == FinishReason.ERROR]
+    assert shed
+    assert all("out of memory" in answers[key].message for key in shed)
+    assert {SETTINGS[key].logprobs or SETTINGS[key].presence_penalty for key in shed} <= {2, 0.5}
+    for key in set(answers) - set(shed):
+        assert answers[key].tokens == expected[key].tokens
+
+
+def test_memory_that_runs_out_in_the_model_sheds_the_step(model: Model) -> None:
+    runner = make_graph_runner(model)
+    calls = iter(range(1000))
+
+    class Failing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(model, name)
+
+        def forward(self, *arguments: object) -> object:
+            if next(calls) == 1:
+                raise torch.OutOfMemoryError("no memory")
+            return model.forward(*arguments)
+
+    runner._model = Failing()
+    work = [msgspec.structs.replace(one, max_tokens=9) for one in requests([GREEDY] * 12, model.spec.vocab)]
+    answers = heard(runner, work)
+    expected = heard(make_runner(model, LIMITS), work)
+    reasons = [one.reason for one in answers.values()]
+    assert 0 < reasons.count(FinishReason.ERROR) < len(reasons)
+    for key, one in answers.items():
+        if one.reason != FinishReason.ERROR:
+            assert one.tokens == expected[key].tokens

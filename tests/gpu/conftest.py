@@ -1,0 +1,5 @@
+"""These need a GPU: without one nothing here is collected."""
+
+import torch
+
+collect_ignore_glob = [] if torch.cuda.is_available() else ["test_*.py"]

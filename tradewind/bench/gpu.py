@@ -1,0 +1,232 @@
+"""`tradewind bench gpu`: a GPU's kernels, and a model on it, beside what the card can do at most.
+
+First the gate: every kernel against float64 (gpu_gate.py); nothing is timed while it is red. Then what the card reaches
+(a large copy, large matrix products), the kernels, and a model of the given config.json with random weights: decode at
+batch 1 and 64 beside the time that reading weights and KV takes at the measured bandwidth, offline throughput, a
+profile of decode steps. Times are of the whole engine, scheduler included, but for the kernels.
+"""
+
+import argparse
+import functools
+import gc
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tradewind.base.units import format_bytes
+from tradewind.bench import gpu_gate, gpu_tune
+from tradewind.bench.gpu_kernels import ceilings, kernels
+from tradewind.bench.gpu_profile import profile_steps
+from tradewind.bench.report import Report, Row
+from tradewind.config import Config, from_flat
+from tradewind.engine.core import Engine, build_engine
+from tradewind.protocol.request import EngineRequest, RowSampling
+from tradewind.runner.graph_runner import GraphRunner
+
+PARTS = ("gate", "ceilings", "kernels", "decode", "profile", "offline", "tune")
+_USUAL = [part for part in PARTS if part != "tune"]
+_OFFLINE = ("1000/1000x1000", "128/128x3000", "2048/128x1000")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the parts in order; 1 if the gate is red."""
+    options = _parse(arguments)
+    device = torch.device("cuda", 0)
+    torch.manual_seed(options.seed)
+    random.seed(options.seed)
+    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}")
+    if "gate" in options.parts and not _gate(device):
+        return 1
+    copy_bytes_per_s = ceilings(options, device) if "ceilings" in options.parts else float("nan")
+    if "kernels" in options.parts:
+        kernels(options, device)
+    if "tune" in options.parts:
+        print(gpu_tune.tune(options, device))
+    if not {"decode", "profile", "offline"} & set(options.parts):
+        return 0
+    report = Report("gpu", {**vars(options), "gpu": torch.cuda.get_device_name(device)})
+    for form in options.forms:
+        with _engine(options, form) as model:
+            if "decode" in options.parts:
+                for batch in options.batch:
+                    report.rows.append(_decode(model, form, batch, copy_bytes_per_s))
+            if "profile" in options.parts:
+                _profile(model, form)
+            if "offline" in options.parts:
+                report.rows.extend(_offline(model, form, *work) for work in options.offline)
+            recorded = model.runner.report
+            print(f"{form}: {recorded.replays} graphs replayed, {recorded.eager} steps launched kernel by kernel")
+    report.print()
+    print(report.write(options.out))
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tradewind bench gpu", description=__doc__, allow_abbrev=False)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a model's config.json, or its folder")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=_USUAL, help="'tune' searches for tactics")
+    forms: dict[str, Any] = {"nargs": "+", "choices": ["bf16", "fp8"], "default": ["bf16", "fp8"]}
+    parser.add_argument("--forms", **forms, help="of the weights and of the KV cache")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="rows of the decode measurements")
+    works: dict[str, Any] = {"type": _work, "nargs": "+", "default": [_work(text) for text in _OFFLINE]}
+    parser.add_argument("--offline", **works, metavar="IN/OUTxN", help="tokens in and out of N requests")
+    parser.add_argument("--exact", action="store_true", help="with tokens that do not depend on the batch")
+    parser.add_argument("--max-running", type=int, default=512)
+    parser.add_argument("--step-tokens", type=int, default=8192)
+    parser.add_argument("--max-model-len", type=int, default=4352)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for the JSON file")
+    options = parser.parse_args(arguments)
+    options.config = options.config if options.config.is_dir() else options.config.parent
+    return options
+
+
+def _work(text: str) -> tuple[int, int, int]:
+    sizes, _, count = text.partition("x")
+    tokens_in, _, tokens_out = sizes.partition("/")
+    return int(tokens_in), int(tokens_out), int(count)
+
+
+def _gate(device: torch.device) -> bool:
+    checks: list[gpu_gate.Check] = []
+    for check in gpu_gate.checks(device):
+        checks.append(check)
+        if not check.passed:
+            print(f"WRONG: {check.what}: error {check.error:.2e}, allowed {check.limit:.0e}", flush=True)
+    passed = sum(check.passed for check in checks)
+    print(f"gate: {passed} of {len(checks)} checks passed", flush=True)
+    return passed == len(checks)
+
+
+# --- a model ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Model:
+    engine: Engine
+    runner: GraphRunner
+
+    @property
+    def vocab(self) -> int:
+        return self.runner.info.vocab_size
+
+
+@contextmanager
+def _engine(options: argparse.Namespace, form: str) -> Iterator[_Model]:
+    begun_s = time.perf_counter()
+    engine = build_engine(options.config, _config(options, form), lambda _stage, _share: None)
+    runner = engine.runner
+    assert isinstance(runner, GraphRunner)
+    info, recorded = runner.info, runner.report
+    print(
+        f"{form}: ready in {time.perf_counter() - begun_s:.1f} s; weights {format_bytes(info.weights_bytes)}, "
+        f"KV {format_bytes(info.kv_bytes)}, {recorded.recorded} of {recorded.wanted} graphs in "
+        f"{recorded.seconds:.1f} s and {format_bytes(recorded.nbytes)}, "
+        f"{format_bytes(torch.cuda.mem_get_info()[0])} left"
+    )
+    try:
+        yield _Model(engine, runner)
+    finally:
+        engine.close()
+        del engine, runner
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _config(options: argparse.Namespace, form: str) -> Config:
+    settings: dict[str, Any] = {
+        "model": str(options.config),
+        "load_format": "dummy",
+        "device": "cuda",
+        "max_running": options.max_running,
+        "step_tokens": options.step_tokens,
+        "max_model_len": options.max_model_len,
+        "max_waiting": 1 << 30,
+        "prefix_caching": False,
+        "exact": options.exact,
+    }
+    if form == "fp8":
+        settings |= {"quantization": "fp8", "kv_dtype": "fp8"}
+    return from_flat(settings)
+
+
+def _requests(model: _Model, tokens_in: int, tokens_out: int, count: int) -> list[EngineRequest]:
+    return [
+        EngineRequest(
+            request_id=random.getrandbits(48),
+            prompt_tokens=random.choices(range(10, model.vocab), k=tokens_in),
+            sampling=RowSampling(seed=0, temperature=0.0),
+            max_tokens=tokens_out,
+        )
+        for _ in range(count)
+    ]
+
+
+def _drain(engine: Engine) -> Iterator[int]:
+    """Step until nothing is left; gives the tokens said by each step."""
+    while engine.has_work:
+        yield sum(len(updates.tokens) for updates in engine.step())
+
+
+def _decode(model: _Model, form: str, batch: int, copy_bytes_per_s: float) -> Row:
+    """A steady decode: the median of its steps, prompts of 1,024 tokens."""
+    for request in _requests(model, 1024, 200, batch):
+        model.engine.add(request)
+    steps: list[tuple[float, int]] = []
+    last_s = time.perf_counter()
+    for tokens in _drain(model.engine):
+        now_s = time.perf_counter()
+        steps.append((now_s - last_s, tokens))
+        last_s = now_s
+    full = [seconds for seconds, tokens in steps if tokens == batch][10:-2]
+    step_s = sum(full) / len(full)
+    info = model.runner.info
+    token_bytes = info.kv_bytes / (info.num_blocks * info.block_tokens)
+    spec = model.runner.spec
+    read_bytes = info.weights_bytes - spec.vocab * spec.hidden * spec.dtype.itemsize + batch * 1124 * token_bytes
+    return {
+        "form": form,
+        "work": f"decode, {batch} x 1024",
+        "output tok/s": batch / step_s,
+        "total tok/s": batch / step_s,
+        "ms": step_s * 1e3,
+        "share of floor": read_bytes / copy_bytes_per_s / step_s,
+    }
+
+
+def _offline(model: _Model, form: str, tokens_in: int, tokens_out: int, count: int) -> Row:
+    for request in _requests(model, tokens_in, tokens_out, count):
+        model.engine.add(request)
+    begun_s = time.perf_counter()
+    said = sum(_drain(model.engine))
+    elapsed_s = time.perf_counter() - begun_s
+    assert said == count * tokens_out, (said, count * tokens_out)
+    return {
+        "form": form,
+        "work": f"offline {tokens_in}/{tokens_out}, {count} requests",
+        "output tok/s": said / elapsed_s,
+        "total tok/s": (said + count * tokens_in) / elapsed_s,
+        "ms": elapsed_s * 1e3,
+        "share of floor": float("nan"),
+    }
+
+
+def _profile(model: _Model, form: str) -> None:
+    """Decode steps of one row and of 64, each kernel's share of them."""
+    for batch in (1, 64):
+        for request in _requests(model, 1024, 60, batch):
+            model.engine.add(request)
+        steps = _drain(model.engine)
+        while next(steps) < batch:
+            pass
+        for _ in range(5):
+            next(steps)
+        print(f"{form}, {batch} x 1024:", profile_steps(functools.partial(next, steps), 10, model.runner.spec.layers))
+        for _ in steps:
+            pass

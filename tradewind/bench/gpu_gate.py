@@ -1,0 +1,269 @@
+"""Whether the GPU computes what it should: every kernel against plain arithmetic in float64, at a model's own sizes.
+
+No figure of speed is worth anything before this has passed. Fresh random inputs, poisoned outputs and pages.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tradewind.kernels import sample as sampling
+from tradewind.kernels.fused_linear import Norm
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.ops import Ops, choose_ops
+from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
+from tradewind.kernels.quantised_rows import FP8, QuantisedRows
+from tradewind.kernels.rows import HeadShape, Rows
+from tradewind.kernels.sample import DrawColumns, SampleRows
+from tradewind.kernels.sample import reference as sample_reference
+
+BF16 = torch.bfloat16
+HEADS = HeadShape(32, 8, 128)
+HIDDEN, FFN, BLOCK_TOKENS = 4096, 14336, 16
+# |out - truth| / |truth|: bfloat16 keeps 8 bits; 8-bit floats keep 4.
+_LIMIT, _LIMIT_FP8 = 6e-3, 4e-2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: its relative error, and what it may be."""
+
+    what: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """NaN does not pass."""
+        return self.error <= self.limit
+
+
+def checks(device: torch.device) -> Iterator[Check]:
+    """All of them."""
+    plain = choose_ops(device, BF16)
+    for exact in (False, True):
+        ops = plain if not exact else choose_ops(device, BF16, exact=True)
+        suffix = ", exact" if exact else ""
+        yield from _linear(ops, device, "bf16" + suffix)
+        yield from _attention(ops, device, BF16, suffix)
+    yield from _fused(plain, device)
+    yield from _rowwise(plain, device)
+    yield from _rope(plain, device, BF16)
+    yield from _draw(device)
+    if torch.cuda.get_device_capability(device) >= (8, 9):
+        fp8 = choose_ops(device, BF16, quantisation=Quantisation.named("fp8"))
+        yield from _rowwise(fp8, device)
+        yield from _linear(fp8, device, "fp8")
+        yield from _attention(plain, device, FP8, "")
+        yield from _rope(plain, device, FP8)
+
+
+def _error(out: Tensor | QuantisedRows, truth: Tensor) -> float:
+    wide = out.dense() if isinstance(out, QuantisedRows) else out
+    return float((wide.double() - truth).norm() / truth.norm())
+
+
+def _randn(device: torch.device, *shape: int, scale: float = 1.0, dtype: torch.dtype = BF16) -> Tensor:
+    return (torch.randn(shape, device=device) * scale).to(dtype)
+
+
+def _linear(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
+    for outputs, inputs in ((6144, HIDDEN), (HIDDEN, FFN), (1000, 208)):
+        weight_ND = _randn(device, outputs, inputs, scale=inputs**-0.5)
+        packed = ops.pack(weight_ND.clone(), None)
+        for tokens in (1, 5, 16, 17, 33, 64, 65, 300):
+            x_TD = _randn(device, tokens, inputs)
+            truth = x_TD.double() @ weight_ND.double().T
+            limit = _LIMIT_FP8 if "fp8" in kind else _LIMIT
+            yield Check(f"linear {kind} {tokens}x{inputs}->{outputs}", _error(ops.linear(x_TD, packed), truth), limit)
+        logits = ops.logits(x_TD[:9].contiguous(), packed)
+        assert logits.dtype == torch.float32
+        yield Check(f"logits {kind} {outputs}", _error(logits, truth[:9]), limit)
+
+
+def _fused(ops: Ops, device: torch.device) -> Iterator[Check]:
+    assert ops.fused_linear is not None
+    for outputs, inputs in ((HIDDEN, FFN), (2 * FFN, HIDDEN), (6144, HIDDEN), (200, 208)):
+        weight_ND = _randn(device, outputs, inputs, scale=inputs**-0.5)
+        packed = ops.pack(weight_ND.clone(), None)
+        norm = Norm(_randn(device, inputs), 1e-5)
+        for tokens, gated, has_norm in itertools.product((1, 5, 16), (False, True), (False, True)):
+            x_TD = _randn(device, tokens, inputs, scale=3.0)
+            truth = x_TD.double()
+            if has_norm:
+                truth = truth / (truth.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight_D.double()
+            truth = truth @ weight_ND.double().T
+            if gated:
+                gate, up = truth.chunk(2, -1)
+                truth = gate / (1 + (-gate).exp()) * up
+            residual_TN = _randn(device, *truth.shape)
+            y_TN = ops.fused_linear(x_TD, packed, norm if has_norm else None, gated, residual_TN)
+            name = f"fused_linear {tokens}x{inputs}->{outputs} gated={gated} norm={has_norm}"
+            yield Check(name, _error(y_TN, truth + residual_TN.double()), _LIMIT)
+
+
+def _rowwise(ops: Ops, device: torch.device) -> Iterator[Check]:
+    for tokens in (1, 37, 300):
+        x_TD, residual_TD = _randn(device, tokens, HIDDEN), _randn(device, tokens, HIDDEN)
+        weight_D = _randn(device, HIDDEN)
+        wide = (x_TD.float() + residual_TD.float()).to(BF16).double()
+        truth = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight_D.double()
+        normed, total = ops.norm_for_linear(x_TD.clone(), residual_TD.clone(), weight_D, 1e-5)
+        kind, limit = ("fp8", _LIMIT_FP8) if isinstance(normed, QuantisedRows) else ("bf16", _LIMIT)
+        yield Check(f"add_rms_norm {kind} {tokens}", max(_error(normed, truth), _error(total, wide)), limit)
+        gate_up = _randn(device, tokens, 2 * FFN, scale=2.0)
+        gate, up = gate_up.double().chunk(2, -1)
+        yield Check(f"silu_mul {kind} {tokens}", _error(ops.silu_mul(gate_up), gate / (1 + (-gate).exp()) * up), limit)
+
+
+@dataclass(frozen=True)
+class _Paged:
+    """Rows over a pool full of NaN, but for what the rows have written."""
+
+    rows: Rows
+    pool_BL2GSK: Tensor
+    contexts: list[int]
+    new: list[int]
+
+
+def _paged(device: torch.device, contexts: list[int], new: list[int], dtype: torch.dtype) -> _Paged:
+    blocks = [-(-context // BLOCK_TOKENS) for context in contexts]
+    order = torch.randperm(sum(blocks), device=device)
+    tables = torch.split(order.int(), blocks)
+    positions = [torch.arange(context - count, context) for context, count in zip(contexts, new, strict=True)]
+    write = [
+        tables[row][place.to(device) // BLOCK_TOKENS].long() * BLOCK_TOKENS + place.to(device) % BLOCK_TOKENS
+        for row, place in enumerate(positions)
+    ]
+    table_RM = torch.full((len(contexts), max(blocks) + 1), 2**30, dtype=torch.int32, device=device)
+    for row, table in enumerate(tables):
+        table_RM[row, : len(table)] = table
+    starts = torch.tensor([0, *itertools.accumulate(new)], dtype=torch.int32, device=device)
+    pool = torch.randn(sum(blocks), 2, 2, HEADS.kv_heads, BLOCK_TOKENS, HEADS.head_dim, device=device)
+    for table, context in zip(tables, contexts, strict=True):
+        if context % BLOCK_TOKENS:
+            pool[int(table[-1]), :, :, :, context % BLOCK_TOKENS :] = torch.nan
+    rows = Rows(
+        positions_T=torch.cat(positions).int().to(device),
+        write_T=torch.cat(write),
+        query_starts_R1=starts,
+        context_lens_R=torch.tensor(contexts, dtype=torch.int32, device=device),
+        block_tables_RM=table_RM,
+        max_query=max(new),
+        max_context=max(contexts),
+    )
+    return _Paged(rows, pool.to(dtype), contexts, new)
+
+
+_STEPS: dict[str, tuple[list[int], list[int]]] = {
+    "one": ([1000], [1]),
+    "long": ([20_000], [1]),
+    "decodes": ([1, 17, 640, 3000] * 16, [1] * 64),
+    "prefill": ([700, 1300], [700, 300]),
+    "mixed": ([900, 5, 2100, 64, 4000], [1, 5, 600, 1, 130]),
+}
+
+
+def _attention(ops: Ops, device: torch.device, dtype: torch.dtype, suffix: str) -> Iterator[Check]:
+    for name, (contexts, new) in _STEPS.items():
+        for window, softcap in ((None, None), (500, None), (None, 5.0)):
+            paged = _paged(device, contexts, new, dtype)
+            q_THK = _randn(device, sum(new), HEADS.heads, HEADS.head_dim)
+            pages = paged.pool_BL2GSK[:, 1, 0], paged.pool_BL2GSK[:, 1, 1]
+            out_THK = ops.paged_attention(q_THK, *pages, paged.rows, 0.2, window, softcap)
+            truth = _attention_truth(q_THK, pages, paged, 0.2, window, softcap)
+            what = f"attention {'fp8' if dtype == FP8 else 'bf16'} {name}{suffix} window={window} softcap={softcap}"
+            yield Check(what, _error(out_THK, truth), _LIMIT)
+
+
+def _attention_truth(
+    q_THK: Tensor, pages: tuple[Tensor, Tensor], paged: _Paged, scale: float, window: int | None, softcap: float | None
+) -> Tensor:
+    outs, first = [], 0
+    for row, (context, count) in enumerate(zip(paged.contexts, paged.new, strict=True)):
+        blocks = paged.rows.block_tables_RM[row, : -(-context // BLOCK_TOKENS)].long()
+        keys, values = (
+            part[blocks].double().transpose(0, 1).flatten(1, 2)[:, :context].repeat_interleave(HEADS.queries_per_kv, 0)
+            for part in pages
+        )
+        q_HNK = q_THK[first : first + count].double().transpose(0, 1)
+        scores = q_HNK @ keys.transpose(1, 2) * scale
+        if softcap is not None:
+            scores = softcap * (scores / softcap).tanh()
+        position = torch.arange(context - count, context, device=q_THK.device).unsqueeze(1)
+        key = torch.arange(context, device=q_THK.device).unsqueeze(0)
+        hidden = (key > position) | (key <= position - (window or context + 1))
+        outs.append((scores.masked_fill(hidden, -torch.inf).softmax(-1) @ values).transpose(0, 1))
+        first += count
+    return torch.cat(outs)
+
+
+def _rope(ops: Ops, device: torch.device, dtype: torch.dtype) -> Iterator[Check]:
+    for with_norm in (False, True):
+        paged = _paged(device, [900, 5, 640], [1, 5, 64], BF16)
+        qkv_TC = _randn(device, 70, HEADS.qkv_features)
+        cos_sin_PK = torch.randn(1000, HEADS.head_dim, device=device)
+        q_norm_K, k_norm_K = (_randn(device, HEADS.head_dim) if with_norm else None for _ in range(2))
+        pool, truth_pool = (torch.full(paged.pool_BL2GSK.shape, 3.0, device=device) for _ in range(2))
+        pool = pool.to(dtype)
+        q_THK = ops.qk_norm_rope_write(
+            qkv_TC.clone(), paged.rows, cos_sin_PK, pool[:, 1, 0], pool[:, 1, 1], HEADS, q_norm_K, k_norm_K, 1e-6
+        )
+        wide_q, wide_k = (None if norm is None else norm.float() for norm in (q_norm_K, k_norm_K))
+        truth = rope_reference.qk_norm_rope_write(
+            qkv_TC.float(),
+            paged.rows,
+            cos_sin_PK,
+            truth_pool[:, 1, 0],
+            truth_pool[:, 1, 1],
+            HEADS,
+            wide_q,
+            wide_k,
+            1e-6,
+        )
+        limit = _LIMIT_FP8 if dtype == FP8 else _LIMIT
+        name = f"rope {'with norm ' if with_norm else ''}{'fp8' if dtype == FP8 else 'bf16'}"
+        yield Check(f"{name} q", _error(q_THK, truth.double()), _LIMIT)
+        yield Check(f"{name} pages", _error(pool, truth_pool.double()), limit)
+
+
+def _draw(device: torch.device) -> Iterator[Check]:
+    """Tokens must be the reference's; the error is the share that differ."""
+    settings = [
+        (0, 0, 1, 0),
+        (1, 0, 1, 0),
+        (0.6, 0, 1, 0),
+        (1, 50, 1, 0),
+        (0.8, 0, 0.9, 0),
+        (1, 0, 1, 0.1),
+        (1, 20, 0.8, 0.05),
+    ]
+    count, vocab = 16 * len(settings), 128_256
+    logits_NV = torch.randn(count, vocab, device=device) * 3
+    logits_NV[3, 77] = torch.nan
+    columns = [np.array(column, float) for column in zip(*(settings * 16), strict=True)]
+    rows = SampleRows(
+        columns[0], columns[1].astype(np.int64), columns[2], columns[3], np.random.default_rng(0).random(count)
+    )
+
+    def send(array: "np.ndarray[tuple[int], np.dtype[np.generic]]", dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(array).to(device, dtype)
+
+    each = torch.arange(count, dtype=torch.int32, device=device)
+    on_device = DrawColumns(
+        torch.tensor([count], dtype=torch.int32, device=device), each, each % 9,
+        send(rows.temperature_R, torch.float32), send(rows.top_k_R, torch.int32), send(rows.top_p_R, torch.float32),
+        send(rows.min_p_R, torch.float32), send(rows.uniforms_R, torch.float64),
+    )  # fmt: skip
+    tokens_SP = torch.full((count, 9), -7, dtype=torch.int32, device=device)
+    drawn_N = torch.full((count,), -9, dtype=torch.int64, device=device)
+    sampling.choose_draw(device).run(logits_NV, on_device, tokens_SP, drawn_N)
+    expected = sample_reference.sample(logits_NV.cpu(), rows)
+    stored = tokens_SP[each.long(), (each % 9).long()].cpu()
+    wrong = (drawn_N.cpu() != expected) | (stored != expected.clamp(min=0))
+    # A number within float32's rounding of an edge may fall on either side.
+    yield Check("draw", float(wrong.double().mean()), 1.5 / count)

@@ -1,0 +1,53 @@
+"""fused_linear: a norm, a product and a gate in one, for the few rows of a decode: a layer is six kernels then.
+
+x -> [norm] -> linear -> [silu_mul] -> [+ residual]
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.linear import LinearWeight
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A root-mean-square norm of the rows that go in."""
+
+    weight_D: Tensor
+    eps: float
+
+
+class FusedLinear(Protocol):
+    """`fused_linear(x_TD, weight, norm=None, gated=False, residual_TN=None) -> y_TN`.
+
+    y = linear(norm(x)), plus the residual if there is one; with `gated`, y = silu(first half) * second half, half as
+    wide as the weight. The weight is dense and has no bias. Nothing is rounded between the parts, except that the
+    rows are rounded to the dtype of x before they are multiplied. The residual is left as it is; x may have up to
+    MOST_ROWS.
+    """
+
+    def __call__(
+        self,
+        x_TD: Tensor,
+        weight: LinearWeight,
+        norm: Norm | None = None,
+        gated: bool = False,
+        residual_TN: Tensor | None = None,
+    ) -> Tensor: ...
+
+
+MOST_ROWS = 16
+
+
+def choose(device: torch.device, dtype: torch.dtype, *, exact: bool = False) -> FusedLinear | None:
+    """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T."""
+    from tradewind.kernels import gpu
+
+    if exact or gpu.why_not(device, dtype) is not None or dtype == torch.float32:
+        return None
+    from tradewind.kernels.fused_linear.triton import TritonFusedLinear
+
+    return TritonFusedLinear(gpu.Chip.of(device))

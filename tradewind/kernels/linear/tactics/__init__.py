@@ -1,0 +1,71 @@
+"""How products of few rows are launched: tables that were measured once per kind of GPU and are shipped.
+
+Nothing is searched for while serving. `tradewind bench gpu --parts tune` measures a new table for a model's shapes.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tactic:
+    """How a product of few rows is launched: outputs of a program, inputs at a time, and how it is pipelined.
+
+    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are.
+    """
+
+    outputs: int = 32
+    inputs: int = 256
+    warps: int = 4
+    stages: int = 4
+    rows_first: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The fastest tactic for up to `rows` rows of a shape, and the vendor's product beside it."""
+
+    bits: int
+    rows: int
+    outputs: int
+    inputs: int
+    tactic: Tactic
+    us: float
+    vendor_us: float
+
+
+@dataclass(frozen=True)
+class Tactics:
+    """A table, and where it comes from: `about` names the GPU and the versions it was measured with."""
+
+    about: str
+    entries: tuple[Measured, ...]
+
+    @classmethod
+    def shipped(cls, major: int, minor: int) -> "Tactics":
+        """The table for GPUs of this compute capability; where there is none, that of the nearest."""
+        folder = Path(__file__).parent
+        known = {int(path.stem.removeprefix("sm_")): path for path in folder.glob("sm_*.json")}
+        return cls.parse(json.loads(known[min(known, key=lambda arch: abs(arch - 10 * major - minor))].read_text()))
+
+    @classmethod
+    def parse(cls, table: dict[str, Any]) -> "Tactics":
+        """From a file's content."""
+        entries = tuple(Measured(**{**entry, "tactic": Tactic(**entry["tactic"])}) for entry in table["linear"])
+        return cls(f"measured on {table['gpu']} with Triton {table['triton']}, torch {table['torch']}", entries)
+
+    def find(self, bits: int, rows: int, outputs: int, inputs: int) -> Tactic | None:
+        """For a product of so many rows: that of the nearest shape. None: the vendor's product is faster."""
+        fitting = [entry for entry in self.entries if entry.bits == bits and entry.rows >= rows]
+        if not fitting:
+            return None
+        least = min(entry.rows for entry in fitting)
+
+        def distance(entry: Measured) -> float:
+            return abs(math.log(entry.outputs / outputs)) + abs(math.log(entry.inputs / inputs))
+
+        best = min((entry for entry in fitting if entry.rows == least), key=distance)
+        return best.tactic if best.us < best.vendor_us else None

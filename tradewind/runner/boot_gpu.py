@@ -1,0 +1,103 @@
+"""Boot of a GPU, once the model is loaded: what a step takes, the KV pool in what is left, graphs."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from tradewind.base.log import fields
+from tradewind.base.units import format_bytes
+from tradewind.config import Config
+from tradewind.kernels import sample as sampling
+from tradewind.kernels import step_inputs
+from tradewind.kernels.pages import KVPool
+from tradewind.kernels.rows import Rows
+from tradewind.models.decoder import Model
+from tradewind.protocol.plan import RunnerInfo
+from tradewind.runner.graph_runner import GraphRunner, StepOps
+from tradewind.runner.graphs import GraphBudget, Graphs
+from tradewind.runner.memory import MemoryAsk
+
+log = logging.getLogger(__name__)
+
+GRAPH_SECONDS = 12.0  # for recording; steps whose graph comes too late for this are rounded up to a larger one
+_GRAPHS_BYTES = 3 << 29  # what all graphs take beside the memory of the largest step
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What steps take beside weights and KV. `step_bytes`: of the largest, measured; `graphs_bytes`: of all graphs."""
+
+    step_bytes: int
+    graphs_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Together. What is not replayed (for rows that ask for logprobs, say) needs a step's memory of its own."""
+        return 2 * self.step_bytes + self.graphs_bytes
+
+
+@torch.inference_mode()
+def measure_workspace(
+    model: Model, max_running: int, step_tokens: int, block_tokens: int, dtype: torch.dtype
+) -> Workspace:
+    """Run the largest step there may be, on rows without tokens: its shapes are all that counts."""
+    spec, device = model.spec, model.device
+    pool = KVPool.allocate(spec.pool_shape(1, block_tokens), dtype, device)
+
+    def zeros(*size: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+        return torch.zeros(size, dtype=dtype, device=device)
+
+    rows = Rows(
+        positions_T=zeros(step_tokens),
+        write_T=zeros(step_tokens, dtype=torch.int64),
+        query_starts_R1=zeros(max_running + 1),
+        context_lens_R=zeros(max_running),
+        block_tables_RM=zeros(max_running, 1),
+        max_query=step_tokens,
+        max_context=1,
+    )
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    model.logits(model.forward(zeros(step_tokens), rows, pool)[:max_running])
+    step_bytes = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    return Workspace(step_bytes, _GRAPHS_BYTES)
+
+
+def boot_gpu(
+    model: Model,
+    config: Config,
+    ask: MemoryAsk,
+    dtype: torch.dtype,
+    info_of: Callable[[MemoryAsk], RunnerInfo],
+    progress: Callable[[str, float], None],
+) -> GraphRunner:
+    """The runner. `ask` is without the workspace, which is measured here; `dtype` is that of keys and values."""
+    device = model.device
+    workspace = measure_workspace(model, ask.max_running, ask.step_tokens, ask.block_tokens, dtype)
+    spare_bytes = workspace.nbytes + ask.block_bytes
+    info = info_of(replace(ask, free_bytes=max(0, torch.cuda.mem_get_info(device)[0] - spare_bytes)))
+    pool = KVPool.allocate(model.spec.pool_shape(info.num_blocks + 1, info.block_tokens), dtype, device)
+    sample, draw, inputs = sampling.choose(device), sampling.choose_draw(device), step_inputs.choose(device)
+    info.implementations.update(sample=draw.kind, step_inputs=inputs.kind)
+    graphs = None
+    if config.runner.graphs:
+        graphs = Graphs(device, GraphBudget(GRAPH_SECONDS, workspace.step_bytes + workspace.graphs_bytes))
+    runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run, sample.run), graphs)
+    progress("recording graphs", 0.0)
+    runner.record(lambda share: progress("recording graphs", share))
+    report = runner.report
+    log.info(
+        "memory of the GPU",
+        extra=fields(
+            weights=format_bytes(model.weights_bytes),
+            kv_cache=format_bytes(pool.nbytes),
+            step=format_bytes(workspace.step_bytes),
+            graphs=f"{report.recorded} of {report.wanted}, {format_bytes(report.nbytes)}, {report.seconds:.1f} s",
+            free=format_bytes(torch.cuda.mem_get_info(device)[0]),
+        ),
+    )
+    return runner

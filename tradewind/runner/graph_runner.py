@@ -1,0 +1,261 @@
+"""A GPU as a runner: inputs that keep their place, prepared on the device, and steps that are replayed from graphs.
+
+A step is two graphs. The first makes the step's inputs from the row columns and the slots' tables, runs the model, and
+leaves the hidden states that tokens are drawn from. The second makes logits of them, draws, and stores the tokens where
+the next step reads them. So the host sends one small copy, starts two graphs, and has one small copy sent back,
+whatever the step is made of; it need not wait for anything. Steps of one token a row have graphs by the number of
+rows, all others by the number of tokens; both are rounded up to a bucket (buckets.py).
+
+Legend: T tokens of a step, R rows, N rows that sample, D hidden, V vocabulary, S slots, M blocks of a table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tradewind.kernels.pages import KVPool
+from tradewind.kernels.rows import Rows
+from tradewind.kernels.sample import Draw, Sample
+from tradewind.kernels.step_inputs import SlotTables, StepInputs, StepTensors
+from tradewind.models.decoder import Model
+from tradewind.models.spec import ModelSpec
+from tradewind.protocol.plan import RunnerInfo, StepPlan
+from tradewind.protocol.result import StepResult
+from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets
+from tradewind.runner.graphs import Graphs, GraphsReport
+from tradewind.runner.pending import Done, Issued, result_of
+from tradewind.runner.prompt_logprobs import PromptColumns, prompt_columns
+from tradewind.runner.sample import Drawn, draw
+from tradewind.runner.state import StateRows, StateShape
+from tradewind.runner.step_columns import StepColumns, StepShape
+from tradewind.runner.transfer import to_device, to_host
+
+_NO_MEMORY = "the device ran out of memory for this request's step; send it again when less is running"
+
+
+@dataclass(frozen=True)
+class StepOps:
+    """The ops around the model."""
+
+    inputs: StepInputs
+    draw: Draw
+    sample: Sample  # for rows that ask for what `draw` does not do: penalties, masks, logprobs
+
+
+class GraphRunner:
+    """Satisfies tradewind.protocol.runner.Runner. `pool` has a block more than info.num_blocks, which nobody owns.
+
+    Without `graphs` every step is launched kernel by kernel. On the CPU (in tests) all works the same, slowly.
+    """
+
+    def __init__(
+        self, model: Model, pool: KVPool, info: RunnerInfo, ops: StepOps, graphs: Graphs | None = None
+    ) -> None:
+        assert pool.num_blocks > info.num_blocks, "there is no spare block"
+        self._model, self._info, self._ops, self._graphs = model, info, ops, graphs
+        self._report = graphs.report if graphs is not None else GraphsReport()
+        self._pool: KVPool | None = pool
+        device, slots = model.device, info.max_running
+        shape = StateShape(slots, info.max_model_len, info.block_tokens, info.vocab_size)
+        self._state = StateRows(shape, device)
+        blocks_SM = torch.zeros(slots, shape.max_blocks, dtype=torch.int32, device=device)
+        self._tables = SlotTables(
+            self._state.tokens_SP, blocks_SM, info.block_tokens, info.num_blocks * info.block_tokens
+        )
+        self._columns = StepColumns(slots, device)
+        self._step = _step_tensors(info, shape, self._columns, device)
+        self._last_ND = torch.zeros(slots, model.spec.hidden, dtype=model.spec.dtype, device=device)
+        self._drawn_N = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._sizes: dict[str, tuple[int, ...]] = {"decode": (), "mixed": (), "head": ()}
+
+    @property
+    def info(self) -> RunnerInfo:
+        """What was measured at boot."""
+        return self._info
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The shape of the model."""
+        return self._model.spec
+
+    @property
+    def report(self) -> GraphsReport:
+        """What was recorded, and how steps have been run since."""
+        return self._report
+
+    @torch.inference_mode()
+    def record(self, progress: Callable[[float], None] = lambda _share: None) -> None:
+        """Record graphs within their budget, the ones most worth having first. Without graphs: nothing."""
+        if self._graphs is None:
+            return
+        self._columns.clear()
+        wanted = _worth(self._info)
+        thin = replace(self._model, layers=self._model.layers[:1])  # all layers are made of the same kernels
+        for index, (kind, size) in enumerate(wanted):
+            if self._graphs.record((kind, size), self._work(kind, size, self._model), self._work(kind, size, thin)):
+                self._sizes[kind] = tuple(sorted((*self._sizes[kind], size)))
+            progress((index + 1) / len(wanted))
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> Done | Issued:
+        """Issue a step. A step that memory does not suffice for fails for the rows that asked for too much."""
+        begun, ended = self._events()
+        state = self._state
+        state.begin(plan)
+        self._append_blocks(plan)
+        if not len(plan.slots):
+            return Done(result_of(plan.step, None, [], 0.0))
+        shape = self._columns.fill(plan, state)
+        shed: dict[int, str] = {}
+        prompts: list[PromptColumns] = []
+        drawn: Drawn | None = None
+        try:
+            hidden_TD = self._forward(shape)
+        except torch.OutOfMemoryError:
+            # The next step may have been planned already: it must find a token where this one would have left it.
+            state.store(shape.slots_N, shape.positions_N, torch.zeros_like(self._drawn_N[: len(shape.slots_N)]))
+            return Done(_all_shed(plan, shape))
+        try:
+            prompts = prompt_columns(plan, shape.starts_R, hidden_TD, state, self._model)
+            if len(shape.slots_N):
+                drawn = self._draw(shape)
+        except torch.OutOfMemoryError:
+            shed = dict.fromkeys(plan.slots[state.flags_S[plan.slots] != 0].tolist(), _NO_MEMORY)
+            drawn = self._draw_plainly(shape) if len(shape.slots_N) else None
+
+        def finish(device_s: float) -> StepResult:
+            answer = result_of(plan.step, drawn, prompts, device_s)
+            return replace(answer, failed={**(answer.failed or {}), **shed} or None)
+
+        if ended is None or begun is None:
+            return Done(finish(0.0))
+        ended.record()
+        return Issued(begun, ended, finish)
+
+    def close(self) -> None:
+        """Give the device's memory back. No step may follow."""
+        if self._graphs is not None:
+            self._graphs.close()
+        self._pool = None
+
+    def _events(self) -> tuple[torch.Event, torch.Event] | tuple[None, None]:
+        if self._model.device.type == "cpu":
+            return None, None
+        begun, ended = (torch.Event(self._model.device, enable_timing=True) for _ in range(2))
+        begun.record()
+        return begun, ended
+
+    def _append_blocks(self, plan: StepPlan) -> None:
+        if len(plan.block_slots):
+            blocks_SM, device = self._tables.blocks_SM, self._model.device
+            places = plan.block_slots.astype(np.int64) * blocks_SM.shape[1] + plan.block_starts
+            blocks_SM.view(-1).index_copy_(0, to_device(places, device), to_device(plan.block_ids, device))
+
+    # --- the first half of a step ------------------------------------------------------------------------------------
+
+    def _forward(self, shape: StepShape) -> Tensor:
+        """hidden_TD of the step's tokens; what comes after them is of nobody's."""
+        kind = "decode" if shape.max_query == 1 else "mixed"
+        size = fitting(self._sizes[kind], shape.tokens)
+        if self._graphs is None or size is None:
+            self._report.eager += 1
+            return self._compute(self._model, shape.tokens, shape.rows, shape.max_query)
+        hidden_TD: Tensor = self._graphs.replay((kind, size))
+        return hidden_TD
+
+    def _work(self, kind: str, size: int, model: Model) -> Callable[[], Tensor]:
+        if kind == "decode":
+            return lambda: self._compute(model, size, size, 1)
+        if kind == "mixed":
+            return lambda: self._compute(model, size, self._info.max_running, size)
+        return lambda: self._head(size)
+
+    def _compute(self, model: Model, tokens: int, rows: int, max_query: int) -> Tensor:
+        assert self._pool is not None, "the runner is closed"
+        into = _part(self._step, tokens, rows, max_query)
+        self._ops.inputs(self._columns.rows, self._tables, into)
+        hidden_TD = model.forward(into.ids_T, into.rows, self._pool)
+        torch.index_select(hidden_TD, 0, self._columns.last_N[:rows], out=self._last_ND[:rows])
+        return hidden_TD
+
+    # --- the second half ---------------------------------------------------------------------------------------------
+
+    def _draw(self, shape: StepShape) -> Drawn:
+        if not self._state.flags_S[shape.slots_N].any():
+            return self._draw_plainly(shape)
+        logits_NV = self._model.logits(self._last_ND[: len(shape.slots_N)]).contiguous()
+        return draw(logits_NV, shape.slots_N, shape.positions_N, self._state, self._ops.sample)
+
+    def _draw_plainly(self, shape: StepShape) -> Drawn:
+        """Of rows that ask for no more than temperature and filters, or are to be treated so."""
+        count = len(shape.slots_N)
+        size = fitting(self._sizes["head"], count)
+        if self._graphs is None or size is None:
+            self._head(count)
+        else:
+            self._graphs.replay(("head", size))
+        return Drawn(shape.slots_N, to_host(self._drawn_N[:count]), _nobody(), None)
+
+    def _head(self, rows: int) -> Tensor:
+        logits_NV = self._model.logits(self._last_ND[:rows]).contiguous()
+        self._ops.draw(logits_NV, self._columns.draw, self._tables.tokens_SP, self._drawn_N)
+        return self._drawn_N
+
+
+def _step_tensors(info: RunnerInfo, shape: StateShape, columns: StepColumns, device: torch.device) -> StepTensors:
+    """Room for the largest step."""
+
+    def zeros(*size: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        return torch.zeros(size, dtype=dtype, device=device)
+
+    tokens, slots = info.step_tokens, shape.slots
+    rows = Rows(
+        positions_T=zeros(tokens),
+        write_T=zeros(tokens, dtype=torch.int64),
+        query_starts_R1=columns.rows.starts_R1,
+        context_lens_R=zeros(slots),
+        block_tables_RM=zeros(slots, shape.max_blocks),
+        max_query=tokens,
+        max_context=info.max_model_len,
+    )
+    return StepTensors(zeros(tokens), rows)
+
+
+def _part(step: StepTensors, tokens: int, rows: int, max_query: int) -> StepTensors:
+    """The beginnings of all tensors."""
+    whole = step.rows
+    return StepTensors(
+        step.ids_T[:tokens],
+        Rows(
+            positions_T=whole.positions_T[:tokens],
+            write_T=whole.write_T[:tokens],
+            query_starts_R1=whole.query_starts_R1[: rows + 1],
+            context_lens_R=whole.context_lens_R[:rows],
+            block_tables_RM=whole.block_tables_RM[:rows],
+            max_query=max_query,
+            max_context=whole.max_context,
+        ),
+    )
+
+
+def _worth(info: RunnerInfo) -> list[tuple[str, int]]:
+    """(kind, size) of all graphs there might be, the most worth having first."""
+    by_tokens, by_rows = coarse_first(token_buckets(info.step_tokens)), coarse_first(row_buckets(info.max_running))
+    heads = [("head", size) for size in by_rows]
+    decodes = [("decode", size) for size in by_rows if size <= info.step_tokens]
+    # The largest first: the others use its memory.
+    return [("mixed", by_tokens[0]), *heads, *decodes, *(("mixed", size) for size in by_tokens[1:])]
+
+
+def _all_shed(plan: StepPlan, shape: StepShape) -> StepResult:
+    """Nothing of the step was computed: all its rows fail, and those that wait take their place."""
+    slots = shape.slots_N.astype(np.int32)
+    return StepResult(plan.step, slots, np.zeros_like(slots), failed=dict.fromkeys(plan.slots.tolist(), _NO_MEMORY))
+
+
+def _nobody() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)

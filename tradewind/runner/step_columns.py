@@ -1,0 +1,161 @@
+"""One step's rows as the host writes them and the device reads them: a few columns, one copy.
+
+Legend: R rows of the step, N rows that sample; both padded to the runner's slots.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tradewind.kernels.sample import DrawColumns
+from tradewind.kernels.sample.random import uniforms
+from tradewind.kernels.step_inputs import RowColumns
+from tradewind.protocol.plan import StepPlan
+from tradewind.runner.state import StateRows
+
+_IN_FLIGHT = 3  # steps whose columns the host may have written before the device has read the first
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    dtype: str
+    more: int = 0  # entries beyond one for each slot
+
+    def nbytes(self, slots: int) -> int:
+        return -(-(slots + self.more) * np.dtype(self.dtype).itemsize // 16) * 16
+
+
+_COLUMNS = (
+    _Column("slots", "int32"),
+    _Column("computed", "int32"),
+    _Column("starts", "int32", 1),
+    _Column("last", "int64"),  # the token whose hidden state each sampling row goes on from
+    _Column("count", "int32"),
+    _Column("drawn_slots", "int32"),
+    _Column("drawn_positions", "int32"),
+    _Column("temperature", "float32"),
+    _Column("top_k", "int32"),
+    _Column("top_p", "float32"),
+    _Column("min_p", "float32"),
+    _Column("uniforms", "float64"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What the host knows of a step.
+
+    `starts_R`: each row's first token. `slots_N`, `positions_N`: where drawn tokens go.
+    """
+
+    tokens: int
+    rows: int
+    max_query: int
+    starts_R: NDArray[np.int64]
+    slots_N: NDArray[np.int64]
+    positions_N: NDArray[np.int64]
+
+
+class StepColumns:
+    """The device's columns keep their place. The host's are used in turn, each once the device has read it."""
+
+    def __init__(self, slots: int, device: torch.device) -> None:
+        self._device = device
+        nbytes = sum(column.nbytes(slots) for column in _COLUMNS)
+        on_gpu = device.type == "cuda"
+        self._host = [torch.zeros(nbytes, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(_IN_FLIGHT)]
+        self._arrays = [_views(buffer, slots) for buffer in self._host]
+        self._bytes = torch.zeros(nbytes, dtype=torch.uint8, device=device)
+        self._views = {
+            name: self._bytes[place].view(getattr(torch, dtype)) for name, (place, dtype) in _layout(slots).items()
+        }
+        self._read: deque[torch.Event] = deque()
+        self._turn = 0
+
+    @property
+    def rows(self) -> RowColumns:
+        """As the step's inputs are made from; all slots long."""
+        return RowColumns(self._views["slots"], self._views["computed"], self._views["starts"])
+
+    @property
+    def last_N(self) -> Tensor:
+        """int64: the token that each sampling row goes on from; 0 past them."""
+        return self._views["last"]
+
+    @property
+    def draw(self) -> DrawColumns:
+        """As tokens are drawn by; all slots long."""
+        names = ("drawn_slots", "drawn_positions", "temperature", "top_k", "top_p", "min_p", "uniforms")
+        return DrawColumns(self._views["count"][:1], *(self._views[name] for name in names))
+
+    def fill(self, plan: StepPlan, state: StateRows) -> StepShape:
+        """Write the plan's columns and have them copied. `state` must have taken over what the plan brings."""
+        count = len(plan.slots)
+        ends_R = np.cumsum(plan.new_tokens, dtype=np.int64)
+        contexts_R = plan.computed_tokens.astype(np.int64) + plan.new_tokens
+        sampled = np.flatnonzero(plan.sample)
+        slots_N, positions_N = plan.slots[sampled].astype(np.int64), contexts_R[sampled]
+        into = self._take_turn()
+        into["slots"][:count] = plan.slots
+        into["computed"][:count] = plan.computed_tokens
+        into["starts"][0] = 0
+        into["starts"][1 : count + 1] = ends_R
+        into["starts"][count + 1 :] = ends_R[-1]
+        drawn = len(sampled)
+        into["count"][0] = drawn
+        into["last"][:drawn] = ends_R[sampled] - 1
+        into["last"][drawn:] = 0
+        into["drawn_slots"][:drawn] = slots_N
+        into["drawn_positions"][:drawn] = positions_N
+        temperature_N = state.temperature_S[slots_N]
+        into["temperature"][:drawn] = temperature_N
+        if temperature_N.any():
+            into["top_k"][:drawn] = state.top_k_S[slots_N]
+            into["top_p"][:drawn] = state.top_p_S[slots_N]
+            into["min_p"][:drawn] = state.min_p_S[slots_N]
+            into["uniforms"][:drawn] = uniforms(state.keys_S[slots_N], positions_N)
+        self._send()
+        starts_R = ends_R - plan.new_tokens
+        return StepShape(int(ends_R[-1]), count, int(plan.new_tokens.max()), starts_R, slots_N, positions_N)
+
+    def clear(self) -> None:
+        """A step without rows, for recording."""
+        into = self._take_turn()
+        for array in into.values():
+            array.fill(0)
+        self._send()
+
+    def _take_turn(self) -> dict[str, NDArray[Any]]:
+        self._turn = (self._turn + 1) % _IN_FLIGHT
+        if len(self._read) == _IN_FLIGHT:
+            self._read.popleft().synchronize()
+        return self._arrays[self._turn]
+
+    def _send(self) -> None:
+        self._bytes.copy_(self._host[self._turn], non_blocking=True)
+        if self._device.type == "cuda":
+            event = torch.Event(self._device)
+            event.record()
+            self._read.append(event)
+
+
+def _layout(slots: int) -> dict[str, tuple[slice, str]]:
+    """Which bytes each column has, and their type."""
+    found: dict[str, tuple[slice, str]] = {}
+    first = 0
+    for column in _COLUMNS:
+        used = (slots + column.more) * np.dtype(column.dtype).itemsize
+        found[column.name] = (slice(first, first + used), column.dtype)
+        first += column.nbytes(slots)
+    return found
+
+
+def _views(buffer: Tensor, slots: int) -> dict[str, NDArray[Any]]:
+    whole = buffer.numpy()
+    return {name: whole[place].view(dtype) for name, (place, dtype) in _layout(slots).items()}
