@@ -141,7 +141,7 @@ def _linear() -> list[Variant]:
     """All that the shipped table may launch."""
     types = {"x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
     found = {}
-    for entry in Tactics.shipped(9, 0).entries:
+    for entry in Tactics.shipped().entries:
         tactic, fp8 = entry.tactic, entry.bits == 8
         plain = FP8 if fp8 else BF16
         more = {"x_scales": F32, "w_scales": F32} if fp8 else {}

@@ -98,6 +98,16 @@ def choose_ops(
     fused = (
         fused_linear.choose(device, dtype, exact=exact) if matmul.kind == "triton" and quantisation is None else None
     )
+    chosen = {
+        "linear": Chosen(matmul.kind, matmul.reason),
+        "add_rms_norm": Chosen(layer_norm.kind, _with_quantising(layer_norm.reason, quantises)),
+        "qk_norm_rope_write": Chosen(rope.kind, rope.reason),
+        "paged_attention": Chosen(attention.kind, attention.reason),
+        "silu_mul": Chosen(gate.kind, _with_quantising(gate.reason, quantises)),
+        "embedding": Chosen(lookup.kind, lookup.reason),
+    }
+    if fused is not None:
+        chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one, up to {fused_linear.MOST_ROWS} rows")
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
@@ -111,14 +121,7 @@ def choose_ops(
         packed_embedding=matmul.run.embedding,
         bind_layers=bind_layers,
         fused_linear=fused,
-        chosen={
-            "linear": Chosen(matmul.kind, matmul.reason),
-            "add_rms_norm": Chosen(layer_norm.kind, _with_quantising(layer_norm.reason, quantises)),
-            "qk_norm_rope_write": Chosen(rope.kind, rope.reason),
-            "paged_attention": Chosen(attention.kind, attention.reason),
-            "silu_mul": Chosen(gate.kind, _with_quantising(gate.reason, quantises)),
-            "embedding": Chosen(lookup.kind, lookup.reason),
-        },
+        chosen=chosen,
     )
 
 

@@ -69,6 +69,7 @@ class GraphRunner:
         self._columns = StepColumns(slots, device)
         self._step = _step_tensors(info, shape, self._columns, device)
         self._last_ND = torch.zeros(slots, model.spec.hidden, dtype=model.spec.dtype, device=device)
+        self._hidden_TD = self._last_ND.new_empty(info.step_tokens, model.spec.hidden)
         self._drawn_N = torch.zeros(slots, dtype=torch.int64, device=device)
         self._sizes: dict[str, tuple[int, ...]] = {"decode": (), "mixed": (), "head": ()}
 
@@ -180,7 +181,10 @@ class GraphRunner:
         self._ops.inputs(self._columns.rows, self._tables, into)
         hidden_TD = model.forward(into.ids_T, into.rows, self._pool)
         torch.index_select(hidden_TD, 0, self._columns.last_N[:rows], out=self._last_ND[:rows])
-        return hidden_TD
+        if max_query == 1:
+            return hidden_TD
+        # What a graph returns cannot be used by others as memory: the many tokens of mixed steps share theirs.
+        return self._hidden_TD[:tokens].copy_(hidden_TD)
 
     # --- the second half ---------------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ def survey(directory: Path, config: Config) -> Survey:
         plan = plan_memory(ask)
     except NotEnoughMemory as error:
         shortage = error.message
-    sample = sampling.choose(device)
+    sample = sampling.choose_draw(device) if device.type == "cuda" else sampling.choose(device)
     return Survey(
         device=device,
         described=describe(device, config.runner.threads or usable_cpus()),

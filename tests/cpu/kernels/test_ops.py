@@ -23,6 +23,8 @@ from tradewind.kernels import (
     silu_mul,
 )
 from tradewind.kernels.choice import KINDS
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.quantised_rows import quantise_rows
 from tradewind.kernels.rows import HeadShape, Rows
 
 CPU = torch.device("cpu")
@@ -84,6 +86,21 @@ def test_linear(dtype: torch.dtype, kind: str, tokens: int, outputs: int, inputs
         for x in (x_TD, strided(x_TD)):
             given_up = None if residual is None else residual.clone()
             assert_near(kernel.linear(x, packed, given_up), truth, dtype)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_linear_with_8_bit_floats(dtype: torch.dtype, tokens: int) -> None:
+    """Within what 4 bits of precision lose; and rows that come quantised give the same."""
+    kernel = linear.choose(CPU, dtype, quantisation=Quantisation.named("fp8")).run
+    x_TD, weight_ND = randn(tokens, 96, dtype=dtype), randn(40, 96, dtype=dtype, seed=2)
+    bias_N, residual_TN = randn(40, dtype=dtype, seed=3), randn(tokens, 40, dtype=dtype, seed=1)
+    packed = kernel.pack(weight_ND.clone(), bias_N.clone())
+    truth = x_TD.double() @ weight_ND.double().T + bias_N.double() + residual_TN.double()
+    y_TN = kernel.linear(x_TD, packed, residual_TN.clone())
+    assert y_TN.dtype == dtype
+    assert float((y_TN.double() - truth).norm()) <= 0.05 * float(truth.norm())
+    assert torch.equal(kernel.linear(quantise_rows(x_TD), packed, residual_TN.clone()), y_TN)
 
 
 # --- norm, gate, embedding -------------------------------------------------------------------------------------------

@@ -102,6 +102,17 @@ def test_a_sequence_may_be_as_long_as_the_model_allows(directory: Path) -> None:
     assert [len(tokens[1]), len(tokens[2])] == [1, 47]
 
 
+def test_fp8_weights_run_on_the_cpu_too_but_not_fp8_keys(directory: Path) -> None:
+    settings = {"device": "cpu", "threads": 1, "max_running": 2}
+    runner = boot_runner(directory, from_flat({**settings, "quantization": "fp8"}))
+    assert runner.info.implementations["linear"] == "reference"
+    plain = boot_runner(directory, from_flat(settings))
+    assert runner.info.weights_bytes < 0.5 * plain.info.weights_bytes
+    assert len(Session(runner).tokens([request(1, [5, 6, 7], 8)])[1]) == 8
+    with pytest.raises(ConfigError, match="--kv-dtype fp8 needs a GPU"):
+        boot_runner(directory, from_flat({**settings, "kv_dtype": "fp8"}))
+
+
 def test_cuda_without_a_gpu_is_refused(directory: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -48,11 +48,18 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def candidates(
-    device: torch.device, dtype: torch.dtype, build: Callable[[Chip], F], otherwise: F, *, needs_fp8: bool = False
+    device: torch.device,
+    dtype: torch.dtype,
+    build: Callable[[Chip], F],
+    otherwise: F,
+    *,
+    needs_fp8: bool = False,
+    about: str = "",
 ) -> list[Candidate[F]]:
     """Triton's implementation as one of an op's candidates; none at all where no GPU is used.
 
-    `build` makes it, and may import Triton; `otherwise` stands in its place where it cannot be used.
+    `build` makes it, and may import Triton; `otherwise` stands in its place where it cannot be used. `about` is for
+    people.
     """
     if device.type != "cuda":
         return []
@@ -62,7 +69,7 @@ def candidates(
     if why is None and needs_fp8 and not chip.has_fp8:
         why = f"the GPU is of compute capability {major}.{minor}, and 8-bit floats need 8.9"
     run = build(chip) if why is None else otherwise
-    return [Candidate("triton", run, lambda _device, _dtype: why, f"Triton, sm_{major}{minor}")]
+    return [Candidate("triton", run, lambda _device, _dtype: why, f"Triton, sm_{major}{minor}{about}")]
 
 
 def next_power_of_2(number: int) -> int:

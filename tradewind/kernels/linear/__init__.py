@@ -105,18 +105,20 @@ def choose(
         return _choose_quantised(device, dtype, prefer, level, quantisation)
     from tradewind.kernels import gpu, native
     from tradewind.kernels.linear import cpu, reference, torch_linear
+    from tradewind.kernels.linear.tactics import Tactics
+
+    tactics = Tactics.shipped()
 
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import GpuLinear
-        from tradewind.kernels.linear.tactics import Tactics
 
-        return GpuLinear(chip, Tactics.shipped(*torch.cuda.get_device_capability(device)), exact=exact).kernel()
+        return GpuLinear(chip, tactics, exact=exact).kernel()
 
     library = native.load(level)
     by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
     plain = LinearKernel(reference.pack, reference.linear)
     candidates = [
-        *gpu.candidates(device, dtype, triton, plain),
+        *gpu.candidates(device, dtype, triton, plain, about=f" for few rows ({tactics.about}), else cuBLAS"),
         Candidate("native", cpu.kernel(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", by_torch, about="torch's matrix product (oneDNN or cuBLAS)"),
         Candidate("reference", plain),
@@ -147,16 +149,19 @@ def _choose_quantised(
 def _choose_fp8(device: torch.device, dtype: torch.dtype, prefer: str | None, exact: bool) -> Choice[LinearKernel]:
     from tradewind.kernels import gpu
     from tradewind.kernels.linear import fp8
+    from tradewind.kernels.linear.tactics import Tactics
+
+    tactics = Tactics.shipped()
 
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import GpuFp8Linear
-        from tradewind.kernels.linear.tactics import Tactics
 
-        return GpuFp8Linear(chip, Tactics.shipped(*torch.cuda.get_device_capability(device)), exact=exact).kernel()
+        return GpuFp8Linear(chip, tactics, exact=exact).kernel()
 
     reference = fp8.kernel()
+    about = f", 8-bit floats, for few rows ({tactics.about}), else cuBLAS"
     candidates = [
-        *gpu.candidates(device, dtype, triton, reference, needs_fp8=True),
+        *gpu.candidates(device, dtype, triton, reference, needs_fp8=True, about=about),
         Candidate("reference", reference, about="8-bit floats"),
     ]
     return pick(candidates, device, dtype, prefer)
