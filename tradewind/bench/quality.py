@@ -1,8 +1,9 @@
-"""`tradewind bench quality`: what quantisation changes: perplexity, and how often the most likely token stays the same.
+"""`tradewind bench quality`: what quantisation changes: perplexity, and how often the most likely token is the same.
 
-The texts: the model's own (samples at temperature 1 of the model as its checkpoint has it) and those of `--text` files.
-Each is cut into windows of `--window` tokens that are computed as one prompt each; every variant sees the same tokens.
-`same token`: the share of positions whose most likely token is that of the first variant.
+The texts: the model's own (samples at temperature 1 of the model as its checkpoint has it), a short story in plain
+words, and those of `--text` files. Each is cut into windows of `--window` tokens that are computed as one prompt each;
+every variant sees the same tokens. `same token`: the share of positions whose most likely token is that of the first
+variant.
 """
 
 import argparse
@@ -23,6 +24,21 @@ from tradewind.text.tokenizer import Tokenizer
 
 _VARIANTS = ("none/auto", "none/int8", "int8/auto", "int8/int8", "int4/auto", "int4-g64/auto", "int4-g128/auto")
 _BLOCK_TOKENS = 16
+_STORY = """
+Once upon a time there was a little girl named Lily. She lived in a small house near the forest with her mother,
+her father and a big brown dog named Max. Every morning Lily and Max went outside to play. They ran up the hill,
+and they looked at the birds in the tall trees. One day Lily saw a shiny red ball under a bush. "Look, Max!" she
+said. "Somebody has lost this ball." Max was very happy. He barked and ran around the bush three times. Lily
+picked up the ball and threw it as far as she could. Max ran after it, but he did not come back. Lily waited and
+waited. Then she was sad, and a little afraid. "Max!" she called. "Where are you?" She walked down the hill to
+the river. There she saw Max. He was sitting next to a boy with yellow hair. The boy was crying. "I lost my red
+ball," he said, "and your dog has found it. Thank you!" Lily smiled. "His name is Max," she said. "Do you want
+to play with us?" The boy stopped crying. His name was Tom. Lily, Tom and Max played by the river all day long.
+They made a small boat from a piece of wood and watched it float away. When the sun went down, Lily's mother
+came to take her home. "Can Tom come again tomorrow?" asked Lily. "Of course he can," said her mother. That
+night Lily was tired, but she was very happy. She had a new friend, and she knew that it is good to give back
+what you have found.
+"""
 
 
 @dataclass
@@ -40,7 +56,7 @@ def main(arguments: list[str]) -> int:
     report = Report("quality", vars(options))
     for model in options.models:
         directory = locate(model, None)
-        texts = {"its own": own_text(model, options), **_files(directory, options.text)}
+        texts = {"its own": own_text(model, options), **_written(directory, options.text)}
         variants = [load_variant(directory, name, _blocks(options.window), False) for name in options.variants]
         for text, tokens in texts.items():
             report.rows.extend(_rows(Path(model).name, text, variants, _windows(tokens, options.window)))
@@ -72,9 +88,10 @@ def own_text(model: str, options: argparse.Namespace) -> list[int]:
     return [token for answer in answers for token in (1, *answer.outputs[0].token_ids)]
 
 
-def _files(directory: Path, paths: list[Path]) -> dict[str, list[int]]:
+def _written(directory: Path, paths: list[Path]) -> dict[str, list[int]]:
     tokenizer = Tokenizer.load(directory)
-    return {path.name: tokenizer.encode(path.read_text()) for path in paths}
+    texts = {"a story": " ".join(_STORY.split()), **{path.name: path.read_text() for path in paths}}
+    return {name: tokenizer.encode(text) for name, text in texts.items()}
 
 
 def _windows(tokens: list[int], window: int) -> list[list[int]]:

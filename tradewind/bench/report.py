@@ -14,6 +14,7 @@ from rich.table import Table
 from tradewind import __version__
 
 Row = dict[str, Any]
+_FILE_WIDTH = 160  # columns of a table that is not written to a terminal
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Report:
             table.add_column(column, justify="right")
         for row in self.rows:
             table.add_row(*(_cell(value) for value in row.values()))
-        Console().print(table)
+        console = Console()
+        (console if console.is_terminal else Console(width=_FILE_WIDTH)).print(table)
 
     def write(self, folder: Path) -> Path:
         """`NAME.json` in `folder`: rows, settings, the machine, the version, the time. Returns its path."""

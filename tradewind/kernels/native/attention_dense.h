@@ -217,10 +217,12 @@ static __attribute__((noinline)) void attend_tile(const AttentionArgs& args, con
     softmax_row<M>(args, space.scores + r * KEYS, Visible(args, unit, f, base), space.weights + r * STEPS,
                    space.most[f], space.weight_sums[f], space.correction[r]);
   }
-  ahead.phase(STEPS / 4 * ((padded + WIDE * W - 1) / (WIDE * W)));
+  int64_t calls = STEPS / 4 * ((padded + WIDE * W - 1) / (WIDE * W));
+  ahead.phase(calls);
 #if TW_LEVEL == 3 || TW_LEVEL == 4
   if constexpr (M::STEP == 2 && MR <= DIRECT_QUERIES)
     if (weighs_directly<M>(args, unit)) {
+      ahead.phase((calls + 1) / 2);  // the quarter that load_values would have asked for, too
       for (; column + 8 * W <= padded; column += 8 * W) weigh_directly<MR, 4>(space, places.values, column, padded, ahead);
       for (; column < padded; column += 2 * W) weigh_directly<MR, 1>(space, places.values, column, padded, ahead);
       return;
