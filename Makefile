@@ -51,7 +51,8 @@ check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/none -n 2 --dist worksteal
 
 test: check
-	$(BIN)/python -m pytest tests --ignore=tests/none -n 2 --dist worksteal
+	@# Test processes share the cores: their threads must not spin while they wait for one another.
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests --ignore=tests/none -n 2 --dist worksteal
 	$(BIN)/python -m tests.gpu.compiled --arch 90
 
 kernels: $(VENV)/.test
