@@ -5,10 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from tradewind.base import errors
 from tradewind.base.clock import SystemClock
 from tradewind.base.errors import Draining, EngineFailed, EngineUnavailable, Overloaded, StartupError, TradewindError
 from tradewind.config import Config
+from tradewind.engine.history import History, TokenTime
 from tradewind.engine.model_files import load_text, locate
 from tradewind.engine.output import Delta, OutputTable, SequenceOutput
 from tradewind.engine.resolve import Limits, Resolver, Terms
@@ -18,6 +21,7 @@ from tradewind.protocol.messages import Abort, Add, Ready, Refused, Step
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import EngineStats
 from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.snapshot import EngineView
 from tradewind.scheduler.pace import Pace
 
 if TYPE_CHECKING:
@@ -68,6 +72,7 @@ class AsyncEngine:
         self._next_id = 0
         self._pace = Pace(SystemClock())
         self._listeners: list[EngineListener] = []
+        self._history = History()
         self._draining = False
         self._all_done: asyncio.Future[None] | None = None
 
@@ -155,6 +160,28 @@ class AsyncEngine:
         """Tell `listener` of every step and every end of a sequence, from now on."""
         self._listeners.append(listener)
 
+    async def view(self) -> EngineView:
+        """How the engine looks from inside, between two of its steps. Whoever asks meanwhile gets the same answer.
+
+        It comes after the step at hand, however long that takes. Raises EngineUnavailable without a running engine,
+        EngineFailed if it dies first.
+        """
+        if self._supervisor.state != "ready":
+            raise EngineUnavailable("the engine does not run", retry_after_s=2.0)
+        return await self._supervisor.view()
+
+    def timings(self, request_id: int) -> RequestTimings | None:
+        """Of one of the engine's sequences, open or ended lately; None if it is not known (any more)."""
+        feed = self._feeds.get(request_id)
+        if feed is None:
+            return self._history.ended(request_id)
+        output = next(output for output in feed.outputs if output.request_id == request_id)
+        return timings_of(output, feed.prompt_tokens, time.monotonic())
+
+    def tokens_of(self, timings: RequestTimings) -> list[TokenTime]:
+        """When its tokens arrived, oldest first, as far back as steps are remembered."""
+        return self._history.tokens_of(timings.request_id, timings.submitted_s)
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def submit(
@@ -214,7 +241,9 @@ class AsyncEngine:
     # --- what becomes of them ----------------------------------------------------------------------------------------
 
     def _on_step(self, step: Step) -> None:
-        outcome = self._table.apply(step, time.monotonic())
+        now_s = time.monotonic()
+        outcome = self._table.apply(step, now_s)
+        self._history.add_step(step.request_ids, now_s)
         if outcome.stopped_ids:
             self._supervisor.send(Abort(outcome.stopped_ids))
         for listener in self._listeners:
@@ -258,8 +287,12 @@ class AsyncEngine:
         for output in ended:
             feed = self._feeds.pop(output.request_id)
             self._pace.completed()
+            timings = timings_of(output, feed.prompt_tokens, now_s)
+            if timings.finish_reason is None:  # it was lost with its engine
+                timings = msgspec.structs.replace(timings, finish_reason=FinishReason.ERROR)
+            self._history.add_ended(timings)
             for listener in self._listeners:
-                listener.on_finished(timings_of(output, feed.prompt_tokens, now_s))
+                listener.on_finished(timings)
         if not self._feeds and self._all_done is not None and not self._all_done.done():
             self._all_done.set_result(None)
 

@@ -21,6 +21,7 @@ import msgspec
 from tradewind.base.clock import Clock, SystemClock
 from tradewind.protocol.messages import Step
 from tradewind.protocol.result import EngineStats, Updates
+from tradewind.protocol.snapshot import EngineView
 from tradewind.runner.boot import boot_runner
 from tradewind.scheduler.scheduler import Scheduler
 
@@ -110,6 +111,10 @@ class Engine:
         """The scheduler's figures with the loop's own."""
         times = {"steps": self._steps, "host_s": self._host_s, "device_s": self._device_s}
         return msgspec.structs.replace(self.scheduler.stats(), **times)
+
+    def view(self) -> EngineView:
+        """How it looks now. Costs O(blocks), so it is for who asks, not for every step."""
+        return self.scheduler.view(self.stats())
 
     def close(self) -> None:
         """Give the device back."""

@@ -40,6 +40,8 @@ from tradewind.protocol.messages import (
     Ready,
     Refused,
     Shutdown,
+    Snapshot,
+    TakeSnapshot,
     ToEngine,
 )
 from tradewind.protocol.request import EngineRequest
@@ -148,6 +150,8 @@ class Service:
                 self._add(message.requests)
             elif isinstance(message, Abort):
                 self._engine.abort(message.request_ids)
+            elif isinstance(message, TakeSnapshot):
+                self._outbox.send(Snapshot(self._engine.view()))
             elif isinstance(message, Shutdown):
                 return False
         return True

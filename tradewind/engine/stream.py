@@ -21,15 +21,16 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestTimings(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence that ended, as its client saw it. Times in seconds."""
+    """One sequence, as its client saw it: one that ended, or (`finish_reason` None) so far. Times in seconds."""
 
     request_id: int
     index: int
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
-    e2e_s: float  # submit to finish
+    submitted_s: float  # monotonic
+    e2e_s: float  # submit to finish, or to now
     queue_s: float | None  # submit to first run; None if it never ran
     ttft_s: float | None  # submit to first token; None if there was none
 
@@ -47,14 +48,15 @@ class EngineListener(Protocol):
 
 
 def timings_of(output: SequenceOutput, prompt_tokens: int, now_s: float) -> RequestTimings:
-    """The timings of a sequence that ends now. One without a finish reason was lost with its engine."""
+    """The timings of a sequence now."""
     return RequestTimings(
         request_id=output.request_id,
         index=output.index,
-        finish_reason=output.finish_reason or FinishReason.ERROR,
+        finish_reason=output.finish_reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=output.completion_tokens,
         cached_tokens=output.cached_tokens,
+        submitted_s=output.submitted_s,
         e2e_s=now_s - output.submitted_s,
         queue_s=output.queue_s,
         ttft_s=output.ttft_s,

@@ -29,10 +29,13 @@ from tradewind.protocol.messages import (
     Ready,
     Refused,
     Shutdown,
+    Snapshot,
     Step,
+    TakeSnapshot,
     ToEngine,
 )
 from tradewind.protocol.result import EngineStats
+from tradewind.protocol.snapshot import EngineView
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +106,7 @@ class Supervisor:
         self._restarting: asyncio.Task[None] | None = None
         self._heard_s = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
+        self._viewing: asyncio.Future[EngineView] | None = None
         self._closed = False
 
     def connect(
@@ -141,6 +145,13 @@ class Supervisor:
         if self._child is not None:
             self._child.send(message)
 
+    async def view(self) -> EngineView:
+        """The engine from inside: one snapshot at a time is asked for, and all who wait for it share it."""
+        if self._viewing is None:
+            self._viewing = self._loop.create_future()
+            self.send(TakeSnapshot())
+        return await asyncio.shield(self._viewing)
+
     def watch(self) -> None:
         """Work was given to the engine: look after it until none is left."""
         if self._watchdog is None:
@@ -152,6 +163,7 @@ class Supervisor:
         if self._closed:
             return
         self._closed = True
+        self._end_viewing("the engine was closed")
         if self._watchdog is not None:
             self._watchdog.cancel()
         if self._restarting is not None:
@@ -193,6 +205,7 @@ class Supervisor:
         child.close()
         reason = self._reason or f"the engine process {child.exit_text()}"
         self.stats = EngineStats()
+        self._end_viewing(reason)
         booted = self._booted
         assert booted is not None
         if not booted.done():
@@ -259,6 +272,8 @@ class Supervisor:
             self.stats = message.stats
             if message.step_age_s > self._config.engine.step_timeout_s:
                 self._hangs(f"a step has not ended for {message.step_age_s:.1f} s")
+        elif isinstance(message, Snapshot):
+            self._on_snapshot(message.view)
         elif isinstance(message, Refused):
             self._on_refused(message)
         elif isinstance(message, Progress):
@@ -271,6 +286,19 @@ class Supervisor:
                 self._booted.set_result(message)
             elif isinstance(message, Failed):
                 self._booted.set_exception(_as_startup_error(message))
+
+    def _on_snapshot(self, view: EngineView) -> None:
+        self.stats = view.stats
+        viewing, self._viewing = self._viewing, None
+        if viewing is not None:
+            viewing.set_result(view)
+
+    def _end_viewing(self, reason: str) -> None:
+        """Nothing comes any more for those who wait for a snapshot."""
+        viewing, self._viewing = self._viewing, None
+        if viewing is not None:
+            viewing.set_exception(EngineFailed(reason))
+            viewing.exception()  # seen, even if those who waited are gone
 
     # --- hangs -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import msgspec
 
 from tradewind.protocol.request import EngineRequest
 from tradewind.protocol.result import Admission, EngineStats, Finish, PromptLogprobs, TokenLogprobs
+from tradewind.protocol.snapshot import EngineView
 
 
 class Add(msgspec.Struct, frozen=True, tag="add"):
@@ -22,7 +23,11 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """End the process; what runs is dropped (the client drains first)."""
 
 
-ToEngine = Add | Abort | Shutdown
+class TakeSnapshot(msgspec.Struct, frozen=True, tag="take_snapshot"):
+    """Say how you look, between two steps: one Snapshot follows."""
+
+
+ToEngine = Add | Abort | TakeSnapshot | Shutdown
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -96,4 +101,10 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     step_age_s: float  # how long the step in flight has been running; 0 when idle
 
 
-FromEngine = Progress | Ready | Failed | Refused | Crashed | Step | Heartbeat
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+    """The answer to a TakeSnapshot."""
+
+    view: EngineView
+
+
+FromEngine = Progress | Ready | Failed | Refused | Crashed | Step | Heartbeat | Snapshot

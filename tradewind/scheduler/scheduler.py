@@ -25,6 +25,7 @@ from tradewind.config import CacheConfig, SchedulerConfig
 from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason
 from tradewind.protocol.result import Admission, EngineStats, Finish, PromptLogprobs, StepResult, TokenLogprobs, Updates
+from tradewind.protocol.snapshot import EngineView
 from tradewind.scheduler.audit import audit
 from tradewind.scheduler.budget import divide, wants_more
 from tradewind.scheduler.flight import Chunk, Flight
@@ -33,6 +34,7 @@ from tradewind.scheduler.policy import Victims, order_of
 from tradewind.scheduler.residents import Residents, Verdict
 from tradewind.scheduler.rows import Group
 from tradewind.scheduler.sequence import NEVER, NO_SLOT, Sequence
+from tradewind.scheduler.view import look
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,6 +159,10 @@ class Scheduler:
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
         )
+
+    def view(self, stats: EngineStats) -> EngineView:
+        """Who runs, who waits and who holds which block, with the caller's `stats`. Costs O(blocks)."""
+        return look(self._residents, self._live, stats, self._clock.now_s())
 
     def check(self) -> None:
         """Prove who owns each block, and that all books agree. Raises AssertionError; costs O(blocks)."""

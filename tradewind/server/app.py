@@ -1,5 +1,6 @@
 """The application: routes, errors and the edge, put together."""
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp
 from tradewind import __version__
 from tradewind.base.errors import NotFound, RequestError, TradewindError
 from tradewind.config import ServerConfig
-from tradewind.server import system
+from tradewind.server import engine_state, system
 from tradewind.server.edge import Edge
 from tradewind.server.errors import Disconnected, MethodNotAllowed, error_headers, error_object, internal_error
 from tradewind.server.keys import ApiKeys, Caller
@@ -38,6 +39,9 @@ GETS: dict[str, Route] = {
     "/ready": system.ready,
     "/version": system.version,
     "/metrics": system.metrics,
+    "/playground/{digest}/{name}": system.playground_file,
+    "/engine/state": engine_state.show_state,
+    "/engine/requests/{request_id:path}": engine_state.show_timeline,
     "/v1/models": models.list_models,
     "/v1/models/{model:path}": models.show_model,
 }
@@ -144,10 +148,9 @@ async def _on_fault(_request: Request, _error: Exception) -> Response:
 
 
 def _get_document(path: str, route: Route) -> dict[str, Any]:
-    extra: dict[str, Any] = {}
-    if "{model" in path:
-        extra["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
-    return {**_common_document(route), "openapi_extra": extra}
+    names = re.findall(r"{(\w+)", path)
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    return {**_common_document(route), "openapi_extra": {"parameters": parameters} if parameters else {}}
 
 
 def _post_document(route: Route, model: type[BaseModel]) -> dict[str, Any]:

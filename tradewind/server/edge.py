@@ -17,12 +17,13 @@ from tradewind.base.log import fields
 from tradewind.server.errors import Disconnected, error_body, error_headers, internal_error
 from tradewind.server.keys import ApiKeys, Caller
 from tradewind.server.metrics import Metrics
+from tradewind.server.playground import ASSETS_PATH
 from tradewind.server.trace import SCOPE_KEY, Trace, is_request_id
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/version", "/metrics"})
-QUIET_PATHS = OPEN_PATHS | {"/favicon.ico"}
+QUIET_PATHS = OPEN_PATHS | {"/favicon.ico", "/engine/state"}
 
 
 class Edge:
@@ -46,7 +47,7 @@ class Edge:
         scope[SCOPE_KEY] = trace
         answer = _Answer(trace, send, self._date_header())
         try:
-            if scope["path"] not in OPEN_PATHS:
+            if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(ASSETS_PATH):
                 trace.caller = self._keys.identify(headers.get(b"authorization"))
             await self._app(scope, receive, answer)
         except TradewindError as error:
@@ -61,7 +62,8 @@ class Edge:
 
     def _log(self, scope: Scope, trace: Trace) -> None:
         # A probe that is told "not ready" has got its answer: what is wrong is logged where it happens.
-        quiet = scope["path"] in QUIET_PATHS and trace.status in (200, 503)
+        is_quiet_path = scope["path"] in QUIET_PATHS or scope["path"].startswith(ASSETS_PATH)
+        quiet = is_quiet_path and trace.status in (200, 304, 503)
         level = logging.DEBUG if quiet else logging.ERROR if trace.status >= 500 else logging.INFO
         if not log.isEnabledFor(level):
             return

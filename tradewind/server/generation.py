@@ -74,6 +74,7 @@ class Generation:
         except BaseException:
             self.abort()
             raise
+        service.timelines.add(trace, [number for stream in self._streams for number in stream.request_ids])
 
     def abort(self) -> None:
         """Stop whatever still runs."""

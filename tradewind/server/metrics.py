@@ -29,18 +29,18 @@ class Histogram:
     """Counts of observations by upper bound (inclusive), and their sum."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # the last one: above all bounds
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self._sum += value
 
     def observe_all(self, values: list[float]) -> None:
         """Count several."""
-        bounds, counts = self._bounds, self._counts
+        bounds, counts = self.bounds, self.counts
         for value in values:
             counts[bisect_left(bounds, value)] += 1
         self._sum += sum(values)
@@ -52,9 +52,9 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus has them: `[("0.001", 3), ..., ("+Inf", 9)]`."""
-        names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
         cumulative, running = [], 0
-        for name, count in zip(names, self._counts, strict=True):
+        for name, count in zip(names, self.counts, strict=True):
             running += count
             cumulative.append((name, float(running)))
         return cumulative

@@ -1,12 +1,14 @@
 """What every route needs: the engine, the settings, the served names, the metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tradewind.base.errors import Draining, EngineUnavailable, RequestError
 from tradewind.config import ServerConfig
 from tradewind.server.errors import ModelUnknown
 from tradewind.server.metrics import Metrics
+from tradewind.server.playground import Playground
+from tradewind.server.timelines import Timelines
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -34,6 +36,8 @@ class Service:
     metrics: Metrics
     limits: Limits
     created_s: int  # Unix time, when this server began
+    timelines: Timelines = field(default_factory=Timelines)
+    playground: Playground = field(default_factory=Playground)
 
     def check_model(self, name: str | None) -> str:
         """The name to answer with; None means whatever is served. Raises ModelUnknown, naming what there is."""

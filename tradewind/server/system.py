@@ -1,4 +1,4 @@
-"""Routes about the server itself: health, readiness, version, metrics, and a word to who opens `/`."""
+"""Routes about the server itself: health, readiness, version, metrics, and what there is at `/`."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from tradewind import __version__
 from tradewind.server.metrics import EngineCollector
+from tradewind.server.playground import wants_page
 from tradewind.server.service import Service
 from tradewind.server.sse import JsonAnswer
 
@@ -40,8 +41,10 @@ async def metrics(service: Service, _request: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def root(service: Service, _request: Request) -> Response:
-    """What there is."""
+async def root(service: Service, request: Request) -> Response:
+    """What there is; for a browser, the playground."""
+    if wants_page(request):
+        return service.playground.page(request)
     return JsonAnswer(
         {
             "name": "tradewind",
@@ -50,7 +53,14 @@ async def root(service: Service, _request: Request) -> Response:
             "models": service.names,
             "routes": [
                 *("/v1/models", "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"),
+                *("/engine/state", "/engine/requests/{request_id}"),
                 *("/health", "/ready", "/version", "/metrics", "/openapi.json"),
             ],
-        }
+        },
+        headers={"vary": "accept"},
     )
+
+
+async def playground_file(service: Service, request: Request) -> Response:
+    """A file of the playground. The page at `/` knows the paths."""
+    return service.playground.asset(request.path_params["digest"], request.path_params["name"])

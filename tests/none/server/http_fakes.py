@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tradewind.base.errors import TradewindError
+from tradewind.base.errors import EngineUnavailable, TradewindError
 from tradewind.config import ServerConfig
-from tradewind.engine.client import Delta, Usage
+from tradewind.engine.client import Delta, RequestTimings, Usage
+from tradewind.engine.history import TokenTime
 from tradewind.protocol.messages import Ready
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import EngineStats, TokenLogprobs
 from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.snapshot import EngineView
 from tradewind.protocol.validate import validate
 from tradewind.server.app import create_app
 from tradewind.server.service import Limits
@@ -58,8 +60,9 @@ class FakeTokenizer:
 class FakeStream:
     """Plays a list of deltas; an error in the list is raised, a callable is called."""
 
-    def __init__(self, script: list[Any], prompt_tokens: int) -> None:
+    def __init__(self, script: list[Any], prompt_tokens: int, request_ids: list[int]) -> None:
         self._script = script
+        self.request_ids = request_ids
         self._open = True
         self.aborted = False
         self._prompt_tokens = prompt_tokens
@@ -119,6 +122,8 @@ class FakeEngine:
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     stats: EngineStats = field(default_factory=EngineStats)
     restarts: int = 0
+    seen: EngineView | TradewindError = field(default_factory=lambda: EngineUnavailable("no view"))
+    past: dict[int, RequestTimings] = field(default_factory=dict)
     submitted: list[dict[str, Any]] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     ready: Ready = field(
@@ -141,6 +146,18 @@ class FakeEngine:
     def subscribe(self, listener: Any) -> None:
         self.listener = listener
 
+    async def view(self) -> EngineView:
+        if isinstance(self.seen, TradewindError):
+            raise self.seen
+        return self.seen
+
+    def timings(self, request_id: int) -> RequestTimings | None:
+        return self.past.get(request_id)
+
+    def tokens_of(self, timings: RequestTimings) -> list[TokenTime]:
+        start_s = timings.submitted_s + (timings.ttft_s or 0.0)
+        return [TokenTime(start_s + 0.5 * index, 3) for index in range(timings.completion_tokens)]
+
     def submit(self, prompt_tokens: list[int], params: SamplingParams, **rest: Any) -> FakeStream:
         validate(params, VOCAB, 20)
         if self.refusal is not None:
@@ -149,11 +166,12 @@ class FakeEngine:
         script = self.script(params)
         if params.prompt_logprobs is not None:
             some = [None, *(TokenLogprobs([token], [-1.0], 1) for token in prompt_tokens[1:])]
-            first = script[0][0]
+            opening = script[0][0]
             script[0][0] = Delta(
-                **{**{name: getattr(first, name) for name in first.__struct_fields__}, "prompt_logprobs": some}
+                **{**{name: getattr(opening, name) for name in opening.__struct_fields__}, "prompt_logprobs": some}
             )
-        stream = FakeStream(script, len(prompt_tokens))
+        first = sum(len(stream.request_ids) for stream in self.streams)
+        stream = FakeStream(script, len(prompt_tokens), list(range(first, first + params.n)))
         self.streams.append(stream)
         return stream
 

@@ -82,7 +82,7 @@ async def test_the_metrics_page() -> None:
     engine.listener.on_finished(
         RequestTimings(
             request_id=1, index=0, finish_reason=FinishReason.LENGTH, prompt_tokens=5, completion_tokens=3,
-            cached_tokens=0, e2e_s=0.2, queue_s=0.01, ttft_s=0.02,
+            cached_tokens=0, submitted_s=1.0, e2e_s=0.2, queue_s=0.01, ttft_s=0.02,
         )
     )  # fmt: skip
     page = (await caller.get("/metrics")).body.decode()
