@@ -49,6 +49,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         from tradewind.cli import doctor
 
         return doctor.run(arguments)
+    if arguments.command == "top":
+        from tradewind.cli import top
+
+        return top.run(arguments)
     from tradewind.cli import bench
 
     return bench.run(arguments)
@@ -63,6 +67,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "serve": _add_serve(subparsers),
         "generate": _add_generate(subparsers),
         "chat": _add_chat(subparsers),
+        "top": _add_top(subparsers),
         "doctor": _add_doctor(subparsers),
         "bench": _add_bench(subparsers),
     }
@@ -103,6 +108,24 @@ def _add_chat(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
     add_sampling(parser)
     add_settings(parser, ENGINE_PARTS)
     return parser
+
+
+def _add_top(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
+    parser = _add_command(subparsers, "top", "show what a server's engine does, live", "[URL] [options]")
+    parser.add_argument(
+        "url", nargs="?", default="http://127.0.0.1:8000", metavar="URL", help="of the server (default: %(default)s)"
+    )
+    parser.add_argument("--api-key", metavar="TEXT", help="the server's key")
+    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks")
+    parser.add_argument("--once", action="store_true", help="print one picture and end, for scripts")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.05 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"must be between 0.05 and 3600 seconds, not {text}")
+    return seconds
 
 
 def _add_doctor(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
