@@ -75,6 +75,7 @@ def greeting(engine: "AsyncEngine", config: ServerConfig, url: str, boot_s: floa
         f"  curl {url}/v1/{route} -H 'Content-Type: application/json'{key} -d '{json.dumps(body)}'",
         "",
         "Next:",
+        f"  in a browser          {url}",
         f"  any OpenAI client     base_url={url}/v1",
         f"  its state             {url}/health, /metrics, /v1/models",
         "  stop                  Ctrl+C (running streams finish first)",
