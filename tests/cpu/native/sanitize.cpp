@@ -140,6 +140,7 @@ static void attentions(const Kernels& kernels, int dtype, int threads) {
   for (int head_dim : {2, 8, 34, 80, 256})
     for (int group : {1, 7, 64})
       for (int block_tokens : {1, 5, 16}) {
+        if (group == 64 && head_dim > 34) continue;  // slow, and no other code runs
         int kv_heads = 2, heads = kv_heads * group;
         std::vector<int32_t> contexts = {1, 64, 1100, 37}, news = {1, 3, 1, 37}, starts = {0};
         int64_t entries = 0, blocks = 0;
@@ -216,6 +217,7 @@ static void all(const char* name, const Kernels& kernels) {
       rowwise(kernels, dtype, threads);
     }
   printf("%s: clean\n", name);
+  fflush(stdout);
 }
 
 // The pool's threads are alive at the end and hold their scratch memory.
