@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "SamplingParams", "StructuredOutputs", "__version__"]
 
 if TYPE_CHECKING:
     from tradewind.engine.llm import LLM
-    from tradewind.protocol.sampling import SamplingParams
+    from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
 
 
 def __getattr__(name: str) -> Any:
@@ -16,8 +16,8 @@ def __getattr__(name: str) -> Any:
         from tradewind.engine.llm import LLM
 
         return LLM
-    if name == "SamplingParams":
-        from tradewind.protocol.sampling import SamplingParams
+    if name in ("SamplingParams", "StructuredOutputs"):
+        from tradewind.protocol import sampling
 
-        return SamplingParams
+        return getattr(sampling, name)
     raise AttributeError(f"module 'tradewind' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -73,6 +74,8 @@ class AsyncEngine:
         self._pace = Pace(SystemClock())
         self._listeners: list[EngineListener] = []
         self._history = History()
+        # Of its own: a schema that takes long holds up other schemas, and nothing else.
+        self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._draining = False
         self._all_done: asyncio.Future[None] | None = None
 
@@ -183,6 +186,15 @@ class AsyncEngine:
         return self._history.tokens_of(timings.request_id, timings.submitted_s)
 
     # --- requests ----------------------------------------------------------------------------------------------------
+
+    async def compile(self, params: SamplingParams, field: str = "structured_outputs") -> None:
+        """Compile what `params` asks the answer to be, in a thread, so that `submit` finds it done.
+
+        Raises RequestError with `field` for what cannot be, and what `submit` raises when the engine takes nothing.
+        """
+        resolver = self._require_ready()
+        if params.structured_outputs is not None:
+            await self._loop.run_in_executor(self._compilers, resolver.compile, params.structured_outputs, field)
 
     def submit(
         self,
@@ -316,6 +328,7 @@ class AsyncEngine:
         """End the process and remove its temporary folder. Streams still open fail with EngineFailed. Idempotent."""
         self._draining = True
         self._on_death("the engine was closed")
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         await self._supervisor.close()
 
 

@@ -6,6 +6,10 @@ With a runner that answers later (a GPU), step n+1 is issued before result n is 
 the host: run-ahead of one. With one that has the result at once (the CPU), running ahead would only deliver every token
 a step late, so each result is applied where it was issued.
 
+A step with rows that a grammar constrains is issued in two halves. Its sampling needs masks, and those need the tokens
+of the step before: so the second half is issued once that step has been applied, while the device computes the forward.
+A device that computes inside `run` finds its masks computed beside it, in a thread.
+
 A step that raises takes the engine with it: a runner names the rows that failed alone (`StepResult.failed`), so an
 exception means that nobody knows which slots, tables and cached blocks hold what they should. The process ends, the
 client starts a new one, and requests can be sent again.
@@ -13,20 +17,31 @@ client starts a new one, and requests can be sent again.
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tradewind.base.clock import Clock, SystemClock
+from tradewind.base.errors import RequestError, TradewindError
+from tradewind.engine.constraints import Constraints
+from tradewind.engine.model_files import load_text
 from tradewind.protocol.messages import Step
-from tradewind.protocol.result import EngineStats, Updates
+from tradewind.protocol.plan import TokenMasks
+from tradewind.protocol.request import FinishReason
+from tradewind.protocol.result import EngineStats, Finish, Updates
 from tradewind.protocol.snapshot import EngineView
 from tradewind.runner.boot import boot_runner
 from tradewind.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from tradewind.config import Config
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tradewind.config import Config, ModelConfig
+    from tradewind.grammar.matcher import Vocabulary
     from tradewind.protocol.plan import StepPlan
     from tradewind.protocol.request import EngineRequest
     from tradewind.protocol.runner import Pending, Runner
@@ -34,16 +49,40 @@ if TYPE_CHECKING:
 ProgressCall = Callable[[str, float], None]
 
 
+_BUILD_WAIT_S = 0.01  # with nothing else to do, how long to wait for a grammar before looking for news
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A step that was issued. `masked_ids`: the sequences of its masked rows, until its second half is issued."""
+
+    pending: "Pending"
+    issued_s: float
+    masked_ids: "NDArray[np.int64] | None" = None
+    masks: Future[TokenMasks] | None = None
+
+
 class Engine:
     """Scheduler and runner, turned by `step`. Not thread-safe: one thread owns it."""
 
-    def __init__(self, scheduler: Scheduler, runner: "Runner", clock: Clock, run_ahead: bool | None = None) -> None:
-        """`run_ahead` None: as the runner likes it. It is never more than the runner can do."""
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: "Runner",
+        clock: Clock,
+        run_ahead: bool | None = None,
+        constraints: Constraints | None = None,
+    ) -> None:
+        """`run_ahead` None: as the runner likes it. It is never more than the runner can do.
+
+        Without `constraints`, no request may have a grammar.
+        """
         self.scheduler = scheduler
         self.runner = runner
         self._clock = clock
         self._ahead = 1 if runner.info.asynchronous and run_ahead is not False else 0
-        self._in_flight: deque[tuple[Pending, float]] = deque()  # oldest first, with the time of issue
+        self._constraints = constraints
+        self._in_flight: deque[InFlight] = deque()  # oldest first
         self._steps = 0
         self._host_s = 0.0
         self._device_s = 0.0
@@ -56,15 +95,25 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a `step` may do something."""
-        return bool(self._in_flight) or self.scheduler.has_work
+        return bool(self._in_flight) or self.scheduler.has_work or self._is_building
 
     def add(self, request: "EngineRequest") -> None:
-        """A new sequence. Raises Overloaded or RequestError when the scheduler does not take it."""
-        self.scheduler.add(request)
+        """A new sequence. Raises Overloaded or RequestError when the scheduler does not take it.
+
+        One with a grammar is given to the scheduler when that has been built.
+        """
+        if request.grammar is None:
+            self.scheduler.add(request)
+        elif self._constraints is not None:
+            self._constraints.begin(request)
+        else:
+            raise RequestError("this engine has no tokenizer, which structured output needs", field="grammar")
 
     def abort(self, request_ids: list[int]) -> None:
         """Forget these sequences; the next plan is without them."""
         self.scheduler.abort(request_ids)
+        if self._constraints is not None:
+            self._constraints.forget(request_ids)
 
     def step(self) -> list[Updates]:
         """One turn: issue the next step if there is one, and apply results until no more than the run-ahead is open.
@@ -73,30 +122,80 @@ class Engine:
         """
         started_s = self._clock.now_s()
         expired = self.scheduler.expire()
+        if self._constraints is not None:
+            self._constraints.forget([finish.request_id for finish in expired.finished])
+        if self._is_building:
+            self._add_built(expired)
         plan = self.scheduler.plan()
         planned_s = self._clock.now_s()
         self._host_s += planned_s - started_s
         updates = [expired]
         if plan is not None:
             self._issue(plan, planned_s)
+        elif self._is_building and not self._in_flight:
+            self._wait_for_grammar()
         allowed = self._ahead if plan is not None else 0
         while len(self._in_flight) > allowed:
             updates.append(self._collect())
+        self._mask_oldest()
         return [update for update in updates if _is_news(update)]
 
     def _issue(self, plan: "StepPlan", now_s: float) -> None:
         self._steps += 1
-        self._in_flight.append((self.runner.run(plan), now_s))
+        if not len(plan.masked):
+            self._in_flight.append(InFlight(self.runner.run(plan), now_s))
+            return
+        assert self._constraints is not None
+        masked_ids = self.scheduler.masked_ids()
+        masks = None if self._in_flight else self._constraints.masks(masked_ids)
+        self._in_flight.append(InFlight(self.runner.run(plan), now_s, masked_ids, masks))
+
+    def _mask_oldest(self) -> None:
+        """Issue the second half of the oldest step in flight, if it waits for masks: all tokens before are known."""
+        if not self._in_flight:
+            return
+        oldest = self._in_flight[0]
+        if oldest.masked_ids is None:
+            return
+        assert self._constraints is not None
+        masks = oldest.masks or self._constraints.masks(oldest.masked_ids)
+        oldest.pending.mask(masks.result())
+        oldest.masked_ids = None
 
     def _collect(self) -> Updates:
         """Wait for the oldest step and apply it."""
-        pending, issued_s = self._in_flight.popleft()
-        result = pending.result()
+        self._mask_oldest()
+        oldest = self._in_flight.popleft()
+        result = oldest.pending.result()
         done_s = self._clock.now_s()
         updates = self.scheduler.apply(result)
+        if self._constraints is not None:
+            self.scheduler.conclude(self._constraints.advance(updates), updates)
         self._host_s += self._clock.now_s() - done_s
-        self._device_s += result.device_s or (0.0 if self._ahead else done_s - issued_s)
+        self._device_s += result.device_s or (0.0 if self._ahead else done_s - oldest.issued_s)
         return updates
+
+    # --- grammars ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_building(self) -> bool:
+        return self._constraints is not None and self._constraints.is_building
+
+    def _add_built(self, updates: Updates) -> None:
+        """Give the scheduler the sequences whose grammar has been built; say in `updates` who cannot run."""
+        assert self._constraints is not None
+        runnable, finishes = self._constraints.ready()
+        updates.finished += finishes
+        for request in runnable:
+            try:
+                self.scheduler.add(request)
+            except TradewindError as error:
+                self._constraints.forget([request.request_id])
+                updates.finished.append(Finish(request.request_id, FinishReason.ERROR, message=error.message))
+
+    def _wait_for_grammar(self) -> None:
+        assert self._constraints is not None
+        self._constraints.wait(_BUILD_WAIT_S)
 
     def settle(self) -> None:
         """Apply what is in flight and drop the news of it. For a caller that has aborted everything."""
@@ -118,6 +217,8 @@ class Engine:
 
     def close(self) -> None:
         """Give the device back."""
+        if self._constraints is not None:
+            self._constraints.close()
         self.runner.close()
 
 
@@ -144,11 +245,23 @@ def build_engine(directory: Path, config: "Config", on_progress: ProgressCall) -
 
     `directory` holds the model's files. Raises StartupError (or one of its kinds).
     """
-    return join(boot_runner(directory, config, on_progress), config)
+    runner = boot_runner(directory, config, on_progress)
+    vocab_size = runner.info.vocab_size
+    return join(runner, config, Constraints(lambda: load_vocabulary(directory, config.model, vocab_size)))
 
 
-def join(runner: "Runner", config: "Config") -> Engine:
+def join(runner: "Runner", config: "Config", constraints: Constraints | None = None) -> Engine:
     """An engine around a runner that has booted."""
     clock = SystemClock()
     scheduler = Scheduler(runner.info, config.scheduler, config.cache, clock)
-    return Engine(scheduler, runner, clock, config.engine.run_ahead)
+    return Engine(scheduler, runner, clock, config.engine.run_ahead, constraints)
+
+
+def load_vocabulary(directory: Path, config: "ModelConfig", vocab_size: int) -> "Vocabulary":
+    """The model's tokens for grammars. `vocab_size`: of its logits, which may be more than the tokenizer knows."""
+    from tradewind.grammar.matcher import Vocabulary  # here: most engines never need it
+
+    tokenizer, defaults = load_text(directory, config)
+    tokens = [tokenizer.token_bytes(token) for token in range(vocab_size)]
+    special_ids = [token for token in tokenizer.special_ids if token < vocab_size]
+    return Vocabulary(tokens, special_ids, sorted(token for token in defaults.eos_token_ids if token < vocab_size))

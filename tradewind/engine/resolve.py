@@ -14,11 +14,12 @@ import msgspec
 
 from tradewind.base.errors import ContextLengthExceeded, RequestError
 from tradewind.engine.output import SequenceOutput, TextRules
-from tradewind.protocol.request import EngineRequest, RowSampling
-from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.request import EngineRequest, RowGrammar, RowSampling
+from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
 from tradewind.protocol.validate import validate
 
 if TYPE_CHECKING:
+    from tradewind.grammar.compile import Compiler
     from tradewind.text.tokenizer import Tokenizer
 
 _SEED_BITS = 64
@@ -69,6 +70,15 @@ class Resolver:
         self._eos_ids = eos_ids
         self._limits = limits
         self._draw_seed = draw_seed
+        self._compiler: Compiler | None = None
+
+    def compile(self, asked: StructuredOutputs, field: str = "structured_outputs") -> str:
+        """The grammar of `asked`; safe to call in a thread, and remembered for `resolve`. RequestError with `field`."""
+        if self._compiler is None:
+            from tradewind.grammar.compile import Compiler  # here: it costs 50 ms that most processes can do without
+
+            self._compiler = Compiler()
+        return self._compiler.compile(asked, field)
 
     def resolve(self, prompt_tokens: list[int], params: SamplingParams, terms: Terms, first_id: int) -> Resolved:
         """The n engine requests, with ids from `first_id` on.
@@ -83,6 +93,8 @@ class Resolver:
         stop_ids = eos_ids.union(params.stop_token_ids or ())
         seed = self._draw_seed() if params.seed is None else params.seed % 2**_SEED_BITS
         bad_word_ids = self._bad_word_ids(params.bad_words) if params.bad_words else None
+        asked = params.structured_outputs
+        grammar = None if asked is None else RowGrammar(self.compile(asked), asked.after_token)
         requests = [
             EngineRequest(
                 request_id=first_id + index,
@@ -94,6 +106,7 @@ class Resolver:
                 deadline_s=None if terms.timeout_s is None else terms.now_s + terms.timeout_s,
                 arrival_s=terms.now_s,
                 cache_salt=terms.cache_salt,
+                grammar=grammar,
             )
             for index in range(params.n)
         ]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
 
 
+NO_ROWS: "Int32s" = np.zeros(0, np.int32)
+
+
 @dataclass(frozen=True, slots=True)
 class RowStart:
     """A slot gets a new owner: its state row is written from this, before anything else in the plan happens.
@@ -41,6 +44,9 @@ class StepPlan:
     Block tables are kept by the runner, per slot. `block_slots`, `block_starts`, `block_ids` (int32[A], equal lengths)
     say: block_ids[i] becomes entry block_starts[i] of the table of slot block_slots[i]. Entries only ever grow from 0
     in a slot's life, except that a preempted slot starts again at 0. Block id 0 is an ordinary block.
+
+    `masked` (int32): which of the rows with `sample` set, counted among those, may draw only what a mask allows. If
+    there is any, the step is issued in two halves: its forward by `run`, its sampling by `Pending.mask`.
     """
 
     step: int  # ascending from 0
@@ -52,11 +58,22 @@ class StepPlan:
     block_slots: "Int32s"
     block_starts: "Int32s"
     block_ids: "Int32s"
+    masked: "Int32s" = field(default_factory=lambda: NO_ROWS)
 
     @property
     def total_tokens(self) -> int:
         """Tokens computed by this step, over all rows."""
         return int(self.new_tokens.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMasks:
+    """What the masked rows of a plan may draw: `bits_MW` (int32, little-endian bits) has a row for each of them.
+
+    Bit t % 32 of word t // 32 is set if token t is allowed. W covers the vocabulary; what is beyond it means nothing.
+    """
+
+    bits_MW: "Int32s"
 
 
 @dataclass(frozen=True, slots=True)

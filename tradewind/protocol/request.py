@@ -34,6 +34,17 @@ class RowSampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     prompt_logprobs: int | None = None
 
 
+class RowGrammar(msgspec.Struct, frozen=True):
+    """What one sequence may say.
+
+    `text`: a grammar as tradewind.grammar compiled it. `after_token`: it holds from the token after this one on (the
+    end of a model's reasoning); None: from the first token on.
+    """
+
+    text: str
+    after_token: int | None = None
+
+
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One sequence. A request with n > 1 becomes n of these, with derived seeds."""
 
@@ -46,3 +57,4 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     deadline_s: float | None = None  # on the machine's monotonic clock
     arrival_s: float = 0.0
     cache_salt: str = ""  # only requests with the same salt share cached prefixes
+    grammar: RowGrammar | None = None

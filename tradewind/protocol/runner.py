@@ -2,12 +2,20 @@
 
 from typing import Protocol
 
-from tradewind.protocol.plan import RunnerInfo, StepPlan
+from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.protocol.result import StepResult
 
 
 class Pending(Protocol):
-    """A step that has been issued."""
+    """A step that has been issued: all of it, or only its forward if its plan has masked rows."""
+
+    def mask(self, masks: TokenMasks) -> None:
+        """Issue the sampling of a plan with masked rows.
+
+        Once, before `result` and before the next step is issued. Until then the host may compute the masks while the
+        device computes the forward.
+        """
+        ...
 
     def done(self) -> bool:
         """Whether `result` would return without waiting."""

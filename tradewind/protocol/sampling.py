@@ -1,13 +1,33 @@
 """How a request's tokens are chosen and when it ends."""
 
+from typing import Any
+
 import msgspec
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the whole text of an answer must be; names and meanings are vLLM's. Exactly one of the first five is set.
+
+    `json`: a JSON Schema (draft 2020-12), as an object or as JSON text. `json_object`: any JSON object. `regex` matches
+    the whole text. `choice`: one of these texts. `grammar`: Lark's syntax as llguidance reads it, or GBNF.
+    """
+
+    json: dict[str, Any] | bool | str | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    disable_any_whitespace: bool = False  # JSON without any space between its parts
+    whitespace_pattern: str | None = None  # regex: the space that JSON may have between its parts
+    after_token: int | None = None  # all this holds after this token only: the end of a model's reasoning
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The sampling part of a request; names and meanings are vLLM's and OpenAI's.
 
-    Order of application to a row's logits: allowed_token_ids, logit_bias, bad_words and min_tokens masks, repetition /
-    presence / frequency penalties, temperature, min_p, top_k, top_p. Logprobs are of the raw logits.
+    Order of application to a row's logits: the grammar of structured_outputs, allowed_token_ids, logit_bias, bad_words
+    and min_tokens masks, repetition / presence / frequency penalties, temperature, min_p, top_k, top_p. Logprobs are of
+    the raw logits.
     `validate()` (tradewind.protocol.validate) says which values are in range.
     """
 
@@ -33,3 +53,4 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None  # alternatives per sampled token; 0: only the sampled one
     prompt_logprobs: int | None = None
     detokenize: bool = True
+    structured_outputs: StructuredOutputs | None = None

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from tradewind.base.errors import RequestError
-from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
 
 MAX_SEQUENCES = 128
 MAX_STOP_STRINGS = 64
@@ -38,6 +38,7 @@ def validate(params: SamplingParams, vocab_size: int, max_logprobs: int) -> None
     if params.allowed_token_ids is not None and not params.allowed_token_ids:
         raise RequestError("allowed_token_ids must name at least one token", field="allowed_token_ids")
     _check_logit_bias(params.logit_bias, vocab_size)
+    _check_structured(params.structured_outputs)
 
 
 def _check_lengths(params: SamplingParams) -> None:
@@ -102,6 +103,12 @@ def _check_logit_bias(bias: dict[int, float] | None, vocab_size: int) -> None:
         if not _is_number(value) or not -100.0 <= value <= 100.0:
             message = f"logit_bias of token {token} must be a number from -100 to 100, not {value!r}"
             raise RequestError(message, field="logit_bias")
+
+
+def _check_structured(asked: Any) -> None:
+    if asked is not None and not isinstance(asked, StructuredOutputs):
+        message = f"structured_outputs must be a StructuredOutputs, not {asked!r}"
+        raise RequestError(message, field="structured_outputs")
 
 
 def _check_number(name: str, value: Any, low: float, high: float, low_is_open: bool = False) -> None:

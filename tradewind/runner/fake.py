@@ -10,13 +10,14 @@ Shape letters: R rows of the plan, T tokens of the step, B blocks, S block_token
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tradewind.base.clock import Clock, SystemClock
-from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan
+from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan, TokenMasks
 from tradewind.protocol.request import EngineRequest, RowSampling
 from tradewind.protocol.result import PromptLogprobs, StepResult, TokenLogprobs
 
@@ -111,14 +112,35 @@ def alone(request: EngineRequest, vocab_size: int) -> list[int]:
     return said
 
 
-class FakePending:
-    """A step of the fake device. It is done when the device would be."""
+def _allow(token: int, bits_W: "Int32s") -> int:
+    """The first token from this one on, in a circle, that a mask allows."""
+    allowed = np.flatnonzero(np.unpackbits(bits_W.view(np.uint8), bitorder="little"))
+    return int(allowed[np.searchsorted(allowed, token) % len(allowed)]) if len(allowed) else token
 
-    def __init__(self, result: StepResult | Exception, ready_s: float, clock: Clock, sleep: Sleep) -> None:
+
+class FakePending:
+    """A step of the fake device. It is done when the device would be. `remask` draws again, under masks."""
+
+    def __init__(
+        self,
+        result: StepResult | Exception,
+        ready_s: float,
+        clock: Clock,
+        sleep: Sleep,
+        remask: "Callable[[StepResult, TokenMasks], StepResult] | None",
+    ) -> None:
         self._result = result
+        self._remask = remask
         self._ready_s = ready_s
         self._clock = clock
         self._sleep = sleep
+
+    def mask(self, masks: TokenMasks) -> None:
+        """See `protocol.runner.Pending`."""
+        assert self._remask is not None, "the step waits for no mask"
+        if not isinstance(self._result, Exception):
+            self._result = self._remask(self._result, masks)
+        self._remask = None
 
     def done(self) -> bool:
         """Whether the device's time has passed."""
@@ -126,6 +148,7 @@ class FakePending:
 
     def result(self) -> StepResult:
         """Sleep until the step is done."""
+        assert self._remask is None, "the step waits for its masks"
         while (left_s := self._ready_s - self._clock.now_s()) > 0:
             self._sleep(min(left_s, NAP_S) if left_s == float("inf") else left_s)
         if isinstance(self._result, Exception):
@@ -177,10 +200,19 @@ class FakeRunner:
         result: StepResult | Exception
         broken = self._faults.broken_steps.get(plan.step)
         result = broken if broken is not None else self._device.execute(plan, failed, cost_s)
-        pending = FakePending(result, self._free_s, self._clock, self._sleep)
+        remask = partial(self._mask, plan) if len(plan.masked) else None
+        pending = FakePending(result, self._free_s, self._clock, self._sleep, remask)
         if not self._info.asynchronous and cost_s and plan.step not in self._faults.hung_steps:
             self._sleep(max(0.0, self._free_s - self._clock.now_s()))
         return pending
+
+    def _mask(self, plan: StepPlan, result: StepResult, masks: TokenMasks) -> StepResult:
+        assert plan.step == self._next_step - 1, "a step was issued before the masks of the one before it"
+        tokens = result.tokens.copy()
+        for place, bits_W in zip(plan.masked.tolist(), masks.bits_MW, strict=True):
+            tokens[place] = _allow(int(tokens[place]), bits_W)
+        self._device.store(plan, tokens)
+        return replace(result, tokens=tokens)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -203,6 +235,9 @@ class QuickDevice:
             slots, ends = slots[plan.sample], ends[plan.sample]
         tokens = _draw(ends.astype(np.uint64), self._seeds[slots], self._vocab_size)
         return StepResult(plan.step, slots, tokens, failed=failed or None, device_s=cost_s)
+
+    def store(self, plan: StepPlan, tokens: "Int32s") -> None:
+        """It keeps no tokens."""
 
 
 class FakeDevice:
@@ -237,6 +272,11 @@ class FakeDevice:
         for slot in failed:
             self._spoil(slot, plan)
         return StepResult(plan.step, slots, tokens, logprobs, prompt_logprobs, failed or None, cost_s)
+
+    def store(self, plan: StepPlan, tokens: "Int32s") -> None:
+        """These are the tokens of the plan that was executed last, instead of those that were drawn."""
+        ends = (plan.computed_tokens + plan.new_tokens)[plan.sample]
+        self._tokens[plan.slots[plan.sample], ends] = tokens
 
     def _begin(self, start: RowStart) -> None:
         slot, sampling = start.slot, start.sampling

@@ -20,16 +20,17 @@ from torch import Tensor
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import Rows
 from tradewind.kernels.sample import Draw, Sample
+from tradewind.kernels.sample.adjust import Masked
 from tradewind.kernels.step_inputs import SlotTables, StepInputs, StepTensors
 from tradewind.models.decoder import Model
 from tradewind.models.spec import ModelSpec
-from tradewind.protocol.plan import RunnerInfo, StepPlan
+from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.protocol.result import StepResult
 from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets
 from tradewind.runner.graphs import Graphs, GraphsReport
-from tradewind.runner.pending import Done, Issued, result_of
+from tradewind.runner.pending import Done, Finish, Halved, Issued, result_of
 from tradewind.runner.prompt_logprobs import PromptColumns, prompt_columns
-from tradewind.runner.sample import Drawn, draw
+from tradewind.runner.sample import Drawn, draw, masked_rows
 from tradewind.runner.state import StateRows, StateShape
 from tradewind.runner.step_columns import StepColumns, StepShape
 from tradewind.runner.transfer import to_device, to_host
@@ -102,7 +103,7 @@ class GraphRunner:
             progress((index + 1) / len(wanted))
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> Done | Issued:
+    def run(self, plan: StepPlan) -> Done | Halved | Issued:
         """Issue a step. A step that memory does not suffice for fails for the rows that asked for too much."""
         begun, ended = self._events()
         state = self._state
@@ -111,31 +112,43 @@ class GraphRunner:
         if not len(plan.slots):
             return Done(result_of(plan.step, None, [], 0.0))
         shape = self._columns.fill(plan, state)
-        shed: dict[int, str] = {}
-        prompts: list[PromptColumns] = []
-        drawn: Drawn | None = None
         try:
             hidden_TD = self._forward(shape)
         except torch.OutOfMemoryError:
             # The next step may have been planned already: it must find a token where this one would have left it.
             state.store(shape.slots_N, shape.positions_N, torch.zeros_like(self._drawn_N[: len(shape.slots_N)]))
-            return Done(_all_shed(plan, shape))
+            return Halved.failed(_all_shed(plan, shape)) if len(plan.masked) else Done(_all_shed(plan, shape))
+
+        def sample(masks: TokenMasks | None) -> Finish:
+            return self._second_half(plan, shape, hidden_TD, masks)
+
+        if ended is None or begun is None:
+            return Halved(sample, 0.0) if len(plan.masked) else Done(sample(None)(0.0))
+        step = Issued(begun, ended, sample)
+        if not len(plan.masked):
+            step.mask(None)
+        return step
+
+    def _second_half(self, plan: StepPlan, shape: StepShape, hidden_TD: Tensor, masks: TokenMasks | None) -> Finish:
+        """Issue what follows the forward; what is returned reads the answer."""
+        state = self._state
+        shed: dict[int, str] = {}
+        prompts: list[PromptColumns] = []
+        drawn: Drawn | None = None
         try:
             prompts = prompt_columns(plan, shape.starts_R, hidden_TD, state, self._model)
             if len(shape.slots_N):
-                drawn = self._draw(shape)
+                drawn = self._draw(shape, masked_rows(plan, masks, state.device))
         except torch.OutOfMemoryError:
             shed = dict.fromkeys(plan.slots[state.flags_S[plan.slots] != 0].tolist(), _NO_MEMORY)
+            shed |= dict.fromkeys(shape.slots_N[plan.masked].tolist(), _NO_MEMORY)
             drawn = self._draw_plainly(shape) if len(shape.slots_N) else None
 
         def finish(device_s: float) -> StepResult:
             answer = result_of(plan.step, drawn, prompts, device_s)
             return replace(answer, failed={**(answer.failed or {}), **shed} or None)
 
-        if ended is None or begun is None:
-            return Done(finish(0.0))
-        ended.record()
-        return Issued(begun, ended, finish)
+        return finish
 
     def close(self) -> None:
         """Give the device's memory back. No step may follow."""
@@ -188,11 +201,11 @@ class GraphRunner:
 
     # --- the second half ---------------------------------------------------------------------------------------------
 
-    def _draw(self, shape: StepShape) -> Drawn:
-        if not self._state.flags_S[shape.slots_N].any():
+    def _draw(self, shape: StepShape, masked: Masked | None) -> Drawn:
+        if masked is None and not self._state.flags_S[shape.slots_N].any():
             return self._draw_plainly(shape)
         logits_NV = self._model.logits(self._last_ND[: len(shape.slots_N)]).contiguous()
-        return draw(logits_NV, shape.slots_N, shape.positions_N, self._state, self._ops.sample)
+        return draw(logits_NV, shape.slots_N, shape.positions_N, self._state, self._ops.sample, masked)
 
     def _draw_plainly(self, shape: StepShape) -> Drawn:
         """Of rows that ask for no more than temperature and filters, or are to be treated so."""

@@ -1,15 +1,20 @@
 """Steps that have been issued, and what becomes of them."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from tradewind.protocol.plan import TokenMasks
 from tradewind.protocol.result import PromptLogprobs, StepResult, TokenLogprobs
 from tradewind.runner.prompt_logprobs import PromptColumns
 from tradewind.runner.sample import Drawn
+
+Finish = Callable[[float], StepResult]  # reads a step's answer, given the device's time, once it has got that far
+SecondHalf = Callable[[TokenMasks | None], Finish]  # issues a step's sampling
 
 _NOT_FINITE = "the model's logits are not finite numbers, or every token is forbidden"
 
@@ -20,6 +25,9 @@ class Done:
 
     answer: StepResult
 
+    def mask(self, masks: TokenMasks) -> None:
+        raise AssertionError(f"no row of this step waits for a mask: {masks}")
+
     def done(self) -> bool:
         return True
 
@@ -27,18 +35,54 @@ class Done:
         return self.answer
 
 
-class Issued:
-    """A step on a GPU's stream. `finish` reads its answer once the device has got that far."""
+class Halved:
+    """A step on the CPU whose forward is done, after `forward_s`, and whose sampling waits for masks."""
 
-    def __init__(self, begun: torch.Event, ended: torch.Event, finish: Callable[[float], StepResult]) -> None:
-        self._begun, self._ended, self._finish = begun, ended, finish
+    def __init__(self, sample: SecondHalf, forward_s: float) -> None:
+        self._sample, self._forward_s = sample, forward_s
         self._answer: StepResult | None = None
 
+    @classmethod
+    def failed(cls, answer: StepResult) -> "Halved":
+        """A step whose forward failed, for all its rows: masks change nothing."""
+        return cls(lambda _masks: lambda _device_s: answer, 0.0)
+
+    @torch.inference_mode()
+    def mask(self, masks: TokenMasks) -> None:
+        begun_s = time.perf_counter()
+        finish = self._sample(masks)
+        self._answer = finish(self._forward_s + time.perf_counter() - begun_s)
+
     def done(self) -> bool:
-        return self._answer is not None or self._ended.query()
+        return self._answer is not None
+
+    def result(self) -> StepResult:
+        assert self._answer is not None, "the step waits for its masks"
+        return self._answer
+
+
+class Issued:
+    """A step on a GPU's stream: its forward, and what `sample` issues then, at once or when the masks are there.
+
+    `begun` was recorded before the forward; `ended` is recorded here.
+    """
+
+    def __init__(self, begun: torch.Event, ended: torch.Event, sample: SecondHalf) -> None:
+        self._begun, self._ended, self._sample = begun, ended, sample
+        self._finish: Finish | None = None
+        self._answer: StepResult | None = None
+
+    @torch.inference_mode()
+    def mask(self, masks: TokenMasks | None) -> None:
+        self._finish = self._sample(masks)
+        self._ended.record()
+
+    def done(self) -> bool:
+        return self._answer is not None or (self._finish is not None and self._ended.query())
 
     def result(self) -> StepResult:
         if self._answer is None:
+            assert self._finish is not None, "the step waits for its masks"
             self._ended.synchronize()
             self._answer = self._finish(self._begun.elapsed_time(self._ended) / 1e3)
         return self._answer

@@ -4,7 +4,6 @@ Legend: T tokens of a step, N rows that sample, D hidden, V vocabulary.
 """
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,12 +11,11 @@ from torch import Tensor
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.sample import Sample
 from tradewind.models.decoder import Model
-from tradewind.protocol.plan import RunnerInfo, StepPlan
-from tradewind.protocol.result import StepResult
+from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.runner.batch import Batch, build_batch
-from tradewind.runner.pending import Done, result_of
+from tradewind.runner.pending import Done, Finish, Halved, SecondHalf, result_of
 from tradewind.runner.prompt_logprobs import prompt_columns
-from tradewind.runner.sample import Drawn, draw
+from tradewind.runner.sample import draw, masked_rows
 from tradewind.runner.state import StateRows, StateShape
 from tradewind.runner.transfer import to_device
 
@@ -46,33 +44,43 @@ class DeviceRunner:
         return self._info
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> Done:
+    def run(self, plan: StepPlan) -> Done | Halved:
         """Issue a step. Errors of the whole step (of its inputs, or for want of memory) are raised here."""
         begun_s = time.perf_counter()
         if self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # OpenMP keeps the number for each calling thread
-        finish = self._compute(plan)
+        sample = self._forward(plan)
+        if len(plan.masked):
+            return Halved(sample, time.perf_counter() - begun_s)
+        finish = sample(None)
         return Done(finish(time.perf_counter() - begun_s))
 
     def close(self) -> None:
         """Give the KV pool back. No step may follow."""
         self._pool = None
 
-    def _compute(self, plan: StepPlan) -> Callable[[float], StepResult]:
-        """Issue all work of the step; what is returned reads the answer, given the device's time."""
+    def _forward(self, plan: StepPlan) -> SecondHalf:
+        """Compute the first half of the step; what is returned computes the second."""
         assert self._pool is not None, "the runner is closed"
         state = self._state
         state.begin(plan)
         if not len(plan.slots):
-            return lambda device_s: result_of(plan.step, None, [], device_s)
+            return lambda _masks: lambda device_s: result_of(plan.step, None, [], device_s)
         batch = build_batch(plan, state)
         hidden_TD = self._model.forward(batch.ids_T, batch.rows, self._pool)
         prompts = prompt_columns(plan, batch.starts_R, hidden_TD, state, self._model)
-        drawn = self._draw(batch, hidden_TD) if len(batch.slots_N) else None
-        return lambda device_s: result_of(plan.step, drawn, prompts, device_s)
+        logits_NV = self._logits(batch, hidden_TD) if len(batch.slots_N) else None
 
-    def _draw(self, batch: Batch, hidden_TD: Tensor) -> Drawn:
+        def sample(masks: TokenMasks | None) -> Finish:
+            drawn = None
+            if logits_NV is not None:
+                masked = masked_rows(plan, masks, state.device)
+                drawn = draw(logits_NV, batch.slots_N, batch.positions_N, state, self._sample, masked)
+            return lambda device_s: result_of(plan.step, drawn, prompts, device_s)
+
+        return sample
+
+    def _logits(self, batch: Batch, hidden_TD: Tensor) -> Tensor:
         if batch.last_N is not None:
             hidden_TD = hidden_TD.index_select(0, to_device(batch.last_N, self._model.device))
-        logits_NV = self._model.logits(hidden_TD).contiguous()
-        return draw(logits_NV, batch.slots_N, batch.positions_N, self._state, self._sample)
+        return self._model.logits(hidden_TD).contiguous()

@@ -6,13 +6,15 @@ Legend: N rows of logits, V vocabulary, K alternatives.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tradewind.kernels.sample import Sample, SampleRows
-from tradewind.kernels.sample.adjust import adjust
+from tradewind.kernels.sample.adjust import Masked, adjust, mask
 from tradewind.kernels.sample.logprobs import top_logprobs
 from tradewind.kernels.sample.random import uniforms
+from tradewind.protocol.plan import StepPlan, TokenMasks
 from tradewind.protocol.result import TokenLogprobs
 from tradewind.runner.adjustments import build_adjustments
 from tradewind.runner.state import LOGPROBS, StateRows
@@ -57,18 +59,27 @@ class Drawn:
     logprobs: LogprobColumns | None
 
 
-def draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Drawn:
+def draw(
+    logits_NV: Tensor,
+    slots_N: Int64s,
+    positions_N: Int64s,
+    state: StateRows,
+    sample: Sample,
+    masked: Masked | None = None,
+) -> Drawn:
     """Draw the token at positions_N[n] of each slot and store it. `logits_NV` (float32) may be overwritten."""
     flags_N = state.flags_S[slots_N]
-    if not flags_N.any():
-        tokens_N = _draw(logits_NV, slots_N, positions_N, state, sample)
-        return Drawn(slots_N, to_host(tokens_N), _NOBODY, None)
-    asking_N = np.flatnonzero(flags_N & LOGPROBS)
+    is_plain = not flags_N.any()
+    asking_N = _NOBODY if is_plain else np.flatnonzero(flags_N & LOGPROBS)
     raw_NV = logits_NV[to_device(asking_N, state.device)] if len(asking_N) else None  # a copy
-    adjustments = build_adjustments(state, slots_N, positions_N)
+    if masked is not None:
+        mask(logits_NV, masked)
+    adjustments = None if is_plain else build_adjustments(state, slots_N, positions_N)
     if adjustments is not None:
         adjust(logits_NV, adjustments)
     tokens_N = _draw(logits_NV, slots_N, positions_N, state, sample)
+    if is_plain:
+        return Drawn(slots_N, to_host(tokens_N), _NOBODY, None)
     valid_N = tokens_N.clamp(min=0)
     if adjustments is not None:
         state.counts.count(slots_N, positions_N, valid_N)
@@ -77,6 +88,14 @@ def draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRo
         counts = [state.extras[slot].sampling.logprobs or 0 for slot in slots_N[asking_N].tolist()]
         logprobs = LogprobColumns.of(raw_NV, valid_N[to_device(asking_N, state.device)], counts)
     return Drawn(slots_N, to_host(tokens_N), asking_N, logprobs)
+
+
+def masked_rows(plan: StepPlan, masks: TokenMasks | None, device: torch.device) -> Masked | None:
+    """The masks of a plan's masked rows, on the device; None if it has none."""
+    if masks is None:
+        return None
+    assert len(masks.bits_MW) == len(plan.masked), (masks.bits_MW.shape, len(plan.masked))
+    return Masked(to_device(plan.masked.astype(np.int64), device), to_device(masks.bits_MW, device))
 
 
 def _draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Tensor:

@@ -33,6 +33,7 @@ class Group:
     ones: "Int32s"
     trues: "Bools"
     has_more_stops: bool
+    masked: "Int32s"  # which rows may draw only what a mask allows
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -55,6 +56,7 @@ class Rows:
         self._first_stop: Int32s = np.zeros(max_running, np.int32)
         self._stops: Int32s = np.full((max_running, STOP_COLUMNS), NO_TOKEN, np.int32)
         self.more_stops: dict[int, frozenset[int]] = {}
+        self._is_masked: Bools = np.zeros(max_running, np.bool_)
         self._free_slots = list(range(max_running - 1, -1, -1))  # lowest on top: high slots stay untouched
         self._decoding: Group | None = None
 
@@ -71,6 +73,7 @@ class Rows:
         self.tokens[slot, : len(sequence.prompt)] = sequence.prompt
         self._last_tokens[slot] = sequence.limit_tokens - 1
         self._first_stop[slot] = len(sequence.prompt) + min(request.sampling.min_tokens, request.max_tokens)
+        self._is_masked[slot] = request.grammar is not None
         stops = [token for token in request.stop_token_ids if 0 <= token < self._vocab_size]
         self._stops[slot] = NO_TOKEN
         self._stops[slot, : min(len(stops), STOP_COLUMNS)] = stops[:STOP_COLUMNS]
@@ -128,4 +131,5 @@ class Rows:
             ones=np.ones(len(slots), np.int32),
             trues=np.ones(len(slots), np.bool_),
             has_more_stops=bool(self.more_stops) and not self.more_stops.keys().isdisjoint(slots.tolist()),
+            masked=np.flatnonzero(self._is_masked[slots]).astype(np.int32),
         )

@@ -119,6 +119,15 @@ class Scheduler:
                 self._depart(sequence)
         self._trim_deadlines()
 
+    def conclude(self, finishes: Iterable[Finish], updates: Updates) -> None:
+        """End sequences for a reason that somebody else knows, and say so in `updates`. Those not there are ignored."""
+        for finish in finishes:
+            sequence = self._live.get(finish.request_id)
+            if sequence is not None:
+                self._depart(sequence)
+                updates.finished.append(finish)
+        self._trim_deadlines()
+
     def expire(self) -> Updates:
         """End those whose deadline has passed."""
         updates = self._no_updates()
@@ -185,12 +194,17 @@ class Scheduler:
                 return self._issue_mixed(group, computed, appends, chunks)
             if len(group):
                 plan = StepPlan(
-                    self._next_step, group.slots, computed, group.ones, group.trues, (), *appends
+                    self._next_step, group.slots, computed, group.ones, group.trues, (), *appends, group.masked
                 )  # fmt: skip
                 return self._issue(plan, group, computed + group.ones, ())
             if self._flights or not self._residents.prefills:
                 return None
             self._make_room()
+
+    def masked_ids(self) -> "Int64s":
+        """Whose the masked rows of the newest plan are. To be asked right after `plan`."""
+        flight = self._flights[-1]
+        return flight.sampled.request_ids[flight.plan.masked]
 
     def _plan_decode(self) -> "tuple[Group, Int32s, Appends]":
         """The rows that compute their newest token: which, at which positions, and the blocks they need for it."""
@@ -277,6 +291,7 @@ class Scheduler:
         starts = np.array([chunk.start for chunk in chunks], np.int32)
         ends = np.array([chunk.end for chunk in chunks], np.int32)
         samples = np.array([chunk.samples for chunk in chunks], np.bool_)
+        sampled = self._rows.group(np.concatenate((group.slots, slots[samples]))) if samples.any() else group
         row_starts = tuple(self._row_start(chunk.sequence) for chunk in chunks if chunk.sequence.start_step == NEVER)
         plan = StepPlan(
             self._next_step,
@@ -286,6 +301,7 @@ class Scheduler:
             np.concatenate((group.trues, samples)),
             row_starts,
             *self._send_tables(appends, chunks),
+            sampled.masked,
         )
         self._rows.computed[slots] = ends
         for chunk in chunks:
@@ -295,7 +311,6 @@ class Scheduler:
             if chunk.samples:
                 self._residents.start_decoding(sequence)
         drawn = np.concatenate((computed + group.ones, ends[samples]))
-        sampled = self._rows.group(plan.slots[plan.sample]) if samples.any() else group
         return self._issue(plan, sampled, drawn, tuple(chunks))
 
     def _row_start(self, sequence: Sequence) -> RowStart:

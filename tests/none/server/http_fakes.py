@@ -125,6 +125,7 @@ class FakeEngine:
     seen: EngineView | TradewindError = field(default_factory=lambda: EngineUnavailable("no view"))
     past: dict[int, RequestTimings] = field(default_factory=dict)
     submitted: list[dict[str, Any]] = field(default_factory=list)
+    compiled: list[Any] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     ready: Ready = field(
         default_factory=lambda: Ready(
@@ -157,6 +158,9 @@ class FakeEngine:
     def tokens_of(self, timings: RequestTimings) -> list[TokenTime]:
         start_s = timings.submitted_s + (timings.ttft_s or 0.0)
         return [TokenTime(start_s + 0.5 * index, 3) for index in range(timings.completion_tokens)]
+
+    async def compile(self, params: SamplingParams, field: str = "structured_outputs") -> None:
+        self.compiled.append((params.structured_outputs, field))
 
     def submit(self, prompt_tokens: list[int], params: SamplingParams, **rest: Any) -> FakeStream:
         validate(params, VOCAB, 20)

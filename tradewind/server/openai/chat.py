@@ -14,6 +14,7 @@ from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_l
 from tradewind.server.openai.prompts import Conversation, encode_chat
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.sampling import chat_sampling
+from tradewind.server.openai.structured import field_of
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream, JsonAnswer
 
@@ -25,6 +26,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, ChatRequest)
     params = chat_sampling(asked, service.engine.defaults)
+    await service.engine.compile(params, field_of(asked))
     tokens = await encode_chat(service.engine.tokenizer, _conversation(asked))
     job = Job(
         prompts=[tokens],

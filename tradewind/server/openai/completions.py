@@ -15,6 +15,7 @@ from tradewind.server.openai.logprobs import CompletionLogprobs, TokenNames, joi
 from tradewind.server.openai.prompts import TextOrIds, encode_prompt, parse_prompts
 from tradewind.server.openai.requests import CompletionRequest
 from tradewind.server.openai.sampling import completion_sampling
+from tradewind.server.openai.structured import field_of
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream, JsonAnswer
 
@@ -28,6 +29,7 @@ async def completions(service: Service, request: Request) -> Response:
     tokenizer = service.engine.tokenizer
     params = completion_sampling(asked, service.engine.defaults)
     prompts = parse_prompts(asked.prompt)
+    await service.engine.compile(params, field_of(asked))
     job = Job(
         prompts=await _encode_all(tokenizer, prompts, asked.add_special_tokens is not False),
         params=params,

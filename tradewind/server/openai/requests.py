@@ -61,10 +61,32 @@ class StreamOptions(Loose):
     include_obfuscation: bool | None = None
 
 
+class JsonSchemaFormat(Loose):
+    """A named schema. It is always kept to, `strict` or not."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(Loose):
-    """Only `text` so far."""
+    """`text`, `json_object` or `json_schema`."""
 
     type: str
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StructuredOutputFields(Loose):
+    """vLLM's `structured_outputs`: what the answer's text must be. Exactly one of the first five."""
+
+    json_: dict[str, Any] | bool | str | None = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    disable_any_whitespace: bool | None = None
+    whitespace_pattern: str | None = None
 
 
 class GenerationRequest(ModelRequest):
@@ -98,6 +120,7 @@ class GenerationRequest(ModelRequest):
     cache_salt: str | None = None
     timeout: float | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputFields | None = None
 
     @property
     def usage_wanted(self) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from tradewind.base.errors import RequestError
 from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.openai.requests import ChatRequest, CompletionRequest, GenerationRequest
+from tradewind.server.openai.structured import structured_outputs
 
 if TYPE_CHECKING:
     from tradewind.text.generation import GenerationDefaults
@@ -18,11 +19,10 @@ _SAME_NAMES = (
 
 # Refused rather than ignored: an answer made without them would not be what was asked for.
 _REFUSED = {
-    "structured_outputs": "structured output",
-    "guided_json": "structured output",
-    "guided_regex": "structured output",
-    "guided_choice": "structured output",
-    "guided_grammar": "structured output",
+    "guided_json": "guided decoding under this name (see structured_outputs)",
+    "guided_regex": "guided decoding under this name (see structured_outputs)",
+    "guided_choice": "guided decoding under this name (see structured_outputs)",
+    "guided_grammar": "guided decoding under this name (see structured_outputs)",
     "use_beam_search": "beam search",
     "functions": "tool calling",
     "function_call": "tool calling",
@@ -82,6 +82,7 @@ def _common(request: GenerationRequest) -> dict[str, Any]:
         values["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
     if request.logit_bias is not None:
         values["logit_bias"] = {_token_id(key): bias for key, bias in request.logit_bias.items()}
+    values["structured_outputs"] = structured_outputs(request)
     return values
 
 
@@ -95,9 +96,6 @@ def _check_common(request: GenerationRequest) -> None:
     for name, what in _REFUSED.items():
         if request.unknown.get(name):
             raise RequestError(f"{what} is not supported yet; leave {name} out", field=name)
-    if request.response_format is not None and request.response_format.type != "text":
-        message = f"response_format {request.response_format.type!r} is not supported yet; only 'text' is"
-        raise RequestError(message, field="response_format.type")
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream set to true", field="stream_options")
     if request.stream and request.prompt_logprobs is not None:

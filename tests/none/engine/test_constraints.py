@@ -1,0 +1,210 @@
+"""Grammars in the engine's loop: masks in time, with and without run-ahead, whatever happens to the sequences."""
+
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import runner_info
+
+from tradewind.base.clock import SystemClock
+from tradewind.base.errors import RequestError
+from tradewind.config import CacheConfig, SchedulerConfig
+from tradewind.engine.constraints import Constraints
+from tradewind.engine.core import Engine
+from tradewind.grammar.matcher import Vocabulary
+from tradewind.grammar.source import HEAD
+from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
+from tradewind.runner.fake import FakeRunner, StepCost, alone
+from tradewind.scheduler.scheduler import Scheduler
+
+EOS_ID = 256
+THINK_ID = 257
+VOCAB = 258
+VOCABULARY = Vocabulary([bytes([byte]) for byte in range(256)] + [b"<eos>", b"<think>"], [EOS_ID, THINK_ID], [EOS_ID])
+WORDS = HEAD + "start: /[a-z]+(-[a-z]+){20}/"
+FIXED = HEAD + 'start: "exactly this"'
+
+
+def engine(ahead: bool, load: Any = lambda: VOCABULARY, cost_s: float = 0.0, **info: Any) -> Engine:
+    values = runner_info(vocab_size=VOCAB, asynchronous=ahead, **info)
+    runner = FakeRunner(values, StepCost(base_s=cost_s))
+    clock = SystemClock()
+    scheduler = Scheduler(values, SchedulerConfig(), CacheConfig(block_tokens=values.block_tokens), clock)
+    return Engine(scheduler, runner, clock, constraints=Constraints(load))
+
+
+def request(number: int, grammar: str | None = None, *, after: int | None = None, **changes: Any) -> EngineRequest:
+    values: dict[str, Any] = {
+        "request_id": number,
+        "prompt_tokens": [1 + number % 7, 2, 3],
+        "sampling": RowSampling(seed=number),
+        "max_tokens": 60,
+        "stop_token_ids": [EOS_ID],
+        "grammar": None if grammar is None else RowGrammar(grammar, after),
+    }
+    return EngineRequest(**{**values, **changes})
+
+
+def run(made: Engine) -> tuple[dict[int, list[int]], dict[int, Any]]:
+    """Until nothing is left: tokens and finishes by id."""
+    tokens: dict[int, list[int]] = {}
+    finishes: dict[int, Any] = {}
+    end_s = time.monotonic() + 30
+    while made.has_work:
+        assert time.monotonic() < end_s
+        for updates in made.step():
+            for request_id, token in zip(updates.request_ids.tolist(), updates.tokens.tolist(), strict=True):
+                assert request_id not in finishes
+                tokens.setdefault(request_id, []).append(token)
+            for finish in updates.finished:
+                assert finish.request_id not in finishes
+                finishes[finish.request_id] = finish
+        made.scheduler.check()
+    return tokens, finishes
+
+
+def text(tokens: list[int]) -> str:
+    return bytes(token for token in tokens if token < 256).decode()
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_constrained_and_plain_sequences_share_steps(ahead: bool) -> None:
+    made = engine(ahead)
+    plain = [request(number) for number in range(0, 8, 2)]
+    for one, other in zip(plain, range(1, 9, 2), strict=True):
+        made.add(one)
+        made.add(request(other, FIXED if other % 4 == 1 else WORDS))
+    tokens, finishes = run(made)
+    for one in plain:
+        assert tokens[one.request_id] == alone(one, VOCAB)
+    for number in range(1, 9, 2):
+        assert finishes[number].reason in (FinishReason.STOP, FinishReason.LENGTH)
+        if number % 4 == 1:
+            assert text(tokens[number]) == "exactly this"
+            assert EOS_ID not in tokens[number]  # it ends as soon as nothing more can be said
+        else:
+            assert set(text(tokens[number])) <= set("abcdefghijklmnopqrstuvwxyz-")
+
+
+def test_run_ahead_changes_nothing() -> None:
+    answers = []
+    for ahead in (False, True):
+        made = engine(ahead, cost_s=0.0005)
+        for number in range(12):
+            made.add(request(number, (WORDS, FIXED, None)[number % 3]))
+        answers.append(run(made))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_preemption(ahead: bool) -> None:
+    """So few blocks that sequences are stopped and computed again; their grammar goes on where it was."""
+    roomy, tight = engine(ahead), engine(ahead, num_blocks=24, max_model_len=96)
+    for made in (roomy, tight):
+        for number in range(6):
+            made.add(request(number, WORDS, max_tokens=50))
+    assert run(roomy) == run(tight)
+    assert tight.stats().preemptions
+    assert not roomy.stats().preemptions
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_grammar_sleeps_until_a_token(ahead: bool) -> None:
+    made = engine(ahead)
+    made.add(request(1, FIXED, after=THINK_ID, max_tokens=400, stop_token_ids=[]))
+    tokens, finishes = run(made)
+    assert finishes[1].reason is FinishReason.STOP
+    before = list(itertools.takewhile(lambda token: token != THINK_ID, tokens[1]))
+    assert before
+    assert text(tokens[1][len(before) + 1 :]) == "exactly this"
+
+
+def test_an_end_that_is_ignored_elsewhere_ends_a_grammar() -> None:
+    made = engine(False)
+    made.add(request(1, HEAD + "start: /[a-c]+/", max_tokens=200, stop_token_ids=[]))
+    _, finishes = run(made)
+    assert finishes[1].reason is FinishReason.STOP
+
+
+def test_aborts_and_deadlines() -> None:
+    made = engine(True, cost_s=0.001)
+    made.add(request(1, WORDS))
+    made.add(request(2, WORDS, deadline_s=time.monotonic() + 0.02))
+    made.add(request(3, WORDS))
+    made.add(request(4, 'start: "never built"'))
+    made.abort([4])
+    for _ in range(5):
+        made.step()
+    made.abort([3])
+    _, finishes = run(made)
+    assert set(finishes) == {1, 2}
+    assert finishes[2].reason is FinishReason.DEADLINE
+
+
+def test_no_stream_waits_for_a_grammar_to_be_built() -> None:
+    def slow() -> Vocabulary:
+        time.sleep(0.2)
+        return VOCABULARY
+
+    made = engine(False, slow)
+    made.add(request(1, FIXED))
+    made.add(request(2))
+    order = []
+    while made.has_work:
+        order += [finish.request_id for updates in made.step() for finish in updates.finished]
+    assert order == [2, 1]
+
+
+def test_waiting_for_a_grammar_takes_no_cpu() -> None:
+    def slow() -> Vocabulary:
+        time.sleep(0.3)
+        return VOCABULARY
+
+    made = engine(False, slow)
+    made.add(request(1, FIXED))
+    started_s = time.thread_time()
+    run(made)
+    assert time.thread_time() - started_s < 0.1
+
+
+def test_a_grammar_that_cannot_be_built_ends_its_sequence_alone() -> None:
+    made = engine(False)
+    made.add(request(1, "start: nothing"))
+    made.add(request(2, FIXED))
+    tokens, finishes = run(made)
+    assert finishes[1].reason is FinishReason.ERROR
+    assert "grammar" in finishes[1].message
+    assert text(tokens[2]) == "exactly this"
+
+
+def test_too_many_are_refused_one_by_one() -> None:
+    made = engine(False, max_running=2)
+    made.scheduler._config = SchedulerConfig(max_waiting=1)
+    for number in range(6):
+        made.add(request(number, FIXED))
+    time.sleep(0.2)
+    tokens, finishes = run(made)
+    assert sorted(tokens) == [0, 1, 2]
+    assert [finishes[number].reason for number in (3, 4, 5)] == [FinishReason.ERROR] * 3
+
+
+def test_without_a_tokenizer_there_are_no_grammars() -> None:
+    values = runner_info(vocab_size=VOCAB)
+    clock = SystemClock()
+    scheduler = Scheduler(values, SchedulerConfig(), CacheConfig(block_tokens=4), clock)
+    with pytest.raises(RequestError):
+        Engine(scheduler, FakeRunner(values), clock).add(request(1, FIXED))
+
+
+def test_masks_of_nobody_allow_everything() -> None:
+    constraints = Constraints(lambda: VOCABULARY)
+    constraints.begin(request(1, FIXED))
+    constraints.wait(5.0)
+    constraints.ready()
+    bits_MW = constraints.masks(np.array([1, 99], np.int64)).result().bits_MW
+    assert bits_MW.shape == (2, VOCABULARY.words)
+    assert (bits_MW[1] == -1).all()
+    assert [token for token in range(VOCAB) if bits_MW[0, token // 32] >> (token % 32) & 1] == [ord("e")]
+    constraints.close()

@@ -1,0 +1,183 @@
+"""What compiles, what is refused and where, and that nobody can make it expensive."""
+
+import contextlib
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tradewind.base.errors import RequestError
+from tradewind.grammar.compile import MAX_SOURCE_BYTES, Compiler
+from tradewind.grammar.matcher import Matcher, Vocabulary
+from tradewind.protocol.sampling import StructuredOutputs
+
+EOS_ID = 256
+BYTES = Vocabulary([bytes([byte]) for byte in range(256)] + [b"<eos>"], [EOS_ID], [EOS_ID])
+WORK_S = 0.1  # what a request may cost before it is refused
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+def allows(matcher: Matcher, token: int) -> bool:
+    bits_W = np.zeros(BYTES.words, np.int32)
+    matcher.fill(bits_W)
+    return bool(bits_W[token // 32] >> (token % 32) & 1)
+
+
+def accepts(text: str, **asked: Any) -> bool:
+    matcher = BYTES.begin(Compiler().compile(StructuredOutputs(**asked)))
+    goes_on = True
+    for byte in text.encode():
+        if not goes_on or not allows(matcher, byte):
+            return False
+        goes_on = matcher.advance(byte)
+    return not goes_on or allows(matcher, EOS_ID)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "accepted"),
+    [
+        ('{"name": "Ann", "age": 3}', {"json": PERSON}, True),
+        ('{\n    "name": "Ann"\n}', {"json": PERSON}, True),
+        ('{"age": 3}', {"json": PERSON}, False),
+        ('{"name": "Ann", "x": 3}', {"json": PERSON}, False),
+        ('{"name": "Ann"} ', {"json": PERSON}, False),
+        ('{"name":"Ann","age":3}', {"json": PERSON, "disable_any_whitespace": True}, True),
+        ('{"name": "Ann"}', {"json": PERSON, "disable_any_whitespace": True}, False),
+        ('{"name":  "Ann"}', {"json": PERSON, "whitespace_pattern": " "}, False),
+        ("{" + " " * 41 + "}", {"json_object": True}, False),
+        ("[]", {"json_object": True}, False),
+        ('{"any": [1, {"thing": null}]}', {"json_object": True}, True),
+        ("3", {"json": '{"type": "integer"}'}, True),
+        ("null", {"json": True}, True),
+        ("null", {"json": {}}, True),
+        ("12-34", {"regex": r"\d+-\d+"}, True),
+        ("12-34", {"regex": r"^\d+-\d+$"}, True),
+        ("a/b", {"regex": "a/b"}, True),
+        ("12-34x", {"regex": r"\d+-\d+"}, False),
+        ('say "hi"\n', {"choice": ["no", 'say "hi"\n', "été"]}, True),
+        ("été", {"choice": ["no", "étés", "été"]}, True),
+        ("ét", {"choice": ["no", "été"]}, False),
+        ("ac", {"grammar": 'root ::= "a" x\nx ::= "b" | "c"'}, True),
+        ("ac", {"grammar": 'start: "a" x\nx: "b" | "c"'}, True),
+        ("ad", {"grammar": 'start: "a" x\nx: "b" | "c"'}, False),
+    ],
+)
+def test_texts(text: str, asked: dict[str, Any], accepted: bool) -> None:
+    assert accepts(text, **asked) is accepted
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer"),
+    [
+        ({"properties": {"a/b": {"items": {"not": {"type": "string"}}}}}, "/properties/a~1b/items/not"),
+        ({"properties": {"a": {"type": "string", "pattern": "(?=a)b"}}}, "/properties/a/pattern"),
+        ({"properties": {"a": {"type": "strin"}}}, "/properties/a/type"),
+        ({"properties": {"a": {"type": "string", "format": "color"}}}, "/properties/a/format"),
+        ({"properties": {"a": {"$ref": "#/nowhere"}}}, "/properties/a/$ref"),
+        ({"properties": {"a": {"$ref": "file:///etc/passwd"}}}, "/properties/a"),
+        ({"properties": {"a": {"$ref": "https://example.com/schema"}}}, "/properties/a"),
+        ({"$defs": {"x": {"uniqueItems": True, "type": "array"}}, "$ref": "#/$defs/x"}, "/$defs/x/uniqueItems"),
+        ({"anyOf": [{"type": "null"}, {"type": "array", "contains": {}}]}, "/anyOf/1/contains"),
+        ({"type": "object", "minProperties": 2}, "/minProperties"),
+    ],
+)
+def test_a_fault_is_named_by_its_pointer(schema: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(RequestError, match="structured_outputs") as caught:
+        Compiler().compile(StructuredOutputs(json=schema))
+    assert f"'{pointer}'" in caught.value.message
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"json": {}, "regex": "a"},
+        {"json": "{"},
+        {"json": "[1]"},
+        {"json": False},
+        {"json": {"$ref": "#"}},
+        {"json": {"type": "integer", "minimum": 5, "maximum": 3}},
+        {"regex": "("},
+        {"choice": []},
+        {"choice": ["x"] * 5000},
+        {"grammar": "neither ((("},
+        {"grammar": "start: missing"},
+        {"regex": "a" * MAX_SOURCE_BYTES},
+    ],
+)
+def test_what_makes_no_sense_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as caught:
+        Compiler().compile(StructuredOutputs(**asked), "field.of.mine")
+    assert caught.value.field == "field.of.mine"
+    assert caught.value.message.startswith("field.of.mine")
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+def _doubling(keyword: str, levels: int) -> dict[str, Any]:
+    refs = {f"d{n}": {keyword: [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(levels)}
+    return {"$defs": {**refs, f"d{levels}": {"type": "string"}}, "$ref": "#/$defs/d0"}
+
+
+BOMBS: dict[str, dict[str, Any]] = {
+    "depth": {"json": _deep(5000)},
+    "doubling anyOf": {"json": _doubling("anyOf", 50)},
+    "doubling allOf": {"json": _doubling("allOf", 30)},
+    "product": {
+        "json": {
+            "allOf": [
+                {"anyOf": [{"type": "object", "properties": {f"p{i}": {"const": j}}} for j in range(4)]}
+                for i in range(12)
+            ]
+        }
+    },
+    "properties": {"json": {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(5000)}}},
+    "enum": {"json": {"enum": list(range(30000))}},
+    "multipleOf": {"json": {"type": "integer", "multipleOf": 999983}},
+    "several multipleOf": {"json": {"allOf": [{"type": "integer", "multipleOf": n} for n in (9973, 9967, 9949)]}},
+    "lengths": {"json": {"type": "string", "minLength": 10**9, "maxLength": 10**9}},
+    "items": {"json": {"type": "array", "items": _deep(8), "minItems": 10**9}},
+    "regex": {"regex": "(((x{999}){999}){999}){999}"},
+    "regex states": {"regex": "(.*a.{300}){3}"},
+    "regex depth": {"regex": "(" * 20000 + "x" + ")" * 20000},
+    "ambiguous": {"grammar": 'start: a\na: a a | "x" | ""'},
+    "grammar depth": {"grammar": "start: " + "(" * 15000 + '"x"' + ")" * 15000},
+    "GBNF depth": {"grammar": "root ::= " + "(" * 15000 + '"x"' + ")" * 15000},
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_cost_little_whatever_becomes_of_them(name: str) -> None:
+    compiler, asked = Compiler(), StructuredOutputs(**BOMBS[name])
+    started_s = time.thread_time()
+    with contextlib.suppress(RequestError):
+        compiler.compile(asked)
+    assert time.thread_time() - started_s < 5 * WORK_S  # on a machine that does other things as well
+
+
+def test_a_schema_cannot_loosen_its_own_rules() -> None:
+    schema = {"x-guidance": {"lenient": True}, "type": "array", "uniqueItems": True}
+    with pytest.raises(RequestError):
+        Compiler().compile(StructuredOutputs(json=schema))
+
+
+def test_what_was_compiled_is_remembered() -> None:
+    compiler = Compiler()
+    schema = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(400)}}
+    first = compiler.compile(StructuredOutputs(json=schema))
+    started_s = time.thread_time()
+    for _ in range(20):
+        assert compiler.compile(StructuredOutputs(json=schema)) is first
+    assert time.thread_time() - started_s < 0.02

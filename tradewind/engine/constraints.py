@@ -1,0 +1,150 @@
+"""The grammars of one engine's sequences: built in a thread, advanced by each token, asked for masks.
+
+A sequence with a grammar waits here, outside the scheduler, until its grammar has been built; no step ever waits for
+that. Sequences without one cost nothing: they are looked up together, by array, and only while there are others.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tradewind.protocol.plan import TokenMasks
+from tradewind.protocol.request import EngineRequest, FinishReason
+from tradewind.protocol.result import Finish, Updates
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tradewind.grammar.matcher import Matcher, Vocabulary
+
+    Int64s = NDArray[np.int64]
+
+_KEPT = 256  # grammars that are kept built for the next request with the same
+_BUILD_THREADS = 2  # so that one grammar that is slow to build does not hold up all others
+_EVERYTHING = -1  # a word of a mask that allows all
+
+
+class Constraint:
+    """One sequence's matcher. It is asleep until `after_token` has been said."""
+
+    def __init__(self, matcher: "Matcher", after_token: int | None) -> None:
+        self.matcher = matcher
+        self._after_token = after_token
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether everything is allowed still."""
+        return self._after_token is not None
+
+    def advance(self, token: int) -> bool:
+        """Take the token that was said; whether more may follow."""
+        if self._after_token is not None:
+            if token == self._after_token:
+                self._after_token = None
+            return True
+        return self.matcher.advance(token)
+
+
+class Constraints:
+    """See above. Belongs to the thread of the engine's loop; its own threads build and compute."""
+
+    def __init__(self, load: Callable[[], "Vocabulary"]) -> None:
+        """`load` makes the vocabulary; it is called once, in a thread, when the first grammar comes."""
+        self._load = load
+        self._builders = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="grammar")
+        self._masker = ThreadPoolExecutor(1, thread_name_prefix="masks")
+        self._vocabulary: Future[Vocabulary] | None = None
+        self._building: dict[int, tuple[EngineRequest, Future[Matcher]]] = {}
+        self._built: OrderedDict[str, Future[Matcher]] = OrderedDict()
+        self._open: dict[int, Constraint] = {}
+
+    @property
+    def is_building(self) -> bool:
+        """Whether any sequence waits for its grammar."""
+        return bool(self._building)
+
+    def begin(self, request: EngineRequest) -> None:
+        """Start to build the grammar of `request`, which comes out of `ready` later."""
+        assert request.grammar is not None
+        if self._vocabulary is None:
+            self._vocabulary = self._builders.submit(self._load)
+        text = request.grammar.text
+        built = self._built.get(text)
+        if built is None:
+            built = self._built[text] = self._builders.submit(_build, self._vocabulary, text)
+            if len(self._built) > _KEPT:
+                self._built.popitem(last=False)
+        else:
+            self._built.move_to_end(text)
+        self._building[request.request_id] = (request, built)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a grammar has been built, at most so long."""
+        wait([built for _, built in self._building.values()], timeout_s, FIRST_COMPLETED)
+
+    def ready(self) -> tuple[list[EngineRequest], list[Finish]]:
+        """Sequences whose grammar has been built, and the ends of those for which it could not be."""
+        done = [request for request, built in self._building.values() if built.done()]
+        runnable, finishes = [], []
+        for request in done:
+            _, built = self._building.pop(request.request_id)
+            matcher = built.result()
+            assert request.grammar is not None
+            if matcher.error is None:
+                self._open[request.request_id] = Constraint(matcher.copy(), request.grammar.after_token)
+                runnable.append(request)
+            else:
+                message = f"its grammar cannot be built: {matcher.error}"
+                finishes.append(Finish(request.request_id, FinishReason.ERROR, message=message))
+        return runnable, finishes
+
+    def forget(self, request_ids: Iterable[int]) -> None:
+        """These are over. Ids without a grammar are ignored."""
+        if self._open or self._building:
+            for request_id in request_ids:
+                self._open.pop(request_id, None)
+                self._building.pop(request_id, None)
+
+    def advance(self, updates: Updates) -> list[Finish]:
+        """Take in what was said. Returns the ends of the sequences that can say no more."""
+        self.forget([finish.request_id for finish in updates.finished])
+        if not self._open:
+            return []
+        constrained = np.fromiter(self._open, np.int64, len(self._open))
+        rows = np.flatnonzero(np.isin(updates.request_ids, constrained))
+        said = zip(updates.request_ids[rows].tolist(), updates.tokens[rows].tolist(), strict=True)
+        return [self._end(request_id) for request_id, token in said if not self._open[request_id].advance(token)]
+
+    def _end(self, request_id: int) -> Finish:
+        error = self._open.pop(request_id).matcher.error
+        if error is None:
+            return Finish(request_id, FinishReason.STOP)
+        return Finish(request_id, FinishReason.ERROR, message=f"its grammar cannot go on: {error}")
+
+    def masks(self, request_ids: "Int64s") -> "Future[TokenMasks]":
+        """Begin to compute the masks of these sequences, in a thread; nothing may `advance` before they are there.
+
+        A sequence that is over meanwhile, and whose token nobody will see, may say anything.
+        """
+        constraints = [self._open.get(request_id) for request_id in request_ids.tolist()]
+        return self._masker.submit(self._fill, constraints)
+
+    def _fill(self, constraints: list[Constraint | None]) -> TokenMasks:
+        assert self._vocabulary is not None
+        bits_MW = np.full((len(constraints), self._vocabulary.result().words), _EVERYTHING, np.int32)
+        for bits_W, constraint in zip(bits_MW, constraints, strict=True):
+            if constraint is not None and not constraint.sleeps:
+                constraint.matcher.fill(bits_W)
+        return TokenMasks(bits_MW)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._builders.shutdown(wait=False, cancel_futures=True)
+        self._masker.shutdown(wait=False, cancel_futures=True)
+
+
+def _build(vocabulary: "Future[Vocabulary]", text: str) -> "Matcher":
+    return vocabulary.result().begin(text)  # it was submitted before, so it is being loaded at the latest now

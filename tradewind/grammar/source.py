@@ -1,0 +1,75 @@
+"""The text of a grammar: Lark's syntax, with `%json` for a schema."""
+
+import json
+from typing import Any
+
+import llguidance
+import msgspec
+from llguidance.gbnf_to_lark import any_to_lark
+
+from tradewind.base.errors import RequestError
+from tradewind.protocol.sampling import StructuredOutputs
+
+MAX_CHOICES = 4000
+_MAX_GRAMMAR_CHARS = 2**15  # GBNF is rewritten by a program of many small steps
+# Which tokens spell a forced text is the model's choice, as for any other text.
+HEAD = '%llguidance {"no_forcing": true}\n'
+# Enough to indent; a model at a high temperature must not get lost in blanks.
+SPACES = r"[ \t\r\n]{1,40}"
+
+Schema = dict[str, Any] | bool
+
+
+def schema_of(asked: StructuredOutputs, field: str) -> Schema | None:
+    """The JSON Schema that is asked for, decoded. Raises RequestError if it is none."""
+    if asked.json_object:
+        return {"type": "object"}
+    schema: Any = asked.json
+    if isinstance(schema, str):
+        try:
+            schema = msgspec.json.decode(schema)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise RequestError(f"{field}.json is not JSON: {error}", field=field) from None
+    if schema is None and asked.json is None:
+        return None
+    if not isinstance(schema, dict | bool):
+        raise RequestError(f"{field}.json must be a JSON Schema: an object, true or false", field=field)
+    return schema
+
+
+def lark_of(asked: StructuredOutputs, schema: Schema | None, field: str) -> str:
+    """The grammar. `schema`: what `schema_of` gave, or a part of it. Raises RequestError."""
+    if schema is not None:
+        return f"{HEAD}start: %json {json.dumps(_with_spaces(schema, asked))}"
+    if asked.regex is not None:
+        return HEAD + _regex_rule(asked.regex)
+    if asked.choice is not None:
+        return f"{HEAD}start: {' | '.join(_literals(asked.choice, field))}"
+    assert asked.grammar is not None
+    if len(asked.grammar) > _MAX_GRAMMAR_CHARS:
+        message = f"{field}.grammar has {len(asked.grammar)} characters; at most {_MAX_GRAMMAR_CHARS} are allowed"
+        raise RequestError(message, field=field)
+    try:
+        return HEAD + any_to_lark(asked.grammar)
+    except Exception as error:  # noqa: BLE001 - a converter of somebody else's, fed by anybody
+        raise RequestError(f"{field}.grammar is neither Lark nor GBNF: {error}", field=field) from None
+
+
+def _with_spaces(schema: Schema, asked: StructuredOutputs) -> dict[str, Any]:
+    options: dict[str, Any] = {"whitespace_pattern": asked.whitespace_pattern or SPACES}
+    if asked.disable_any_whitespace:
+        options = {"whitespace_flexible": False}
+    # A schema of its own may not set them: they can also make llguidance ignore what it does not support.
+    return {**(schema if isinstance(schema, dict) else {"allOf": [schema]}), "x-guidance": options}
+
+
+def _regex_rule(regex: str) -> str:
+    rule: str = json.loads(llguidance.LLMatcher.grammar_from_regex(regex))["grammars"][0]["lark_grammar"]
+    return rule
+
+
+def _literals(choices: list[str], field: str) -> list[str]:
+    if not choices or len(choices) > MAX_CHOICES:
+        message = f"{field}.choice must have between 1 and {MAX_CHOICES} texts, not {len(choices)}"
+        raise RequestError(message, field=field)
+    return [json.dumps(choice, ensure_ascii=False) for choice in choices]
