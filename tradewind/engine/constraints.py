@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tradewind.protocol.plan import TokenMasks
-from tradewind.protocol.request import EngineRequest, FinishReason
+from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar
 from tradewind.protocol.result import Finish, Updates
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tradewind.grammar.matcher import Matcher, Vocabulary
 
+    Int32s = NDArray[np.int32]
     Int64s = NDArray[np.int64]
 
 _KEPT = 256  # grammars that are kept built for the next request with the same
@@ -28,24 +29,34 @@ _EVERYTHING = -1  # a word of a mask that allows all
 
 
 class Constraint:
-    """One sequence's matcher. It is asleep until `after_token` has been said."""
+    """One sequence's matcher, and whether it is awake: while the model reasons, everything is allowed."""
 
-    def __init__(self, matcher: "Matcher", after_token: int | None) -> None:
+    def __init__(self, matcher: "Matcher", grammar: RowGrammar) -> None:
         self.matcher = matcher
-        self._after_token = after_token
-
-    @property
-    def sleeps(self) -> bool:
-        """Whether everything is allowed still."""
-        return self._after_token is not None
+        self._grammar = grammar
+        self._reasons = grammar.reasoning_end is not None and grammar.reasoning_begin is None
+        self._may_reason = grammar.reasoning_begin is not None  # it says its first token now
 
     def advance(self, token: int) -> bool:
         """Take the token that was said; whether more may follow."""
-        if self._after_token is not None:
-            if token == self._after_token:
-                self._after_token = None
-            return True
-        return self.matcher.advance(token)
+        begins = self._may_reason and token == self._grammar.reasoning_begin
+        self._may_reason = False
+        if begins:
+            self._reasons = True
+        elif self._reasons:
+            self._reasons = token != self._grammar.reasoning_end
+        else:
+            return self.matcher.advance(token)
+        return True
+
+    def fill(self, bits_W: "Int32s") -> None:
+        """Write the mask of what may be said next over one that allows everything."""
+        if self._reasons:
+            return
+        self.matcher.fill(bits_W)
+        if self._may_reason:
+            token = self._grammar.reasoning_begin or 0
+            bits_W.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
 
 
 class Constraints:
@@ -94,7 +105,7 @@ class Constraints:
             matcher = built.result()
             assert request.grammar is not None
             if matcher.error is None:
-                self._open[request.request_id] = Constraint(matcher.copy(), request.grammar.after_token)
+                self._open[request.request_id] = Constraint(matcher.copy(), request.grammar)
                 runnable.append(request)
             else:
                 message = f"its grammar cannot be built: {matcher.error}"
@@ -136,8 +147,8 @@ class Constraints:
         assert self._vocabulary is not None
         bits_MW = np.full((len(constraints), self._vocabulary.result().words), _EVERYTHING, np.int32)
         for bits_W, constraint in zip(bits_MW, constraints, strict=True):
-            if constraint is not None and not constraint.sleeps:
-                constraint.matcher.fill(bits_W)
+            if constraint is not None:
+                constraint.fill(bits_W)
         return TokenMasks(bits_MW)
 
     def close(self) -> None:

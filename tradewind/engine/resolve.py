@@ -93,8 +93,7 @@ class Resolver:
         stop_ids = eos_ids.union(params.stop_token_ids or ())
         seed = self._draw_seed() if params.seed is None else params.seed % 2**_SEED_BITS
         bad_word_ids = self._bad_word_ids(params.bad_words) if params.bad_words else None
-        asked = params.structured_outputs
-        grammar = None if asked is None else RowGrammar(self.compile(asked), asked.after_token)
+        grammar = self._grammar(params.structured_outputs)
         requests = [
             EngineRequest(
                 request_id=first_id + index,
@@ -118,6 +117,11 @@ class Resolver:
             prompt_logprobs_of=None if params.prompt_logprobs is None else len(prompt_tokens),
         )
         return Resolved(requests, params, rules)
+
+    def _grammar(self, asked: StructuredOutputs | None) -> RowGrammar | None:
+        if asked is None:
+            return None
+        return RowGrammar(self.compile(asked), asked.reasoning_begin, asked.reasoning_end)
 
     def outputs(self, resolved: Resolved, wake: Callable[[], None]) -> list[SequenceOutput]:
         """The reading ends of a resolved request's sequences. `wake` is called after each step that gave one news."""

@@ -40,7 +40,7 @@ class Compiler:
         JSON Schema the message names the place in it by its JSON pointer.
         """
         try:
-            key = msgspec.json.encode(asked)
+            key = msgspec.json.encode(msgspec.structs.replace(asked, reasoning_begin=None, reasoning_end=None))
         except RecursionError:
             raise RequestError(f"{field} is nested too deeply", field=field) from None
         if len(key) > MAX_SOURCE_BYTES:

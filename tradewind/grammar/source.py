@@ -1,6 +1,7 @@
 """The text of a grammar: Lark's syntax, with `%json` for a schema."""
 
 import json
+import re
 from typing import Any
 
 import llguidance
@@ -11,11 +12,13 @@ from tradewind.base.errors import RequestError
 from tradewind.protocol.sampling import StructuredOutputs
 
 MAX_CHOICES = 4000
-_MAX_GRAMMAR_CHARS = 2**15  # GBNF is rewritten by a program of many small steps
+_MAX_GBNF_CHARS = 2**15  # it is rewritten by a program of many small steps
 # Which tokens spell a forced text is the model's choice, as for any other text.
 HEAD = '%llguidance {"no_forcing": true}\n'
 # Enough to indent; a model at a high temperature must not get lost in blanks.
 SPACES = r"[ \t\r\n]{1,40}"
+
+_LARK = re.compile(r"^[ \t]*\??start\b[^\n:]*:(?!:)", re.MULTILINE)  # its first rule; GBNF writes root ::=
 
 Schema = dict[str, Any] | bool
 
@@ -40,19 +43,26 @@ def schema_of(asked: StructuredOutputs, field: str) -> Schema | None:
 def lark_of(asked: StructuredOutputs, schema: Schema | None, field: str) -> str:
     """The grammar. `schema`: what `schema_of` gave, or a part of it. Raises RequestError."""
     if schema is not None:
-        return f"{HEAD}start: %json {json.dumps(_with_spaces(schema, asked))}"
+        return f"{HEAD}start: {json_rule(schema, asked)}"
     if asked.regex is not None:
         return HEAD + _regex_rule(asked.regex)
     if asked.choice is not None:
         return f"{HEAD}start: {' | '.join(_literals(asked.choice, field))}"
     assert asked.grammar is not None
-    if len(asked.grammar) > _MAX_GRAMMAR_CHARS:
-        message = f"{field}.grammar has {len(asked.grammar)} characters; at most {_MAX_GRAMMAR_CHARS} are allowed"
+    if _LARK.search(asked.grammar):
+        return HEAD + asked.grammar
+    if len(asked.grammar) > _MAX_GBNF_CHARS:
+        message = f"{field}.grammar has {len(asked.grammar)} characters; in GBNF at most {_MAX_GBNF_CHARS} are allowed"
         raise RequestError(message, field=field)
     try:
         return HEAD + any_to_lark(asked.grammar)
     except Exception as error:  # noqa: BLE001 - a converter of somebody else's, fed by anybody
         raise RequestError(f"{field}.grammar is neither Lark nor GBNF: {error}", field=field) from None
+
+
+def json_rule(schema: Schema, asked: StructuredOutputs | None = None) -> str:
+    """What stands for the JSON texts of a schema in a rule. `asked` may say something about spaces."""
+    return f"%json {json.dumps(_with_spaces(schema, asked or StructuredOutputs()))}"
 
 
 def _with_spaces(schema: Schema, asked: StructuredOutputs) -> dict[str, Any]:

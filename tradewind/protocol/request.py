@@ -37,12 +37,13 @@ class RowSampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class RowGrammar(msgspec.Struct, frozen=True):
     """What one sequence may say.
 
-    `text`: a grammar as tradewind.grammar compiled it. `after_token`: it holds from the token after this one on (the
-    end of a model's reasoning); None: from the first token on.
+    `text`: a grammar as tradewind.grammar compiled it. With `reasoning_end`, it holds from the token after that one on;
+    with `reasoning_begin` too, only if the sequence begins with that token, and else from the first token on.
     """
 
     text: str
-    after_token: int | None = None
+    reasoning_begin: int | None = None
+    reasoning_end: int | None = None
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -19,7 +19,10 @@ class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     grammar: str | None = None
     disable_any_whitespace: bool = False  # JSON without any space between its parts
     whitespace_pattern: str | None = None  # regex: the space that JSON may have between its parts
-    after_token: int | None = None  # all this holds after this token only: the end of a model's reasoning
+    # A model's reasoning is free: all this holds after its last token only. With `reasoning_begin`, the answer may
+    # begin with that token, and else all this holds from the beginning; without, the reasoning has begun already.
+    reasoning_begin: int | None = None
+    reasoning_end: int | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -36,8 +36,8 @@ class Tokenizer:
         self.chat_template = chat_template
         self.bos_token = config.special_tokens.get("bos_token")
         self.eos_token = config.special_tokens.get("eos_token")
-        self.bos_token_id = self._id_of(self.bos_token)
-        self.eos_token_id = self._id_of(self.eos_token)
+        self.bos_token_id = self.id_of(self.bos_token)
+        self.eos_token_id = self.id_of(self.eos_token)
         added = library.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.vocab_size = max(library.get_vocab_size(), *(token_id + 1 for token_id in added), 0)
@@ -113,7 +113,8 @@ class Tokenizer:
         """Token id -> what it adds to the text; special tokens add nothing where they are skipped."""
         return self._visible_pieces if skip_special_tokens else self._pieces
 
-    def _id_of(self, token: str | None) -> int | None:
+    def id_of(self, token: str | None) -> int | None:
+        """The id of a token that is written like this, if there is one."""
         if token is None:
             return None
         token_id: int | None = self._library.token_to_id(token)

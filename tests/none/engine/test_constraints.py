@@ -35,14 +35,14 @@ def engine(ahead: bool, load: Any = lambda: VOCABULARY, cost_s: float = 0.0, **i
     return Engine(scheduler, runner, clock, constraints=Constraints(load))
 
 
-def request(number: int, grammar: str | None = None, *, after: int | None = None, **changes: Any) -> EngineRequest:
+def request(number: int, grammar: str | None = None, *, reasoning: Any = (None, None), **changes: Any) -> EngineRequest:
     values: dict[str, Any] = {
         "request_id": number,
         "prompt_tokens": [1 + number % 7, 2, 3],
         "sampling": RowSampling(seed=number),
         "max_tokens": 60,
         "stop_token_ids": [EOS_ID],
-        "grammar": None if grammar is None else RowGrammar(grammar, after),
+        "grammar": None if grammar is None else RowGrammar(grammar, *reasoning),
     }
     return EngineRequest(**{**values, **changes})
 
@@ -111,14 +111,27 @@ def test_preemption(ahead: bool) -> None:
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_a_grammar_sleeps_until_a_token(ahead: bool) -> None:
+def test_a_grammar_sleeps_while_the_model_reasons(ahead: bool) -> None:
     made = engine(ahead)
-    made.add(request(1, FIXED, after=THINK_ID, max_tokens=400, stop_token_ids=[]))
+    made.add(request(1, FIXED, reasoning=(None, THINK_ID), max_tokens=400, stop_token_ids=[]))
     tokens, finishes = run(made)
     assert finishes[1].reason is FinishReason.STOP
     before = list(itertools.takewhile(lambda token: token != THINK_ID, tokens[1]))
     assert before
     assert text(tokens[1][len(before) + 1 :]) == "exactly this"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_answer_may_begin_with_reasoning_and_need_not(ahead: bool) -> None:
+    made = engine(ahead)
+    for number in range(8):
+        made.add(request(number, FIXED, reasoning=(ord("A"), THINK_ID), max_tokens=450, stop_token_ids=[]))
+    tokens, finishes = run(made)
+    assert {tokens[number][0] for number in range(8)} == {ord("A"), ord("e")}
+    for number in range(8):
+        assert finishes[number].reason in (FinishReason.STOP, FinishReason.LENGTH)
+        if finishes[number].reason is FinishReason.STOP:
+            assert bytes(token for token in tokens[number] if token < 128).decode().endswith("exactly this")
 
 
 def test_an_end_that_is_ignored_elsewhere_ends_a_grammar() -> None:

@@ -26,6 +26,8 @@ VOCAB = 256
 class FakeTemplate:
     """Roles and contents, one a line."""
 
+    source = ""
+
     def render(self, messages: list[dict[str, Any]], **options: Any) -> str:
         self.options = options
         lines = [f"{message['role']}: {_plain(message.get('content'))}" for message in messages]
@@ -40,6 +42,10 @@ class FakeTokenizer:
     """One token per byte."""
 
     vocab_size = VOCAB
+    special_ids: frozenset[int] = frozenset()
+
+    def id_of(self, token: str) -> int | None:
+        return None
 
     def __init__(self) -> None:
         self.chat_template: Any = FakeTemplate()

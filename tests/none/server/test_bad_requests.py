@@ -21,6 +21,7 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 USER = [{"role": "user", "content": "hi"}]
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (TEXT, {"prompt": "a", "temperature": -1}, "temperature"),
     (TEXT, {"prompt": "a", "temperature": "hot"}, "temperature"),
@@ -84,7 +85,13 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": USER, "top_logprobs": 2}, "top_logprobs"),
     (CHAT, {"messages": USER, "logprobs": True, "top_logprobs": 21}, "logprobs"),
     (CHAT, {"messages": USER, "logprobs": 3}, "logprobs"),
-    (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools"),
+    (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools[0].function"),
+    (CHAT, {"messages": USER, "tools": [{"type": "other", "function": {"name": "f"}}]}, "tools[0].type"),
+    (CHAT, {"messages": USER, "tools": [TOOL, TOOL]}, "tools[1].function.name"),
+    (CHAT, {"messages": USER, "tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
+    (CHAT, {"messages": USER, "tools": [TOOL], "tool_choice": {"function": {"name": "g"}}}, "tool_choice"),
+    (CHAT, {"messages": USER, "tool_choice": "required"}, "tool_choice"),
+    (CHAT, {"messages": USER, "functions": [{"name": "f"}]}, "functions"),
     (CHAT, {"messages": USER, "max_completion_tokens": 0}, "max_tokens"),
     (CHAT, {"messages": USER, "add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
     ("/tokenize", {}, "prompt"),

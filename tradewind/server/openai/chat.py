@@ -1,5 +1,6 @@
 """`POST /v1/chat/completions`."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -11,12 +12,16 @@ from tradewind.server.generation import Choice, Generation, Job, collect
 from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, usage_object
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from tradewind.server.openai.pieces import DeltaReader, message_of
 from tradewind.server.openai.prompts import Conversation, encode_chat
+from tradewind.server.openai.reading import force_call, let_reason, reading_of
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.sampling import chat_sampling
 from tradewind.server.openai.structured import field_of
+from tradewind.server.openai.tools import ToolUse, tool_use
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream, JsonAnswer
+from tradewind.text.answer_format import Reading
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
@@ -25,9 +30,15 @@ if TYPE_CHECKING:
 async def chat_completions(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, ChatRequest)
-    params = chat_sampling(asked, service.engine.defaults)
-    await service.engine.compile(params, field_of(asked))
-    tokens = await encode_chat(service.engine.tokenizer, _conversation(asked))
+    engine = service.engine
+    use = tool_use(asked)
+    params = chat_sampling(asked, engine.defaults)
+    await engine.compile(params, field_of(asked))
+    tokens = await encode_chat(engine.tokenizer, _conversation(asked, use))
+    reading = reading_of(engine.tokenizer, tokens, use)
+    if use is not None and use.forced is not None:
+        params = await force_call(engine, params, use, reading)
+    params = let_reason(params, reading, engine.tokenizer)
     job = Job(
         prompts=[tokens],
         params=params,
@@ -38,24 +49,46 @@ async def chat_completions(service: Service, request: Request) -> Response:
     generation = Generation(service, job, trace)
     kind = "chat.completion.chunk" if asked.stream else "chat.completion"
     head = AnswerHead.begin("chatcmpl", trace.request_id, kind, model)
-    shape = ChatShape(asked, params, service.engine.tokenizer, generation, tokens, head)
+    shape = ChatShape(asked, Answering(params, reading, use), engine.tokenizer, generation, tokens, head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
     choices = await collect(generation, params.n, request.receive)
     return JsonAnswer(shape.whole(choices))
 
 
-def _conversation(asked: ChatRequest) -> Conversation:
+def _conversation(asked: ChatRequest, use: ToolUse | None) -> Conversation:
     variables = dict(asked.chat_template_kwargs or {})
     if asked.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", asked.reasoning_effort)
+        if asked.reasoning_effort == "none":
+            variables.setdefault("enable_thinking", False)
     return Conversation(
         messages=asked.messages,
         add_generation_prompt=asked.add_generation_prompt,
         continue_final_message=asked.continue_final_message,
         add_special_tokens=asked.add_special_tokens,
         variables=variables or None,
+        tools=use,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What the shape of an answer depends on."""
+
+    params: SamplingParams
+    reading: Reading
+    use: ToolUse | None
+
+    @property
+    def parallel(self) -> bool:
+        """Whether more than the first call counts."""
+        return self.use is None or self.use.parallel
+
+    def finish_reason(self, reason: str, called: bool) -> str:
+        """OpenAI's: an answer that calls tools ends for that, unless the request named the one."""
+        is_named = self.use is not None and self.use.is_named
+        return "tool_calls" if called and reason == "stop" and not is_named else reason
 
 
 class ChatShape:
@@ -64,7 +97,7 @@ class ChatShape:
     def __init__(
         self,
         asked: ChatRequest,
-        params: SamplingParams,
+        answering: Answering,
         tokenizer: "Tokenizer",
         generation: Generation,
         prompt: list[int],
@@ -74,10 +107,17 @@ class ChatShape:
         self._generation = generation
         self._prompt = prompt
         self._head = head
-        self._top = params.logprobs
+        self._answering = answering
+        self._top = answering.params.logprobs
         self._names = TokenNames(tokenizer, bool(asked.return_tokens_as_token_ids))
         self._frame = ChunkFrame(head, b'"delta":{"content":', b"}", asked.usage_wanted)
-        self._plain = self._top is None and not asked.return_token_ids and not asked.usage_in_every_chunk
+        self._readers: dict[int, DeltaReader] = {}
+        self._plain = (
+            answering.reading.is_plain
+            and self._top is None
+            and not asked.return_token_ids
+            and not asked.usage_in_every_chunk
+        )
         self._echoed = self._echo_text() if asked.echo else ""
         self._begun: set[int] = set()
 
@@ -103,11 +143,14 @@ class ChatShape:
         return answer
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": self._echoed + choice.text, "refusal": None}
+        if not self._answering.reading.is_plain:
+            message |= message_of(choice.text, self._answering.reading, self._answering.parallel)
         answer: dict[str, Any] = {
             "index": index,
-            "message": {"role": "assistant", "content": self._echoed + choice.text, "refusal": None},
+            "message": message,
             "logprobs": None if self._top is None else chat_logprobs(choice.logprobs, self._top, self._names),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": self._answering.finish_reason(choice.finish_reason, "tool_calls" in message),
             "stop_reason": choice.stop_reason,
         }
         if self._asked.return_token_ids:
@@ -130,17 +173,42 @@ class ChatShape:
             begin = self._role_event(delta.index)
         if self._plain and delta.finish_reason is None:
             return begin + (self._frame.text(delta.index, delta.text) if delta.text else b"")
+        if not self._answering.reading.is_plain:
+            return begin + self._read_event(delta)
+        content = {"content": delta.text} if delta.text or delta.finish_reason is None else {}
+        return begin + self._choice_event(delta, content, delta.finish_reason)
+
+    def _read_event(self, delta: Delta) -> bytes:
+        """The events of an answer that is taken apart; the last of them has what is not text."""
+        reader = self._readers.get(delta.index)
+        if reader is None:
+            answering = self._answering
+            reader = self._readers[delta.index] = DeltaReader(answering.reading, answering.parallel)
+        reason = delta.finish_reason
+        contents = reader.push(delta.text, is_last=reason is not None)
+        finish = None if reason is None else self._answering.finish_reason(reason, reader.called)
+        if not contents and finish is None and self._top is None and not self._asked.return_token_ids:
+            return b""
+        if finish is not None or not contents:
+            contents.append({})
+        silent = [self._text_event(delta.index, content) for content in contents[:-1]]
+        return b"".join(silent) + self._choice_event(delta, contents[-1], finish)
+
+    def _text_event(self, index: int, content: dict[str, Any]) -> bytes:
+        return self._frame.choice({"index": index, "delta": content, "logprobs": None, "finish_reason": None})
+
+    def _choice_event(self, delta: Delta, content: dict[str, Any], finish_reason: str | None) -> bytes:
         choice: dict[str, Any] = {
             "index": delta.index,
-            "delta": {"content": delta.text} if delta.text or delta.finish_reason is None else {},
+            "delta": content,
             "logprobs": None if self._top is None else chat_logprobs(delta.logprobs or [], self._top, self._names),
-            "finish_reason": delta.finish_reason,
+            "finish_reason": finish_reason,
         }
-        if delta.finish_reason is not None:
+        if finish_reason is not None:
             choice["stop_reason"] = delta.stop_reason
         if self._asked.return_token_ids:
             choice["token_ids"] = delta.token_ids
-        return begin + self._frame.choice(choice, self._generation.usage if self._asked.usage_in_every_chunk else None)
+        return self._frame.choice(choice, self._generation.usage if self._asked.usage_in_every_chunk else None)
 
     def _role_event(self, index: int) -> bytes:
         delta = {"role": "assistant", "content": self._echoed}

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tradewind.base.errors import RequestError
 from tradewind.server.openai.requests import Message
+from tradewind.server.openai.tools import ToolUse, described
+from tradewind.text.tool_formats import knows_tools
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
@@ -81,6 +83,7 @@ class Conversation:
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None  # on top of what the template writes
     variables: dict[str, Any] | None = None
+    tools: ToolUse | None = None
 
 
 async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
@@ -96,11 +99,15 @@ async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
         message = "continue_final_message goes without add_generation_prompt: set one of them to false"
         raise RequestError(message, field="continue_final_message")
     turns = [message.model_dump(exclude_unset=True) for message in talk.messages]
+    tools = None if talk.tools is None else talk.tools.definitions
+    if talk.tools is not None and not knows_tools(template.source):
+        turns, tools = described(turns, talk.tools), None
     generate = not talk.continue_final_message if talk.add_generation_prompt is None else talk.add_generation_prompt
 
     def render_and_encode() -> list[int]:
         text = template.render(
             turns,
+            tools=tools,
             add_generation_prompt=generate,
             continue_final_message=bool(talk.continue_final_message),
             variables=talk.variables,

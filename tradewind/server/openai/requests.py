@@ -160,6 +160,35 @@ class Message(Loose):
     name: str | None = None
 
 
+class FunctionDefinition(Loose):
+    """A function. `parameters`: the JSON Schema of its arguments; without one it takes none."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(Loose):
+    """One of the tools."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class FunctionName(Loose):
+    """Which function."""
+
+    name: str
+
+
+class NamedToolChoice(Loose):
+    """This function must be called."""
+
+    type: Literal["function"] = "function"
+    function: FunctionName
+
+
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
@@ -173,8 +202,9 @@ class ChatRequest(GenerationRequest):
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: str | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class TokenizeRequest(ModelRequest):

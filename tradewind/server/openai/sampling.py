@@ -24,8 +24,8 @@ _REFUSED = {
     "guided_choice": "guided decoding under this name (see structured_outputs)",
     "guided_grammar": "guided decoding under this name (see structured_outputs)",
     "use_beam_search": "beam search",
-    "functions": "tool calling",
-    "function_call": "tool calling",
+    "functions": "function calling under its old name (see tools)",
+    "function_call": "function calling under its old name (see tool_choice)",
     "audio": "audio",
     "web_search_options": "web search",
     "prompt_embeds": "prompt embeddings",
@@ -60,10 +60,6 @@ def _allow_prompt_alone(values: dict[str, Any]) -> None:
 def chat_sampling(request: ChatRequest, defaults: "GenerationDefaults") -> SamplingParams:
     """The same for chat. Without a limit of its own, a chat may go on to the end of the context."""
     _check_common(request)
-    if request.tools and request.tool_choice != "none":
-        raise RequestError(
-            "tool calling is not supported yet; leave tools out, or set tool_choice 'none'", field="tools"
-        )
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs set to true", field="top_logprobs")
     values = {"max_tokens": defaults.max_new_tokens, **defaults.sampling(), **_common(request)}

@@ -1,0 +1,70 @@
+"""How the answers to one chat are to be read, and what that asks of their generation."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tradewind.base.errors import RequestError
+from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
+from tradewind.server.openai.tools import ToolUse
+from tradewind.text.answer_format import AnswerFormat, Reading
+
+if TYPE_CHECKING:
+    from tradewind.engine.client import AsyncEngine
+    from tradewind.text.tokenizer import Tokenizer
+
+_TAIL_TOKENS = 16  # of the prompt: enough to see how it opens the answer
+_format_of = lru_cache(maxsize=8)(AnswerFormat.of)
+
+
+def reading_of(tokenizer: "Tokenizer", prompt: list[int], use: ToolUse | None) -> Reading:
+    """The reading of answers to `prompt`, whose end says whether the model has begun, or is not, to reason."""
+    template = tokenizer.chat_template
+    answer = _format_of("" if template is None else template.source)
+    tools = None if use is None else use.schemas
+    forced = use is not None and use.forced is not None
+    if answer.reasoning is None:
+        return Reading(answer, tools=tools, forced=forced)
+    opening, closing = answer.reasoning
+    tail = tokenizer.decode(prompt[-_TAIL_TOKENS:], skip_special_tokens=False).rstrip()
+    if tail.endswith(closing):
+        return Reading(answer, tools=tools, forced=forced)
+    return Reading(answer, answer.reasoning, tail.endswith(opening), tools, forced)
+
+
+async def force_call(engine: "AsyncEngine", params: SamplingParams, use: ToolUse, reading: Reading) -> SamplingParams:
+    """`params` with a grammar of calls. Raises RequestError for schemas that cannot be kept to."""
+    from tradewind.server.tool_grammar import forced_grammar  # here: it costs 50 ms that most servers never need
+
+    assert use.forced is not None
+    if params.structured_outputs is not None:
+        message = "an answer that must call a tool cannot have a response format as well"
+        raise RequestError(message, field="tool_choice")
+    names = [tool.name for tool in use.tools]
+    for tool in use.forced:
+        alone = msgspec.structs.replace(params, structured_outputs=StructuredOutputs(json=tool.parameters))
+        await engine.compile(alone, f"tools[{names.index(tool.name)}].function.parameters")
+    grammar = forced_grammar(reading.format.tools, use.forced, use.parallel)
+    params = msgspec.structs.replace(params, structured_outputs=StructuredOutputs(grammar=grammar))
+    await engine.compile(params, "tools")
+    return params
+
+
+def let_reason(params: SamplingParams, reading: Reading, tokenizer: "Tokenizer") -> SamplingParams:
+    """`params` with marks that are special tokens shown, and with a grammar that lets the model reason first."""
+    marks = [*(reading.reasoning or ())]
+    if reading.tools is not None and reading.format.tools.is_special:
+        marks.append(reading.format.tools.opening)
+    ids = {mark: tokenizer.id_of(mark) for mark in marks}
+    if any(token in tokenizer.special_ids for token in ids.values()):
+        params = msgspec.structs.replace(params, skip_special_tokens=False)
+    asked = params.structured_outputs
+    if asked is None or reading.reasoning is None:
+        return params
+    opening, closing = (ids[mark] for mark in reading.reasoning)
+    if closing is None or opening is None:  # no tokens of their own: the grammar has to hold from the beginning
+        return params
+    begin = None if reading.reasons else opening
+    asked = msgspec.structs.replace(asked, reasoning_begin=begin, reasoning_end=closing)
+    return msgspec.structs.replace(params, structured_outputs=asked)

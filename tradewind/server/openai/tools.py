@@ -1,0 +1,92 @@
+"""`tools`, `tool_choice` and `parallel_tool_calls`: what may be called, what must be, and how the model is told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tradewind.base.errors import RequestError
+from tradewind.server.openai.requests import ChatRequest, NamedToolChoice, ToolDefinition
+from tradewind.text.tool_formats import Tool, instructions
+
+_CHOICES = ("auto", "none", "required")
+MAX_TOOLS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What a request says about tools.
+
+    `definitions`: as the template gets them. `forced`: one of these must be called; None: the model decides.
+    """
+
+    definitions: list[dict[str, Any]]
+    tools: list[Tool]
+    forced: list[Tool] | None
+    is_named: bool
+    parallel: bool
+
+    @property
+    def schemas(self) -> dict[str, Any]:
+        """Name -> schema of the arguments."""
+        return {tool.name: tool.parameters for tool in self.tools}
+
+
+def tool_use(request: ChatRequest) -> ToolUse | None:
+    """None if the model is to know of no tools. Raises RequestError with the field that is wrong."""
+    choice = request.tool_choice
+    if isinstance(choice, str) and choice not in _CHOICES:
+        message = f"tool_choice should be one of {', '.join(_CHOICES)} or name a function, not {choice[:40]!r}"
+        raise RequestError(message, field="tool_choice")
+    if not request.tools:
+        if choice not in (None, "none", "auto"):
+            raise RequestError("tool_choice needs tools to choose from", field="tool_choice")
+        return None
+    tools = _tools(request.tools)
+    if choice == "none":
+        return None
+    forced = None
+    if choice == "required":
+        forced = tools
+    elif isinstance(choice, NamedToolChoice):
+        forced = [tool for tool in tools if tool.name == choice.function.name]
+        if not forced:
+            message = f"tool_choice names {choice.function.name[:80]!r}, which is none of the tools"
+            raise RequestError(message, field="tool_choice")
+    return ToolUse(
+        definitions=[tool.model_dump(exclude_unset=True) for tool in request.tools],
+        tools=tools,
+        forced=forced,
+        is_named=isinstance(choice, NamedToolChoice),
+        parallel=request.parallel_tool_calls is not False and not isinstance(choice, NamedToolChoice),
+    )
+
+
+def _tools(definitions: list[ToolDefinition]) -> list[Tool]:
+    if len(definitions) > MAX_TOOLS:
+        raise RequestError(f"there are {len(definitions)} tools; at most {MAX_TOOLS} are allowed", field="tools")
+    tools: dict[str, Tool] = {}
+    for index, definition in enumerate(definitions):
+        function = definition.function
+        if function.name in tools:
+            message = f"tools[{index}] has the same name as another: {function.name!r}"
+            raise RequestError(message, field=f"tools[{index}].function.name")
+        tools[function.name] = Tool(function.name, function.parameters or {"type": "object", "properties": {}})
+    return list(tools.values())
+
+
+def described(messages: list[dict[str, Any]], use: ToolUse) -> list[dict[str, Any]]:
+    """The conversation for a template that knows of no tools: they are told in words, and so are the calls made."""
+    told = [_with_calls_as_text(message) for message in messages]
+    text = instructions(use.definitions)
+    if told[0]["role"] in ("system", "developer") and isinstance(told[0].get("content"), str):
+        return [{**told[0], "content": f"{told[0]['content']}\n\n{text}"}, *told[1:]]
+    return [{"role": "system", "content": text}, *told]
+
+
+def _with_calls_as_text(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        return message
+    functions = [call.get("function", {}) for call in calls if isinstance(call, dict)]
+    texts = [f'{{"name": "{one.get("name")}", "arguments": {one.get("arguments") or "{}"}}}' for one in functions]
+    content = message.get("content") if isinstance(message.get("content"), str) else ""
+    return {"role": message["role"], "content": "\n".join(filter(None, [content, "; ".join(texts)]))}
