@@ -2,7 +2,8 @@
 
 Prompts are random token ids, output lengths are fixed (`ignore_eos`), so that servers are compared on equal work. The
 latencies are those of the client: TTFT from sending the request to the first text, TPOT the time per token after the
-first, ITL the gaps between arrivals.
+first, ITL the gaps between arrivals. With `--schemas N`, answers are held to N different JSON Schemas in turn, none of
+which lets an answer end before its length.
 """
 
 import argparse
@@ -28,11 +29,14 @@ class Work:
     input_tokens: int
     output_tokens: int
     vocab_size: int
+    schemas: int = 0
 
-    def body(self, rng: random.Random) -> dict[str, Any]:
-        """One request of random tokens (ids below 10 are left out: they are often special)."""
+    def body(self, rng: random.Random, number: int) -> dict[str, Any]:
+        """The request with this number, of random tokens (ids below 10 are left out: they are often special)."""
         prompt = [rng.randrange(10, self.vocab_size) for _ in range(self.input_tokens)]
+        structured = {"structured_outputs": {"json": _schema(number % self.schemas)}} if self.schemas else {}
         return {
+            **structured,
             "model": self.model,
             "prompt": prompt,
             "max_tokens": self.output_tokens,
@@ -41,6 +45,18 @@ class Work:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+
+
+def _schema(number: int) -> dict[str, Any]:
+    """One of many schemas: a list of records that is longer than any answer."""
+    record = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, f"value_{number}": {"type": "integer"}, "done": {"type": "boolean"}},
+        "required": ["name", f"value_{number}", "done"],
+        "additionalProperties": False,
+    }
+    records = {"type": "array", "items": record, "minItems": 10_000}
+    return {"type": "object", "properties": {"records": records}, "required": ["records"]}
 
 
 @dataclass
@@ -66,12 +82,12 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     endpoint = Endpoint.parse(options.url, options.api_key)
     model = options.model or asyncio.run(served_model(endpoint))
-    work = Work(model, options.input_tokens, options.output_tokens, options.vocab_size)
+    work = Work(model, options.input_tokens, options.output_tokens, options.vocab_size, options.schemas)
     report = Report(f"serve {options.label}".strip(), {**vars(options), "model": model})
     loads = [(None, rate) for rate in options.rate] or [(concurrency, None) for concurrency in options.concurrency]
     for concurrency, rate in loads:
         requests = options.requests or 3 * (concurrency or 32)
-        bodies = [work.body(random.Random(f"{options.seed}/{concurrency}/{rate}/{i}")) for i in range(requests + 1)]
+        bodies = [work.body(random.Random(f"{options.seed}/{concurrency}/{rate}/{i}"), i) for i in range(requests + 1)]
         asyncio.run(_run_one(endpoint, bodies.pop()))
         started_s = time.perf_counter()
         traces = asyncio.run(_closed(endpoint, bodies, concurrency) if concurrency else _open(endpoint, bodies, rate))
@@ -95,6 +111,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="requests in flight")
     parser.add_argument("--rate", type=float, nargs="+", default=[], help="instead: Poisson arrivals per second")
     parser.add_argument("--requests", type=int, help="per load (default: three times the concurrency)")
+    parser.add_argument("--schemas", type=int, default=0, help="hold answers to so many different JSON Schemas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for JSON and PNG")
     return parser.parse_args(arguments)

@@ -32,24 +32,24 @@ def check_bounds(schema: Any, field: str) -> None:
     values, multiple = 0, 1
     for count, (pointer, part) in enumerate(places(schema)):
         if count >= MAX_SCHEMAS:
-            raise _too_large(field, pointer, f"a schema may have at most {MAX_SCHEMAS} parts")
+            raise _refusal(field, pointer, f"a schema may have at most {MAX_SCHEMAS} parts")
         if pointer.count("/") > 2 * MAX_DEPTH:
-            raise _too_large(field, pointer, f"a schema may be at most {MAX_DEPTH} levels deep")
+            raise _refusal(field, pointer, f"a schema may be at most {MAX_DEPTH} levels deep")
         if not isinstance(part, dict):
             continue
         properties, enum = part.get("properties"), part.get("enum")
         if isinstance(properties, dict) and len(properties) > MAX_PROPERTIES:
-            raise _too_large(field, f"{pointer}/properties", f"an object may have at most {MAX_PROPERTIES} properties")
+            raise _refusal(field, f"{pointer}/properties", f"an object may have at most {MAX_PROPERTIES} properties")
         values += len(enum) if isinstance(enum, list) else 0
         if values > MAX_VALUES:
-            raise _too_large(field, f"{pointer}/enum", f"a schema may have at most {MAX_VALUES} enum values")
+            raise _refusal(field, f"{pointer}/enum", f"a schema may have at most {MAX_VALUES} enum values")
         multiple = math.lcm(multiple, _multiple(part.get("multipleOf")))
         if _needs_distinct_keys(part):
             about = "minProperties above 1 is supported only up to the number of required properties"
-            raise _too_large(field, f"{pointer}/minProperties", about)
+            raise _refusal(field, f"{pointer}/minProperties", about)
         if multiple > MAX_MULTIPLE:
             about = f"all multipleOf, counted in their last decimal place, may have {MAX_MULTIPLE} as common multiple"
-            raise _too_large(field, f"{pointer}/multipleOf", about)
+            raise _refusal(field, f"{pointer}/multipleOf", about)
 
 
 def places(schema: Any, pointer: str = "") -> Iterator[Place]:
@@ -124,6 +124,6 @@ def _multiple(value: Any) -> int:
     return int("".join(map(str, digits.digits)) + "0" * min(max(0, digits.exponent), 30))
 
 
-def _too_large(field: str, pointer: str, why: str) -> RequestError:
+def _refusal(field: str, pointer: str, why: str) -> RequestError:
     shown = pointer if len(pointer) <= _SHOWN else pointer[:_SHOWN] + "..."
-    return RequestError(f"{field}: {why}; this one has more at '{shown}'", field=field)
+    return RequestError(f"{field}: {why}; see '{shown}'", field=field)

@@ -21,24 +21,22 @@ class Vocabulary:
         """`tokens[i]`: the bytes that token i adds to a text; empty for a token that is never to be said."""
         source = _Source(tokens, special_ids, eos_ids)
         self._library = llguidance.LLTokenizer(source, eos_token=list(eos_ids) or None)  # type: ignore[arg-type]
-        self.eos_ids = frozenset(eos_ids)
         self.words = -(-len(tokens) // 32)
 
     def begin(self, text: str) -> "Matcher":
         """A matcher at the beginning of a compiled grammar; one in error if it cannot be built after all."""
-        return Matcher(llguidance.LLMatcher(self._library, text, log_level=0, limits=new_limits()), self.eos_ids)
+        return Matcher(llguidance.LLMatcher(self._library, text, log_level=0, limits=new_limits()))
 
 
 class Matcher:
     """One sequence's place in its grammar."""
 
-    def __init__(self, library: llguidance.LLMatcher, eos_ids: frozenset[int]) -> None:
+    def __init__(self, library: llguidance.LLMatcher) -> None:
         self._library = library
-        self._eos_ids = eos_ids
 
     def copy(self) -> "Matcher":
         """Another one at the same place. Cheap: what has been compiled is shared."""
-        return Matcher(self._library.deep_copy(), self._eos_ids)
+        return Matcher(self._library.deep_copy())
 
     def advance(self, token: int) -> bool:
         """Take the token that was said; whether more may follow. False also after an error."""

@@ -18,6 +18,9 @@ from tradewind import __version__
 from tradewind.base.errors import NotFound, RequestError, TradewindError
 from tradewind.config import ServerConfig
 from tradewind.server import engine_state, system
+from tradewind.server.anthropic import messages
+from tradewind.server.anthropic.requests import CountRequest, MessagesRequest
+from tradewind.server.anthropic.shape import error_object as message_error
 from tradewind.server.edge import Edge
 from tradewind.server.errors import Disconnected, MethodNotAllowed, error_headers, error_object, internal_error
 from tradewind.server.keys import ApiKeys, Caller
@@ -48,6 +51,8 @@ GETS: dict[str, Route] = {
 POSTS: dict[str, tuple[Route, type[BaseModel]]] = {
     "/v1/chat/completions": (chat.chat_completions, ChatRequest),
     "/v1/completions": (completions.completions, CompletionRequest),
+    "/v1/messages": (messages.messages, MessagesRequest),
+    "/v1/messages/count_tokens": (messages.count_tokens, CountRequest),
     "/tokenize": (tokens.tokenize, TokenizeRequest),
     "/detokenize": (tokens.detokenize, DetokenizeRequest),
 }
@@ -120,7 +125,8 @@ async def _on_typed(request: Request, error: Exception) -> Response:
     if isinstance(error, Disconnected):
         return Response(status_code=error.status)  # nobody reads it
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return JsonAnswer(error_object(error), error.status, headers)
+    is_message = request.url.path.startswith("/v1/messages")
+    return JsonAnswer(message_error(error) if is_message else error_object(error), error.status, headers)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

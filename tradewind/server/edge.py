@@ -48,7 +48,7 @@ class Edge:
         answer = _Answer(trace, send, self._date_header())
         try:
             if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(ASSETS_PATH):
-                trace.caller = self._keys.identify(headers.get(b"authorization"))
+                trace.caller = self._keys.identify(_authorization(headers))
             await self._app(scope, receive, answer)
         except TradewindError as error:
             await answer.fail(error)
@@ -120,6 +120,12 @@ async def send_error(send: Send, error: TradewindError) -> None:
     start: dict[str, Any] = {"type": "http.response.start", "status": error.status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body})
+
+
+def _authorization(headers: dict[bytes, bytes]) -> bytes | None:
+    """The Authorization header, or the key that Anthropic's clients send in a header of its own."""
+    key = headers.get(b"x-api-key")
+    return headers.get(b"authorization", None if key is None else b"Bearer " + key)
 
 
 def _header_text(names: list[str]) -> bytes:

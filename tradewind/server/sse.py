@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Stream, Usage
-from tradewind.server.errors import Disconnected, error_body
+from tradewind.server.errors import Disconnected
 from tradewind.server.generation import Generation
 from tradewind.server.metrics import Metrics
 from tradewind.server.trace import SCOPE_KEY, Trace
@@ -48,6 +48,10 @@ class EventShape(Protocol):
 
     def last_events(self, usage: Usage) -> bytes:
         """What ends a stream that ended well."""
+        ...
+
+    def error_event(self, error: TradewindError) -> bytes:
+        """What ends a stream that failed."""
         ...
 
 
@@ -99,7 +103,7 @@ class EventStream(Response):
         except TradewindError as error:
             if not started or isinstance(error, Disconnected):
                 raise
-            await writer.write(b"data: " + error_body(error) + b"\n\n", last=True)
+            await writer.write(self._shape.error_event(error), last=True)
         else:
             await writer.write(self._shape.last_events(self._generation.usage), last=True)
 

@@ -181,3 +181,15 @@ def test_what_was_compiled_is_remembered() -> None:
     for _ in range(20):
         assert compiler.compile(StructuredOutputs(json=schema)) is first
     assert time.thread_time() - started_s < 0.02
+
+
+def test_every_end_of_sequence_ends_a_grammar() -> None:
+    vocabulary = Vocabulary([b"a", b"b", b"<eos>", b"<end>", b""], [2, 3], [2, 3])
+    matcher = vocabulary.begin(Compiler().compile(StructuredOutputs(regex="a+")))
+    for expected in (0b00001, 0b01101):
+        bits_W = np.zeros(vocabulary.words, np.int32)
+        matcher.fill(bits_W)
+        assert bits_W[0] & 0b11111 == expected
+        assert matcher.advance(0)
+    assert not matcher.advance(3)
+    assert matcher.error is None

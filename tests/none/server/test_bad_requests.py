@@ -134,7 +134,7 @@ async def test_a_bad_field_is_named(path: str, body: dict[str, Any], field: str)
 async def test_a_body_that_is_not_a_json_object_is_refused(path: str, raw: bytes, word: str) -> None:
     answer = await Caller().post(path, raw=raw)
     assert answer.status == 400
-    assert word in answer.error()["message"]
+    assert word in answer.json()["error"]["message"]
 
 
 async def test_an_unknown_model_names_those_served() -> None:

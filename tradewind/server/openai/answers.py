@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
+from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Usage
+from tradewind.server.errors import error_body
 
 _encode = msgspec.json.Encoder().encode
 
@@ -46,6 +48,11 @@ def event(value: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+
+
+def error_event(error: TradewindError) -> bytes:
+    """What ends a stream that failed."""
+    return b"data: " + error_body(error) + b"\n\n"
 
 
 class ChunkFrame:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.generation import Choice, Generation, Job, collect
-from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, usage_object
+from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, error_event, usage_object
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from tradewind.server.openai.pieces import DeltaReader, message_of
@@ -21,6 +22,7 @@ from tradewind.server.openai.structured import field_of
 from tradewind.server.openai.tools import ToolUse, tool_use
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream, JsonAnswer
+from tradewind.server.trace import Trace
 from tradewind.text.answer_format import Reading
 
 if TYPE_CHECKING:
@@ -30,11 +32,24 @@ if TYPE_CHECKING:
 async def chat_completions(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, ChatRequest)
+    job, answering = await prepare(service, request, asked, trace)
+    generation = Generation(service, job, trace)
+    kind = "chat.completion.chunk" if asked.stream else "chat.completion"
+    head = AnswerHead.begin("chatcmpl", trace.request_id, kind, model)
+    shape = ChatShape(asked, answering, service.engine.tokenizer, generation, job.prompts[0], head)
+    if asked.stream:
+        return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
+    choices = await collect(generation, job.params.n, request.receive)
+    return JsonAnswer(shape.whole(choices))
+
+
+async def prepare(service: Service, request: Request, asked: ChatRequest, trace: Trace) -> "tuple[Job, Answering]":
+    """What to generate for a conversation, and how the answers are to be read. Raises RequestError."""
     engine = service.engine
     use = tool_use(asked)
     params = chat_sampling(asked, engine.defaults)
     await engine.compile(params, field_of(asked))
-    tokens = await encode_chat(engine.tokenizer, _conversation(asked, use))
+    tokens = await encode_chat(engine.tokenizer, conversation_of(asked, use))
     reading = reading_of(engine.tokenizer, tokens, use)
     if use is not None and use.forced is not None:
         params = await force_call(engine, params, use, reading)
@@ -46,17 +61,11 @@ async def chat_completions(service: Service, request: Request) -> Response:
         timeout_s=service.timeout_s(request, asked.timeout),
         cache_salt=trace.caller.cache_salt + (asked.cache_salt or ""),
     )
-    generation = Generation(service, job, trace)
-    kind = "chat.completion.chunk" if asked.stream else "chat.completion"
-    head = AnswerHead.begin("chatcmpl", trace.request_id, kind, model)
-    shape = ChatShape(asked, Answering(params, reading, use), engine.tokenizer, generation, tokens, head)
-    if asked.stream:
-        return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
-    choices = await collect(generation, params.n, request.receive)
-    return JsonAnswer(shape.whole(choices))
+    return job, Answering(params, reading, use)
 
 
-def _conversation(asked: ChatRequest, use: ToolUse | None) -> Conversation:
+def conversation_of(asked: ChatRequest, use: ToolUse | None) -> Conversation:
+    """The messages, and what the template is to be told besides."""
     variables = dict(asked.chat_template_kwargs or {})
     if asked.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", asked.reasoning_effort)
@@ -218,3 +227,7 @@ class ChatShape:
     def last_events(self, usage: Usage) -> bytes:
         """See EventShape."""
         return (self._frame.usage(usage) if self._asked.usage_wanted else b"") + DONE
+
+    def error_event(self, error: TradewindError) -> bytes:
+        """See EventShape."""
+        return error_event(error)

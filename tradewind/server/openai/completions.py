@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.generation import Choice, Generation, Job, collect
-from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, usage_object
+from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, error_event, usage_object
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
 from tradewind.server.openai.prompts import TextOrIds, encode_prompt, parse_prompts
@@ -147,6 +148,10 @@ class CompletionShape:
     def last_events(self, usage: Usage) -> bytes:
         """See EventShape."""
         return (self._frame.usage(self._final(usage)) if self._asked.usage_wanted else b"") + DONE
+
+    def error_event(self, error: TradewindError) -> bytes:
+        """See EventShape."""
+        return error_event(error)
 
     # --- both --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Anthropic's routes: their messages as conversations, their answers as content blocks."""
