@@ -12,7 +12,8 @@ import torch
 from tradewind.base.errors import ConfigError
 from tradewind.base.log import fields
 from tradewind.base.units import format_bytes
-from tradewind.config import Config, ModelConfig
+from tradewind.config import Config, ModelConfig, RunnerConfig
+from tradewind.kernels import native
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import Ops, choose_ops
@@ -71,7 +72,7 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     )
     progress("measuring memory", 0.0)
     ask = memory_ask(spec, config, device, free_bytes(device))
-    described = describe(device, threads)
+    described = describe(device, config.runner)
     runner: Runner
     if device.type == "cuda":
         from tradewind.runner.boot_gpu import boot_gpu
@@ -95,14 +96,17 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
 
 def ops_for(config: Config, device: torch.device, dtype: torch.dtype) -> Ops:
     """The ops that the settings ask for. ConfigError for an instruction set that this machine lacks."""
-    asked = config.runner.instruction_set
     return choose_ops(
         device,
         dtype,
-        level=None if asked == "auto" else asked,
+        level=_level(config.runner),
         quantisation=Quantisation.named(config.model.quantization),
         exact=config.runner.exact,
     )
+
+
+def _level(config: RunnerConfig) -> str | None:
+    return None if config.instruction_set == "auto" else config.instruction_set
 
 
 def choose_device(asked: str) -> torch.device:
@@ -146,13 +150,14 @@ def kv_dtype(spec: ModelSpec, config: Config, device: torch.device) -> torch.dty
     return FP8 if asked == "fp8" else torch.uint8
 
 
-def describe(device: torch.device, threads: int) -> str:
-    """For people: `"cpu (2 threads, avx512_bf16)"`."""
+def describe(device: torch.device, config: RunnerConfig) -> str:
+    """For people: `"cpu (2 threads, avx512_bf16)"`, the instruction set being that of the kernels."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    features = cpu_features()
-    best = bfloat16_feature(features) or next((name for name in ("avx512f", "avx2") if name in features), None)
-    return f"cpu ({threads} thread{'s' if threads > 1 else ''}{f', {best}' if best else ''})"
+    threads = config.threads or usable_cpus()
+    library = native.load(_level(config))
+    kernels = library.level if library.why_not is None else "torch's kernels"
+    return f"cpu ({threads} thread{'s' if threads > 1 else ''}, {kernels})"
 
 
 def free_bytes(device: torch.device) -> int:

@@ -86,7 +86,7 @@ def survey(directory: Path, config: Config) -> Survey:
     sample = sampling.choose_draw(device) if device.type == "cuda" else sampling.choose(device)
     return Survey(
         device=device,
-        described=describe(device, config.runner.threads or usable_cpus()),
+        described=describe(device, config.runner),
         spec=spec,
         chosen={**ops_for(config, device, spec.dtype).chosen, "sample": Chosen(sample.kind, sample.reason)},
         free_bytes=free,
