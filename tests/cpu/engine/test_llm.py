@@ -1,10 +1,10 @@
 """LLM and AsyncEngine with a real model: the golden tokens, and the shape of what comes back."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
-import threading
 
 import pytest
 
@@ -133,12 +133,19 @@ def test_wrong_requests_start_nothing(llm):
     assert llm.generate([]) == []
 
 
-def test_ctrl_c_ends_all_requests_and_the_llm_lives_on(llm, golden):
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        llm.generate([[1]] * 64, SamplingParams(max_tokens=500, ignore_eos=True), progress=False)
-    timer.join()
+def test_ctrl_c_ends_all_requests_and_the_llm_lives_on(llm, golden, monkeypatch):
+    run, steps = llm._engine.runner.run, itertools.count()
+
+    def interrupted(plan):
+        if next(steps) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run(plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm._engine.runner, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate([[1]] * 64, SamplingParams(max_tokens=500, ignore_eos=True), progress=False)
+    assert next(steps) < 40
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     llm._engine.scheduler.check()
     assert llm._engine.stats().blocks_used == 0
