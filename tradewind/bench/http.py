@@ -1,6 +1,7 @@
 """A streaming HTTP/1.1 client that costs the machine little, since it often shares it with the server."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -95,6 +96,19 @@ async def served_model(endpoint: Endpoint) -> str:
     if status != 200:
         raise HttpError(status, body)
     return str(msgspec.json.decode(body)["data"][0]["id"])
+
+
+async def when_ready(endpoint: Endpoint, timeout_s: float = 300.0) -> str:
+    """`served_model`, as soon as the server answers. TimeoutError if it does not."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        try:
+            return await served_model(endpoint)
+        except (OSError, HttpError) as error:
+            if isinstance(error, HttpError) and error.status != 503:
+                raise
+            await asyncio.sleep(0.02)
+    raise TimeoutError(f"no answer within {timeout_s:g} s")
 
 
 def _request(endpoint: Endpoint, method: str, path: str, body: bytes) -> bytes:

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from tradewind.bench.http import Endpoint, HttpError, get, post, served_model
+from tradewind.bench.http import Endpoint, HttpError, get, post, when_ready
 from tradewind.bench.report import Report, Row
 from tradewind.bench.server_process import start_server
 
@@ -64,7 +64,7 @@ class _Soak:
 
     async def run(self, concurrency: int) -> list[Row]:
         """Send everything; a row for each tenth of the requests."""
-        model = await _when_ready(self._endpoint)
+        model = await when_ready(self._endpoint)
         started_s = time.perf_counter()
         rows = [self._row(started_s)]
         clients = [asyncio.create_task(self._client(model)) for _ in range(concurrency)]
@@ -141,15 +141,6 @@ def _draw(rng: random.Random) -> tuple[str, dict[str, Any]]:
         body |= {"messages": [{"role": "user", "content": text}], "stream": kind == 7}
         return "/v1/chat/completions", body
     return "/v1/completions", body
-
-
-async def _when_ready(endpoint: Endpoint) -> str:
-    """The served model's name, once there is one."""
-    while True:
-        try:
-            return await served_model(endpoint)
-        except (OSError, HttpError):
-            await asyncio.sleep(0.05)
 
 
 def _gauge(page: str, name: str) -> float:

@@ -5,7 +5,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from tradewind.bench.http import Endpoint, HttpError, post, served_model
+from tradewind.bench.http import Endpoint, post, when_ready
 from tradewind.bench.report import Report, percentile
 from tradewind.bench.server_process import start_server
 
@@ -46,15 +46,6 @@ def _measure(model: str, serve_options: list[str]) -> float:
 
 
 async def _first_answer(endpoint: Endpoint) -> None:
-    deadline_s = time.perf_counter() + 300
-    while time.perf_counter() < deadline_s:
-        try:
-            model = await served_model(endpoint)
-            body = {"model": model, "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
-            async for _ in post(endpoint, "/v1/completions", body):
-                return
-        except (OSError, HttpError) as error:
-            if isinstance(error, HttpError) and error.status != 503:
-                raise
-            await asyncio.sleep(0.02)
-    raise TimeoutError("no answer within 300 s")
+    body = {"model": await when_ready(endpoint), "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
+    async for _ in post(endpoint, "/v1/completions", body):
+        return
