@@ -14,7 +14,10 @@ typedef __m512i V;  // W int32 lanes
 TW_INLINE V iset1(int32_t x) { return _mm512_set1_epi32(x); }
 TW_INLINE V iload(const void* p) { return _mm512_loadu_si512(p); }
 TW_INLINE V iadd(V a, V b) { return _mm512_add_epi32(a, b); }
+TW_INLINE void istore(void* p, V x) { _mm512_storeu_si512(p, x); }
 TW_INLINE F to_float(V x) { return _mm512_cvtepi32_ps(x); }
+TW_INLINE V to_int(F x) { return _mm512_cvtps_epi32(x); }
+TW_INLINE V next_nibble(V x) { return _mm512_slli_epi32(x, 4); }
 TW_INLINE V low_nibbles(V x) { return _mm512_and_si512(x, _mm512_set1_epi32(0x0f0f0f0f)); }
 TW_INLINE V high_nibbles(V x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi32(0x0f0f0f0f)); }
 // W numbers in -128..127, rounded
@@ -29,7 +32,10 @@ typedef __m256i V;
 TW_INLINE V iset1(int32_t x) { return _mm256_set1_epi32(x); }
 TW_INLINE V iload(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 TW_INLINE V iadd(V a, V b) { return _mm256_add_epi32(a, b); }
+TW_INLINE void istore(void* p, V x) { _mm256_storeu_si256((__m256i*)p, x); }
 TW_INLINE F to_float(V x) { return _mm256_cvtepi32_ps(x); }
+TW_INLINE V to_int(F x) { return _mm256_cvtps_epi32(x); }
+TW_INLINE V next_nibble(V x) { return _mm256_slli_epi32(x, 4); }
 TW_INLINE V low_nibbles(V x) { return _mm256_and_si256(x, _mm256_set1_epi32(0x0f0f0f0f)); }
 TW_INLINE V high_nibbles(V x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi32(0x0f0f0f0f)); }
 TW_INLINE void store_int8(int8_t* p, F x) {
@@ -50,7 +56,10 @@ TW_INLINE V iload(const void* p) {
   return x;
 }
 TW_INLINE V iadd(V a, V b) { return a + b; }
+TW_INLINE void istore(void* p, V x) { memcpy(p, &x, sizeof x); }
 TW_INLINE F to_float(V x) { return __builtin_convertvector(x, F); }
+TW_INLINE V to_int(F x) { return __builtin_convertvector(x, V); }  // of whole numbers
+TW_INLINE V next_nibble(V x) { return x << 4; }
 TW_INLINE V low_nibbles(V x) { return x & 0x0f0f0f0f; }
 TW_INLINE V high_nibbles(V x) { return (x >> 4) & 0x0f0f0f0f; }
 TW_INLINE void store_int8(int8_t* p, F x) {

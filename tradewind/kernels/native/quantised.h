@@ -245,7 +245,7 @@ static void quantised_linear_of(LinearArgs args, int64_t group, int threads) {
 
 // 8 bits: the largest number of a column becomes 127.
 template <class E>
-static void quantise_column(Int8, const typename E::T* w, int64_t k, int64_t group, int column, char* panel) {
+static void quantise_column(const typename E::T* w, int64_t k, int64_t group, int column, char* panel) {
   F most = zero();
   for (int64_t i = 0; i < k; i += W) most = vmax(most, vabs(E::load_n(w + i, k - i < W ? (int)(k - i) : W)));
   float largest = max_lanes(most), scale = largest / 127.0f;
@@ -259,49 +259,84 @@ static void quantise_column(Int8, const typename E::T* w, int64_t k, int64_t gro
   memcpy(panel + Int8::padded(k, group) / 4 * UNIT_ROW + column * 4, &scale, 4);
 }
 
+// Panels are filled from `columns` rows of k numbers at w; what is left of a panel stands for zeros.
+template <class E>
+static void quantise_panel(Int8, const typename E::T* w, int64_t columns, int64_t k, int64_t group, char* panel) {
+  memset(panel, 0, Int8::panel_bytes(k, group));
+  for (int64_t column = 0; column < columns; column++)
+    quantise_column<E>(w + column * k, k, group, (int)column, panel);
+}
+
 TW_INLINE F clamp_int4(F x) { return vmax(set1(-8.0f), vmin(set1(7.0f), round_even(x))); }
 
-// The scale that quantises a group with the least squared error: of nine ways to round, each with its best scale.
-TW_INLINE float best_scale(const float* w, int64_t group) {
-  float extreme = 0;
-  for (int64_t i = 0; i < group; i++) extreme = fabsf(w[i]) > fabsf(extreme) ? w[i] : extreme;
-  if (extreme == 0) return 0;
-  float best = 0, gained = -1;
-  for (int way = 0; way < 9; way++) {
-    F inverse = set1(-(7.0f + 0.25f * (float)way) / extreme), wq = zero(), qq = zero();
+constexpr int ABREAST = 16;  // columns that are quantised to 4 bits together, so that their sums need no reduction
+
+// numbers[i * ABREAST + column] = w[column * stride + i], and zeros from `columns` and from `left` on.
+template <class E>
+static void lay_abreast(const typename E::T* w, int64_t stride, int64_t columns, int64_t left, int64_t group,
+                        float* numbers) {
+  float rows[ABREAST][128];
+  const uint32_t* starts[ABREAST];
+  for (int64_t column = 0; column < ABREAST; column++) {
+    const typename E::T* from = w + column * stride;
+    starts[column] = (const uint32_t*)rows[column];
     for (int64_t i = 0; i < group; i += W) {
-      F x = load(w + i), q = clamp_int4(mul(x, inverse));
+      int64_t n = column < columns ? left - i : 0;
+      store(rows[column] + i, n >= W ? E::load(from + i) : (n > 0 ? E::load_n(from + i, (int)n) : zero()));
+    }
+  }
+  for (int64_t i = 0; i < group; i += 16) transpose_16<ABREAST>(starts, i, 16, (uint32_t*)numbers + i * ABREAST);
+}
+
+// For each of W columns the scale that quantises a group with the least squared error: of nine ways to round, each with
+// its best scale. Sums run along the group, so every instruction set finds the same scales for bfloat16 numbers.
+TW_INLINE F best_scales(const float* numbers, int64_t group) {
+  F extreme = zero(), best = zero(), gained = set1(-1.0f);
+  for (int64_t i = 0; i < group; i++) {
+    F x = load(numbers + i * ABREAST);
+    extreme = where_above(vabs(x), vabs(extreme), x, extreme);
+  }
+  for (int way = 0; way < 9; way++) {
+    F inverse = div(set1(-(7.0f + 0.25f * (float)way)), extreme), wq = zero(), qq = zero();
+    for (int64_t i = 0; i < group; i++) {
+      F x = load(numbers + i * ABREAST), q = clamp_int4(mul(x, inverse));
       wq = fma(x, q, wq);
       qq = fma(q, q, qq);
     }
-    float dot = sum_lanes(wq), norm = sum_lanes(qq), gain = dot * dot / norm;
-    if (norm > 0 && gain > gained) gained = gain, best = dot / norm;
+    F gain = div(mul(wq, wq), qq);  // NaN in a column of zeros
+    best = where_above(gain, gained, div(wq, qq), best);
+    gained = where_above(gain, gained, gain, gained);
   }
   uint16_t rounded[W];
-  float lanes[W];
-  store_bf16(rounded, set1(best));
-  store(lanes, load_bf16(rounded));
-  return lanes[0];
+  store_bf16(rounded, best);
+  return load_bf16(rounded);
+}
+
+// W columns of one group, from `column` on.
+TW_INLINE void quantise_group(const float* numbers, int64_t group, int64_t column, char* out) {
+  F scales = best_scales(numbers, group);
+  F inverse = where_above(vabs(scales), zero(), div(set1(1.0f), scales), zero());
+  store_bf16((uint16_t*)out + column, scales);
+  out += PANEL * 2 + column * 4;
+  for (int64_t i = 0; i < group; i += 8, out += UNIT_ROW) {
+    constexpr int NIBBLES[] = {7, 3, 6, 2, 5, 1, 4, 0};  // of a unit, the highest first
+    V unit = iset1(0);
+    for (int number : NIBBLES) {
+      F q = clamp_int4(mul(load(numbers + (i + number) * ABREAST), inverse));
+      unit = iadd(next_nibble(unit), to_int(add(q, set1((float)Int4::ZERO))));
+    }
+    istore(out, unit);
+  }
 }
 
 template <class E>
-static void quantise_column(Int4, const typename E::T* w, int64_t k, int64_t group, int column, char* panel) {
-  float numbers[128], quantised[128];
-  for (int64_t from = 0; from < k; from += group, panel += PANEL * 2 + group / 8 * UNIT_ROW) {
-    for (int64_t i = 0; i < group; i += W) {
-      int64_t left = k - from - i;
-      store(numbers + i, left <= 0 ? zero() : E::load_n(w + from + i, left < W ? (int)left : W));
+static void quantise_panel(Int4, const typename E::T* w, int64_t columns, int64_t k, int64_t group, char* panel) {
+  float numbers[128 * ABREAST];
+  for (int64_t from = 0; from < k; from += group, panel += PANEL * 2 + group / 8 * UNIT_ROW)
+    for (int64_t first = 0; first < PANEL; first += ABREAST) {
+      lay_abreast<E>(w + first * k + from, k, columns - first, k - from, group, numbers);
+      for (int64_t part = 0; part < ABREAST; part += W) quantise_group(numbers + part, group, first + part, panel);
     }
-    float scale = best_scale(numbers, group);
-    F inverse = set1(scale != 0 ? 1.0f / scale : 0.0f);
-    for (int64_t i = 0; i < group; i += W) store(quantised + i, clamp_int4(mul(load(numbers + i), inverse)));
-    store_bf16_n((uint16_t*)panel + column, set1(scale), 1);
-    for (int64_t i = 0; i < group; i++) {
-      char* byte = panel + PANEL * 2 + i / 8 * UNIT_ROW + column * 4 + i % 4;
-      int stored = (int)quantised[i] + Int4::ZERO;
-      *byte = (char)(i % 8 < 4 ? stored : (*byte & 15) | stored << 4);
-    }
-  }
 }
 
 template <class E, class Q>
@@ -309,10 +344,9 @@ static void quantise_of(const void* weight, int64_t n, int64_t k, int64_t group,
   int64_t panels = (n + PANEL - 1) / PANEL, panel_bytes = Q::panel_bytes(k, group);
 #pragma omp parallel for num_threads(usable_threads(threads, panels)) schedule(static)
   for (int64_t panel = 0; panel < panels; panel++) {
-    char* at = (char*)out + panel * panel_bytes;
-    memset(at, 0, panel_bytes);
-    for (int64_t column = 0; column < PANEL && panel * PANEL + column < n; column++)
-      quantise_column<E>(Q(), (const typename E::T*)weight + (panel * PANEL + column) * k, k, group, (int)column, at);
+    int64_t first = panel * PANEL, columns = n - first < PANEL ? n - first : PANEL;
+    quantise_panel<E>(Q(), (const typename E::T*)weight + first * k, columns, k, group,
+                      (char*)out + panel * panel_bytes);
   }
 }
 

@@ -44,6 +44,8 @@ TW_INLINE F scale2(F x, F n) { return _mm512_scalef_ps(x, n); }
 TW_INLINE F zero_below(F x, F a, F limit) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, limit, _CMP_NLT_UQ), x);
 }
+// x where a > b, else y
+TW_INLINE F where_above(F a, F b, F x, F y) { return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), x); }
 TW_INLINE float sum_lanes(F x) { return _mm512_reduce_add_ps(x); }
 TW_INLINE float max_lanes(F x) { return _mm512_reduce_max_ps(x); }
 // lanes [lo, hi) of x, -infinity elsewhere
@@ -113,6 +115,7 @@ TW_INLINE F scale2(F x, F n) {
   return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
 }
 TW_INLINE F zero_below(F x, F a, F limit) { return _mm256_and_ps(_mm256_cmp_ps(a, limit, _CMP_NLT_UQ), x); }
+TW_INLINE F where_above(F a, F b, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
 TW_INLINE F load_bf16(const uint16_t* p) {
   __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
@@ -165,6 +168,7 @@ TW_INLINE F round_even(F x) {
 }
 TW_INLINE F scale2(F x, F n) { return x * (F)((__builtin_convertvector(n, I) + 127) << 23); }
 TW_INLINE F zero_below(F x, F a, F limit) { return (F)((I)x & ~(I)(a < limit)); }
+TW_INLINE F where_above(F a, F b, F x, F y) { return a > b ? x : y; }
 TW_INLINE uint16_t narrow_bf16(float x) {
   uint32_t bits = float_bits(x);
   if (x != x) return (uint16_t)((bits | 0x400000) >> 16);
