@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    library = native.load(options.level)
+    library = native.load(options.instruction_set)
     if library.why_not is not None:
         print(library.why_not)
         return 1
@@ -91,7 +91,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tradewind bench kernels", description=__doc__, allow_abbrev=False)
     parser.add_argument("--repeat", type=int, default=5, help="runs of each measurement; the best counts")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--level", choices=list(native.LEVELS), help="instruction set (default: the best one)")
+    parser.add_argument("--instruction-set", choices=list(native.LEVELS), help="default: the machine's best")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for JSON and PNG")
     return parser.parse_args(arguments)

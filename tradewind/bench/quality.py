@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     for model in options.models:
         directory = locate(model, None)
         texts = {"its own": own_text(model, options), **_written(directory, options.text)}
-        variants = [load_variant(directory, name, _blocks(options.window), False) for name in options.variants]
+        variants = [load_variant(directory, name, _blocks(options.window)) for name in options.variants]
         for text, tokens in texts.items():
             report.rows.extend(_rows(Path(model).name, text, variants, _windows(tokens, options.window)))
     report.print()

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ _TINY = {
     "head_dim": 16,
     "vocab_size": 64,
 }
+_DUMMY = {"load_format": "dummy"}
 _CPU = torch.device("cpu")
 
 
@@ -128,10 +130,12 @@ def main(arguments: list[str]) -> int:
     report.rows.append(_row("ceiling", "multiply", None, 0, ceilings.multiply, None))
     report.rows.append(_row("ceiling", "multiply int8", None, 0, ceilings.multiply_int8, None))
     directory = locate(options.model, None, weights=not options.dummy)
-    report.rows.append(_row("dispatch", "1x15+1", dispatch_s(directory, options.repeat), 0, 0, None))
+    settings = {"instruction_set": options.instruction_set}
+    report.rows.append(_row("dispatch", "1x15+1", dispatch_s(directory, settings, options.repeat), 0, 0, None))
     works = [Work.parse(text) for text in options.works]
     blocks = max(work.rows * work.blocks for work in works)
-    variants = [load_variant(directory, name, blocks, options.dummy) for name in options.variants]
+    settings |= _DUMMY if options.dummy else {}
+    variants = [load_variant(directory, name, blocks, settings) for name in options.variants]
     for work in works:
         report.rows.extend(measure(work, variants, ceilings, options))
     report.print()
@@ -146,17 +150,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", default=_VARIANTS, metavar="QUANTIZATION/KV")
     parser.add_argument("--dummy", action="store_true", help="random weights from config.json alone")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the cores this process may use)")
+    parser.add_argument("--instruction-set", default="auto", help="of the kernels: auto, or as the setting of `serve`")
     parser.add_argument("--repeat", type=int, default=5, help="steps of each work and variant; the best counts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for the JSON file")
     return parser.parse_args(arguments)
 
 
-def load_variant(directory: Path, name: str, blocks: int, dummy: bool) -> Variant:
-    """Load a model as the settings would, with a pool of at least so many blocks, all of them full."""
+def load_variant(directory: Path, name: str, blocks: int, settings: Mapping[str, str] | None = None) -> Variant:
+    """Load a model as these and further settings would, with a pool of at least so many blocks, all of them full."""
     quantization, _, kv = name.partition("/")
-    settings = {"quantization": quantization, "kv_dtype": kv or "auto", "load_format": "dummy" if dummy else "auto"}
-    config = from_flat(settings)
+    config = from_flat({"quantization": quantization, "kv_dtype": kv or "auto", **(settings or {})})
     model_config = with_dtype(directory, config.model, _CPU)
     spec = load_spec(directory, model_config)
     model = load_model(directory, model_config, _CPU, ops_for(config, _CPU, spec.dtype))
@@ -227,12 +231,12 @@ def _bound_s(variant: Variant, work: Work, ceilings: Ceilings) -> float:
     return max(variant.read_bytes(work) / ceilings.read, variant.operations(work) / multiply)
 
 
-def dispatch_s(directory: Path, repeat: int) -> float:
+def dispatch_s(directory: Path, settings: Mapping[str, str], repeat: int) -> float:
     """A decode step of one row of a model of the same family and depth, with nothing to compute; one thread."""
     config = json.loads((directory / "config.json").read_text()) | _TINY
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        variant = dataclasses.replace(load_variant(Path(folder), "none/auto", 1, dummy=True), threads=1)
+        variant = dataclasses.replace(load_variant(Path(folder), "none/auto", 1, {**settings, **_DUMMY}), threads=1)
     work, threads = Work(1, 15, 1), torch.get_num_threads()
     runner = variant.step(work, 0)
     (time_s,) = best_s([functools.partial(_again, runner, work)], 20 * repeat)

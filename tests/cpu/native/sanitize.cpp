@@ -12,6 +12,8 @@
 #include <vector>
 #include <algorithm>
 
+#include "decoder_step.h"
+
 extern "C" int tw_highest_level();
 
 // One row for each exported kernel: its name, and its parameters as kernels.cpp has them.
@@ -32,7 +34,8 @@ extern "C" int tw_highest_level();
   X(set, qk_norm_rope_write, int, void*, int64_t, int64_t, const void*, int, const int64_t*, const float*, void*,     \
     void*, int64_t, int64_t, int64_t, int, int, int, int, const void*, const void*, float, int, int)                  \
   X(set, silu_mul, int, const void*, int64_t, int64_t, int64_t, void*, int)                                           \
-  X(set, gather_rows, const void*, int64_t, const void*, int, int64_t, void*, int)
+  X(set, gather_rows, const void*, int64_t, const void*, int, int64_t, void*, int)                                    \
+  X(set, decoder_layers, int, const void*, int64_t, const void*, const void*, void*, void*, int)
 #define FIELD(set, name, ...) void (*name)(__VA_ARGS__);
 #define PROTOTYPE(set, name, ...) extern "C" void tw_##name##_##set(__VA_ARGS__);
 #define ADDRESS(set, name, ...) tw_##name##_##set,
@@ -208,6 +211,68 @@ static void rowwise(const Kernels& kernels, int dtype, int threads) {
   }
 }
 
+// A weight as decoder_layers wants it. bits: 0 for dtype itself.
+struct PackedLinear {
+  Numbers bias;
+  std::vector<char> packed;
+  LayerLinear layer;
+  PackedLinear(const Kernels& kernels, int dtype, int bits, int64_t n, int64_t k, int threads) : bias(dtype, n) {
+    int64_t group = bits == 4 ? 32 : 0, panels = (n + 31) / 32;
+    Numbers weight(dtype, n * k);
+    if (bits == 0) {
+      packed.resize((size_t)(panels * 32 * (dtype == 1 ? k + k % 2 : k) * (dtype == 0 ? 4 : 2)));
+      kernels.pack(dtype, weight.data(), n, k, packed.data(), threads);
+    } else {
+      packed.resize((size_t)(panels * (bits == 4 ? (k + 31) / 32 * (32 / 2 * 32 + 64) : (k + 3) / 4 * 128 + 128)));
+      kernels.quantise(dtype, bits, group, weight.data(), n, k, packed.data(), threads);
+    }
+    layer = {packed.data(), bias.data(), n, k, bits, group};
+  }
+};
+
+static void layers_in_one_call(const Kernels& kernels, int dtype, int bits, bool int8_pages, int head_dim, int threads) {
+  const int64_t hidden = 37, ffn = 51, heads = 6, kv_heads = 2, block_tokens = 5, layers = 2, entries = 9, rows = 3;
+  int64_t width = (heads + 2 * kv_heads) * head_dim;
+  PackedLinear qkv(kernels, dtype, bits, width, hidden, threads), out(kernels, dtype, bits, hidden, heads * head_dim, threads);
+  PackedLinear gate_up(kernels, dtype, bits, 2 * ffn, hidden, threads), down(kernels, dtype, bits, hidden, ffn, threads);
+  Numbers norm(dtype, hidden), head_norm(dtype, head_dim), cos_sin(0, 64 * head_dim);
+  DecoderLayer first{qkv.layer, out.layer, gate_up.layer, down.layer, norm.data(), norm.data(), nullptr, nullptr, 0};
+  DecoderLayer second = first;
+  second.q_norm = second.k_norm = head_norm.data();
+  second.window = 9;
+  DecoderLayer both[] = {first, second};
+  DecoderShape shape{hidden, ffn, heads, kv_heads, head_dim, (float*)cos_sin.data(), 1e-6f, 0.3f};
+
+  std::vector<int32_t> contexts = {1, 41, 13}, news = {1, 7, 1}, starts = {0}, positions, tables;
+  std::vector<int64_t> places;
+  for (int64_t row = 0; row < rows; row++) {
+    starts.push_back(starts.back() + news[row]);
+    for (int64_t i = 0; i < entries; i++)  // beyond the context a table holds garbage
+      tables.push_back(i < (contexts[row] + block_tokens - 1) / block_tokens ? (int32_t)(row * entries + i) : 1 << 30);
+    for (int32_t position = contexts[row] - news[row]; position < contexts[row]; position++) {
+      positions.push_back(position);
+      places.push_back((row * entries + position / block_tokens) * block_tokens + position % block_tokens);
+    }
+  }
+  int64_t page_row = int8_pages ? head_dim + 4 : head_dim, page = kv_heads * block_tokens * page_row;
+  std::vector<uint8_t> bytes = int8_rows(rows * entries * layers * 2 * kv_heads * block_tokens, head_dim);
+  Numbers pool(dtype, rows * entries * layers * 2 * page);
+  DecoderStep step{starts.back(), rows, 41, positions.data(), places.data(), starts.data(), contexts.data(),
+                   tables.data(), entries, int8_pages ? (void*)bytes.data() : pool.data(), layers * 2 * page, 2 * page,
+                   page, block_tokens * page_row, page_row, block_tokens, int8_pages ? 1 : (dtype == 0 ? 4 : 2), 0,
+                   int8_pages};
+  Numbers x(dtype, starts.back() * hidden), residual(dtype, starts.back() * hidden);
+  kernels.decoder_layers(dtype, both, layers, &shape, &step, x.data(), residual.data(), threads);
+  x.check("decoder_layers");
+  residual.check("decoder_layers");
+}
+
+static void decoder_layers(const Kernels& kernels, int dtype, int threads) {
+  for (int bits : {0, 8, 4})
+    for (bool int8_pages : {false, true})
+      for (int head_dim : {8, 34}) layers_in_one_call(kernels, dtype, bits, int8_pages, head_dim, threads);
+}
+
 static void all(const char* name, const Kernels& kernels) {
   for (int dtype = 0; dtype < 3; dtype++)
     for (int threads : {1, 2, 5}) {
@@ -215,6 +280,7 @@ static void all(const char* name, const Kernels& kernels) {
       quantised(kernels, dtype, threads);
       attentions(kernels, dtype, threads);
       rowwise(kernels, dtype, threads);
+      decoder_layers(kernels, dtype, threads);
     }
   printf("%s: clean\n", name);
   fflush(stdout);
