@@ -27,6 +27,9 @@ from tradewind.server.keys import ApiKeys, Caller
 from tradewind.server.metrics import Metrics
 from tradewind.server.openai import chat, completions, models, tokens
 from tradewind.server.openai.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from tradewind.server.responses import routes as responses
+from tradewind.server.responses.requests import ResponsesRequest
+from tradewind.server.responses.store import ResponseStore
 from tradewind.server.service import Limits, Service
 from tradewind.server.sse import JsonAnswer
 from tradewind.server.trace import trace_of
@@ -47,10 +50,14 @@ GETS: dict[str, Route] = {
     "/engine/requests/{request_id:path}": engine_state.show_timeline,
     "/v1/models": models.list_models,
     "/v1/models/{model:path}": models.show_model,
+    "/v1/responses/{response_id}": responses.show_response,
+    "/v1/responses/{response_id}/input_items": responses.list_input_items,
 }
+DELETES: dict[str, Route] = {"/v1/responses/{response_id}": responses.delete_response}
 POSTS: dict[str, tuple[Route, type[BaseModel]]] = {
     "/v1/chat/completions": (chat.chat_completions, ChatRequest),
     "/v1/completions": (completions.completions, CompletionRequest),
+    "/v1/responses": (responses.create_response, ResponsesRequest),
     "/v1/messages": (messages.messages, MessagesRequest),
     "/v1/messages/count_tokens": (messages.count_tokens, CountRequest),
     "/tokenize": (tokens.tokenize, TokenizeRequest),
@@ -83,10 +90,14 @@ def create_app(engine: "AsyncEngine", config: ServerConfig, limits: Limits | Non
     metrics = Metrics()
     engine.subscribe(metrics)
     names = config.served_model_name or ("default",)
-    service = Service(engine, config, names, metrics, limits or Limits(), int(time.time()))
+    limits = limits or Limits()
+    stored = ResponseStore(limits.stored_responses, limits.stored_bytes)
+    service = Service(engine, config, names, metrics, limits, int(time.time()), stored)
     app = FastAPI(title="Tradewind", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for path, route in GETS.items():
         app.add_api_route(path, _endpoint(service, route), methods=["GET"], **_get_document(path, route))
+    for path, route in DELETES.items():
+        app.add_api_route(path, _endpoint(service, route), methods=["DELETE"], **_get_document(path, route))
     for path, (route, model) in POSTS.items():
         app.add_api_route(path, _endpoint(service, route), methods=["POST"], **_post_document(route, model))
     app.add_exception_handler(TradewindError, _on_typed)
@@ -109,7 +120,7 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Retry-After", "X-Tradewind-Ignored"],
         max_age=600,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -178,21 +178,30 @@ async def _pump(index: int, stream: Stream, inbox: "asyncio.Queue[News | Tradewi
         await inbox.put(None)
 
 
-async def collect(generation: Generation, choices: int, receive: Receive) -> list[Choice]:
-    """All of it, for an answer in one piece. Stops generating when the client goes away."""
-    done = [Choice() for _ in range(choices)]
-    texts: list[list[str]] = [[] for _ in range(choices)]
+async def consume(generation: Generation, receive: Receive, take: Callable[[int, list[Delta]], object]) -> None:
+    """Give all of it to `take`, as it comes. Stops generating when the client goes away."""
     watcher = asyncio.create_task(generation.watch(receive))
     try:
         async with aclosing(generation.read()) as news:
             async for first, deltas in news:
-                for delta in deltas:
-                    texts[first + delta.index].append(delta.text)
-                    done[first + delta.index].extend(delta)
+                take(first, deltas)
     finally:
         watcher.cancel()
         generation.abort()
         generation.note_usage()
+
+
+async def collect(generation: Generation, choices: int, receive: Receive) -> list[Choice]:
+    """All of it, for an answer in one piece. Stops generating when the client goes away."""
+    done = [Choice() for _ in range(choices)]
+    texts: list[list[str]] = [[] for _ in range(choices)]
+
+    def take(first: int, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            texts[first + delta.index].append(delta.text)
+            done[first + delta.index].extend(delta)
+
+    await consume(generation, receive, take)
     for choice, parts in zip(done, texts, strict=True):
         choice.text = "".join(parts)
     return done

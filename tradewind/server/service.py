@@ -8,6 +8,7 @@ from tradewind.config import ServerConfig
 from tradewind.server.errors import ModelUnknown
 from tradewind.server.metrics import Metrics
 from tradewind.server.playground import Playground
+from tradewind.server.responses.store import ResponseStore
 from tradewind.server.timelines import Timelines
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ LONGEST_TIMEOUT_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may not outlast."""
+    """What a client may not outlast, or outgrow."""
 
     write_timeout_s: float = 30.0  # a client that takes nothing of its answer for so long is dropped
+    stored_responses: int = 10_000
+    stored_bytes: int = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Service:
     metrics: Metrics
     limits: Limits
     created_s: int  # Unix time, when this server began
+    responses: ResponseStore
     timelines: Timelines = field(default_factory=Timelines)
     playground: Playground = field(default_factory=Playground)
 

@@ -52,7 +52,8 @@ async def root(service: Service, request: Request) -> Response:
             "status": service.engine.state,
             "models": service.names,
             "routes": [
-                *("/v1/models", "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"),
+                *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses"),
+                *("/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize"),
                 *("/engine/state", "/engine/requests/{request_id}"),
                 *("/health", "/ready", "/version", "/metrics", "/openapi.json"),
             ],

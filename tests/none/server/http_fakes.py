@@ -30,6 +30,7 @@ class FakeTemplate:
 
     def render(self, messages: list[dict[str, Any]], **options: Any) -> str:
         self.options = options
+        self.messages = messages
         lines = [f"{message['role']}: {_plain(message.get('content'))}" for message in messages]
         return "\n".join(lines) + ("\nassistant:" if options.get("add_generation_prompt") else "")
 
@@ -225,8 +226,8 @@ class Caller:
         data = json.dumps(body).encode() if raw is None else raw
         return await self.call("POST", path, data, {"content-type": "application/json", **headers})
 
-    async def get(self, path: str, **headers: str) -> Answer:
-        return await self.call("GET", path, b"", headers)
+    async def get(self, path: str, query: str = "", **headers: str) -> Answer:
+        return await self.call("GET", path, b"", headers, query=query)
 
     async def call(  # a piece that is None: the client goes away there
         self,
@@ -235,6 +236,7 @@ class Caller:
         body: bytes | list[bytes | None],
         headers: dict[str, str],
         gone: asyncio.Event | None = None,
+        query: str = "",
     ) -> Answer:
         pieces = [body] if isinstance(body, bytes) else list(body)
         scope = {
@@ -244,7 +246,7 @@ class Caller:
             "method": method,
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": "",
             "scheme": "http",
             "server": ("test", 80),

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from tradewind.text.answer_format import Reading
@@ -46,8 +47,8 @@ def message_of(text: str, reading: Reading, parallel: bool) -> dict[str, Any]:
     reasoning = "".join(piece.text for piece in pieces if isinstance(piece, Reasoning))
     content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
     calls = _calls(pieces)
-    if not all(_is_object(call["function"]["arguments"]) for call in calls):
-        content, calls = _after_reasoning(text, reading), []
+    if not are_objects(call["function"]["arguments"] for call in calls):
+        content, calls = content_after_reasoning(text, reading), []
     message: dict[str, Any] = {"content": content if content or not calls else None}
     if reading.reasoning is not None:
         message["reasoning_content"] = reasoning or None
@@ -66,14 +67,16 @@ def _calls(pieces: list[Piece]) -> list[dict[str, Any]]:
     return calls
 
 
-def _is_object(arguments: str) -> bool:
+def are_objects(arguments: Iterable[str]) -> bool:
+    """Whether the arguments of each call are a JSON object."""
     try:
-        return isinstance(json.loads(arguments), dict)
+        return all(isinstance(json.loads(text), dict) for text in arguments)
     except (ValueError, RecursionError):
         return False
 
 
-def _after_reasoning(text: str, reading: Reading) -> str:
+def content_after_reasoning(text: str, reading: Reading) -> str:
+    """All that follows an answer's reasoning, as it was written."""
     if reading.reasoning is None:
         return text
     _, found, after = text.partition(reading.reasoning[1])

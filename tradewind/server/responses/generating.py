@@ -1,0 +1,121 @@
+"""A response's request as a chat completion's, which everything behind the routes speaks."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.requests import Request
+
+from tradewind.base.errors import RequestError
+from tradewind.server.body import validate
+from tradewind.server.generation import Generation, Job
+from tradewind.server.openai.chat import Answering, prepare
+from tradewind.server.openai.requests import ChatRequest
+from tradewind.server.responses.items import Item, messages_of, turns_of, without_oldest
+from tradewind.server.responses.requests import FunctionChoice, FunctionTool, ResponsesRequest, TextFormat
+from tradewind.server.service import Service
+from tradewind.server.trace import Trace
+
+_SAME_NAMES = (
+    *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
+    *("repetition_penalty", "logit_bias", "stop", "ignore_eos", "priority", "cache_salt", "timeout"),
+    *("chat_template_kwargs", "parallel_tool_calls"),
+)
+# The names of a chat completion's fields, and what they are called here.
+_NAMES = (
+    (r"max_tokens|max_completion_tokens", "max_output_tokens"),
+    (r"response_format\.json_schema", "text.format"),
+    (r"response_format", "text.format"),
+    (r"tools\[(\d+)\]\.function", r"tools[\1]"),
+    (r"tool_choice\.function", "tool_choice"),
+    (r"messages(\[.*)?|prompt", "input"),
+    (r"reasoning_effort", "reasoning.effort"),
+    (r"logprobs", "top_logprobs"),
+)
+
+
+async def begin(
+    service: Service, request: Request, asked: ResponsesRequest, items: list[Item], trace: Trace
+) -> tuple[Generation, Answering]:
+    """Start answering `items`. Raises RequestError with the names of `asked`, and what `AsyncEngine.submit` raises."""
+    with _own_names():
+        job, answering = await prepare(service, request, as_chat(asked, items), trace)
+        if asked.truncation == "auto" and not _fits(service, job):
+            job, answering = await _shortened(service, request, asked, items, trace)
+        return Generation(service, job, trace), answering
+
+
+def as_chat(asked: ResponsesRequest, items: list[Item]) -> ChatRequest:
+    """The same request for a chat completion."""
+    messages = messages_of(asked.instructions, items)
+    if not messages:
+        raise RequestError("input is missing", field="input")
+    body: dict[str, Any] = {"messages": messages}
+    body |= {name: value for name in _SAME_NAMES if (value := getattr(asked, name)) is not None}
+    if asked.max_output_tokens is not None:
+        body["max_completion_tokens"] = asked.max_output_tokens
+    if asked.logprobs_wanted:
+        body |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
+    if asked.tools:
+        body["tools"] = [_tool(tool) for tool in asked.tools]
+    if isinstance(asked.tool_choice, FunctionChoice):
+        body["tool_choice"] = {"type": "function", "function": {"name": asked.tool_choice.name}}
+    elif asked.tool_choice is not None:
+        body["tool_choice"] = asked.tool_choice
+    if asked.reasoning is not None and asked.reasoning.effort is not None:
+        body["reasoning_effort"] = asked.reasoning.effort
+    if asked.text is not None and asked.text.format is not None:
+        body["response_format"] = _format(asked.text.format)
+    return validate(ChatRequest, body)
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    return {"type": "function", "function": tool.model_dump(exclude_none=True, exclude={"type"})}
+
+
+def _format(asked: TextFormat) -> dict[str, Any]:
+    if asked.type != "json_schema":
+        return {"type": asked.type}
+    if asked.schema_ is None:
+        raise RequestError("text.format.schema is missing", field="text.format.schema")
+    return {"type": "json_schema", "json_schema": {"name": asked.name or "", "schema": asked.schema_}}
+
+
+async def _shortened(
+    service: Service, request: Request, asked: ResponsesRequest, items: list[Item], trace: Trace
+) -> tuple[Job, Answering]:
+    """The longest end of the conversation that fits, from one of the user's messages on; else its last turn."""
+    turns = turns_of(items)
+    best = None
+    low, high = 0, len(turns) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        shorter = as_chat(asked, without_oldest(items, turns[middle]))
+        made = await prepare(service, request, shorter, trace)
+        if _fits(service, made[0]) or middle == len(turns) - 1:
+            best, high = made, middle - 1
+        else:
+            low = middle + 1
+    return best or await prepare(service, request, as_chat(asked, items), trace)
+
+
+def _fits(service: Service, job: Job) -> bool:
+    ready = service.engine.ready
+    context = min(ready.max_model_len, ready.num_blocks * ready.block_tokens + 1)
+    return len(job.prompts[0]) + (job.params.max_tokens or 1) <= context
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """Errors name the fields of this route's body."""
+    try:
+        yield
+    except RequestError as error:
+        error.message = error.message.replace("max_tokens", "max_output_tokens")
+        for theirs, ours in _NAMES:
+            found = re.match(rf"(?:{theirs})(?=[.\[]|$)", error.field or "")
+            if found:
+                error.field = found.expand(ours) + (error.field or "")[found.end() :]
+                break
+        raise
