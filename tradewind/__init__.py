@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "SamplingParams", "StructuredOutputs", "__version__"]
+__all__ = ["LLM", "BeamSearchParams", "SamplingParams", "StructuredOutputs", "__version__"]
 
 if TYPE_CHECKING:
     from tradewind.engine.llm import LLM
-    from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
+    from tradewind.protocol.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
 
 
 def __getattr__(name: str) -> Any:
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
         from tradewind.engine.llm import LLM
 
         return LLM
-    if name in ("SamplingParams", "StructuredOutputs"):
+    if name in ("BeamSearchParams", "SamplingParams", "StructuredOutputs"):
         from tradewind.protocol import sampling
 
         return getattr(sampling, name)

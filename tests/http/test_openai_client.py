@@ -69,6 +69,17 @@ def test_greedy_completion_has_the_golden_tokens(client: openai.OpenAI, stories:
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (1, 200)
 
 
+def test_beam_search(client: openai.OpenAI) -> None:
+    def search(width: int) -> list[str]:
+        extra = {"use_beam_search": True}
+        done = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, n=width, extra_body=extra)
+        return [choice.text for choice in done.choices]
+
+    greedy = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0)
+    assert search(1) == [greedy.choices[0].text]
+    assert len(set(search(4))) == 4
+
+
 def test_whole_stream_and_chat_say_the_same(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0)
     stream = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0, stream=True)

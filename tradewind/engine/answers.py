@@ -48,6 +48,25 @@ class RequestOutput:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class BeamSearchSequence:
+    """One of the sequences that a beam search found. `tokens` and `text` begin with the prompt, as in vLLM."""
+
+    tokens: list[int]
+    logprobs: list[PositionLogprobs]  # one entry per token after the prompt
+    cum_logprob: float
+    text: str
+    finish_reason: FinishReason
+    stop_reason: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearchOutput:
+    """What was found for one prompt, the best first."""
+
+    sequences: list[BeamSearchSequence]
+
+
 def completion_of(delta: Delta, tokenizer: "Tokenizer") -> CompletionOutput:
     """The answer that was read as one delta from its first token to its end."""
     assert delta.finish_reason is not None

@@ -12,6 +12,7 @@ from tradewind.base import errors
 from tradewind.base.clock import SystemClock
 from tradewind.base.errors import Draining, EngineFailed, EngineUnavailable, Overloaded, StartupError, TradewindError
 from tradewind.config import Config
+from tradewind.engine.beams import BeamSearch
 from tradewind.engine.history import History, TokenTime
 from tradewind.engine.model_files import load_text, locate
 from tradewind.engine.output import Delta, OutputTable, SequenceOutput
@@ -21,7 +22,7 @@ from tradewind.engine.supervisor import Supervisor
 from tradewind.protocol.messages import Abort, Add, Ready, Refused, Step
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import EngineStats
-from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.sampling import BeamSearchParams, SamplingParams
 from tradewind.protocol.snapshot import EngineView
 from tradewind.scheduler.pace import Pace
 
@@ -223,6 +224,18 @@ class AsyncEngine:
         self._supervisor.send(Add(resolved.requests))
         self._supervisor.watch()
         return Stream(feed, self._loop, self._abort)
+
+    def begin_search(self, prompt_tokens: list[int], params: BeamSearchParams) -> BeamSearch:
+        """A beam search, for a caller that submits its beginnings (`step_params`) and tells it what came back.
+
+        Raises RequestError or ContextLengthExceeded, and what `submit` raises when the engine takes nothing.
+        """
+        return self._require_ready().begin_search(prompt_tokens, params)
+
+    def end_search(self, prompt_tokens: list[int], search: BeamSearch) -> list[Delta]:
+        """What a search has found, the best first, each as a delta from its first token to its end."""
+        assert self._resolver is not None
+        return self._resolver.end_search(prompt_tokens, search)
 
     def _require_ready(self) -> Resolver:
         state = self.state

@@ -6,19 +6,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from tradewind.base.errors import EngineFailed, RequestError
 from tradewind.config import Config, from_flat
-from tradewind.engine.answers import CompletionOutput, RequestOutput, completion_of, position_logprobs
+from tradewind.engine.answers import (
+    BeamSearchOutput,
+    BeamSearchSequence,
+    CompletionOutput,
+    RequestOutput,
+    completion_of,
+    position_logprobs,
+)
+from tradewind.engine.beams import BeamSearch, step_params
 from tradewind.engine.core import Engine, build_engine, to_message
 from tradewind.engine.model_files import load_text, locate
 from tradewind.engine.output import OutputTable, SequenceOutput
 from tradewind.engine.resolve import Limits, Resolved, Resolver, Terms
 from tradewind.engine.stream import Usage
 from tradewind.protocol.result import TokenLogprobs
-from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.sampling import BeamSearchParams, SamplingParams
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -119,6 +128,50 @@ class LLM:
         tokens = [self.tokenizer.encode(text or "", add_special_tokens=False) for text in texts]
         return self._answer(texts, tokens, params, progress)
 
+    def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
+        """The `beam_width` best continuations of every prompt (text, or token ids) that a beam search finds.
+
+        All prompts advance together. Raises RequestError before anything is started if a prompt or parameter is wrong.
+        """
+        texts = cast("list[Prompt]", [prompts] if _is_single(prompts) else list(prompts))
+        tokens = [self.tokenizer.encode(text) if isinstance(text, str) else list(text) for text in texts]
+        searches = [self._resolver.begin_search(one, params) for one in tokens]
+        while waiting := [(one, search) for one, search in zip(tokens, searches, strict=True) if search.live]:
+            known = iter(
+                self._next_logprobs([one + beam.tokens for one, search in waiting for beam in search.live], params)
+            )
+            for _, search in waiting:
+                search.advance(list(islice(known, len(search.live))))
+        return [self._found(one, search) for one, search in zip(tokens, searches, strict=True)]
+
+    def _next_logprobs(self, prompts: list[list[int]], params: BeamSearchParams) -> list[TokenLogprobs]:
+        """The probabilities of each prompt's next token."""
+        _, outputs = self._generate(prompts, step_params(params), progress=False)
+        known = []
+        for (output,) in outputs:
+            delta = output.take()
+            assert delta is not None
+            if not delta.logprobs:
+                raise EngineFailed(f"a step of the beam search failed: {delta.message or delta.finish_reason}")
+            known += delta.logprobs
+        return known
+
+    def _found(self, prompt: list[int], search: BeamSearch) -> BeamSearchOutput:
+        before = self.tokenizer.decode(prompt)
+        sequences = []
+        for beam, delta in zip(search.best(), self._resolver.end_search(prompt, search), strict=True):
+            assert not isinstance(delta.stop_reason, str)
+            sequence = BeamSearchSequence(
+                tokens=prompt + beam.tokens,
+                logprobs=[position_logprobs(position, self.tokenizer) for position in beam.positions],
+                cum_logprob=beam.logprob,
+                text=before + delta.text,
+                finish_reason=beam.finish_reason,
+                stop_reason=delta.stop_reason,
+            )
+            sequences.append(sequence)
+        return BeamSearchOutput(sequences)
+
     def close(self) -> None:
         """Give the device's memory back. The LLM cannot be used any more."""
         self._failure = "it was closed"
@@ -135,16 +188,22 @@ class LLM:
     def _answer(
         self, texts: list[str | None], prompts: list[list[int]], params: Params, progress: bool
     ) -> list[RequestOutput]:
+        requests, outputs = self._generate(prompts, params, progress)
+        return [
+            self._collect(text, resolved, sequences)
+            for text, resolved, sequences in zip(texts, requests, outputs, strict=True)
+        ]
+
+    def _generate(
+        self, prompts: list[list[int]], params: Params, progress: bool
+    ) -> tuple[list[Resolved], list[list[SequenceOutput]]]:
         if self._failure is not None:
             raise EngineFailed(f"this LLM cannot be used any more: {self._failure}")
         requests = self._resolve(prompts, params)
         outputs = [self._resolver.outputs(resolved, _nobody_waits) for resolved in requests]
         with _progress_bar(len(requests), progress) as bar, _interruptible() as interrupted:
             self._run(requests, outputs, bar, interrupted)
-        return [
-            self._collect(text, resolved, sequences)
-            for text, resolved, sequences in zip(texts, requests, outputs, strict=True)
-        ]
+        return requests, outputs
 
     def _resolve(self, prompts: list[list[int]], params: Params) -> list[Resolved]:
         if params is None or isinstance(params, SamplingParams):

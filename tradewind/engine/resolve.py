@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tradewind.base.errors import ContextLengthExceeded, RequestError
-from tradewind.engine.output import SequenceOutput, TextRules
-from tradewind.protocol.request import EngineRequest, RowGrammar, RowSampling
-from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
-from tradewind.protocol.validate import validate
+from tradewind.engine.beams import BeamSearch
+from tradewind.engine.output import Delta, SequenceOutput, TextRules
+from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
+from tradewind.protocol.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
+from tradewind.protocol.validate import validate, validate_beams
 
 if TYPE_CHECKING:
     from tradewind.grammar.compile import Compiler
@@ -88,7 +89,8 @@ class Resolver:
         validate(params, self._limits.vocab_size, self._limits.max_logprobs)
         self._check_prompt(prompt_tokens)
         _check_terms(terms)
-        max_tokens = self._max_tokens(len(prompt_tokens), params)
+        max_tokens = self.max_tokens(len(prompt_tokens), params.max_tokens)
+        _check_min_tokens(params.min_tokens, max_tokens)
         eos_ids = frozenset() if params.ignore_eos else self._eos_ids
         stop_ids = eos_ids.union(params.stop_token_ids or ())
         seed = self._draw_seed() if params.seed is None else params.seed % 2**_SEED_BITS
@@ -140,6 +142,36 @@ class Resolver:
             rules = msgspec.structs.replace(rules, prompt_logprobs_of=None)
         return SequenceOutput(request.request_id, index, rules, detokenizer, stops, wake, request.arrival_s)
 
+    def begin_search(self, prompt_tokens: list[int], params: BeamSearchParams) -> BeamSearch:
+        """A beam search after a prompt. Raises RequestError naming the field, or ContextLengthExceeded."""
+        validate_beams(params, self._limits.vocab_size, self._limits.max_logprobs)
+        self._check_prompt(prompt_tokens)
+        eos_ids = frozenset() if params.ignore_eos else self._eos_ids
+        max_tokens = self.max_tokens(len(prompt_tokens), params.max_tokens)
+        return BeamSearch(params, max_tokens, eos_ids.union(params.stop_token_ids or ()))
+
+    def end_search(self, prompt_tokens: list[int], search: BeamSearch) -> list[Delta]:
+        """What a search has found, the best first, each as a delta from its first token to its end."""
+        from tradewind.text.detokenizer import Detokenizer
+
+        deltas = []
+        for index, beam in enumerate(search.best()):
+            ended_by = beam.tokens[-1] if beam.finish_reason is FinishReason.STOP else None
+            shown = beam.tokens
+            if ended_by is not None and not search.params.include_stop_str_in_output:
+                shown = shown[:-1]
+            detokenizer = Detokenizer(self._tokenizer, prompt_tokens, search.params.skip_special_tokens)
+            delta = Delta(
+                index=index,
+                text="".join(map(detokenizer.push, shown)) + detokenizer.flush(),
+                token_ids=beam.tokens,
+                logprobs=beam.positions,
+                finish_reason=beam.finish_reason,
+                stop_reason=None if ended_by in self._eos_ids else ended_by,
+            )
+            deltas.append(delta)
+        return deltas
+
     def _check_prompt(self, prompt_tokens: list[int]) -> None:
         if not prompt_tokens:
             raise RequestError("the prompt is empty; it must have at least one token", field="prompt")
@@ -155,7 +187,8 @@ class Resolver:
             message = f"the prompt has the token id {wrong}; this model's are 0 to {vocab_size - 1}"
             raise RequestError(message, field="prompt")
 
-    def _max_tokens(self, count_prompt: int, params: SamplingParams) -> int:
+    def max_tokens(self, count_prompt: int, asked: int | None) -> int:
+        """The most tokens that may follow a prompt of `count_prompt`. Raises ContextLengthExceeded."""
         # The last token is never computed, so it needs no place in the KV cache.
         context = min(self._limits.max_model_len, self._limits.kv_tokens + 1)
         whose = "this model's context" if context == self._limits.max_model_len else "what the KV cache has room for"
@@ -166,17 +199,14 @@ class Resolver:
                 f"of which the output needs at least one; shorten the prompt to {context - 1} tokens or fewer"
             )
             raise ContextLengthExceeded(message, field="prompt")
-        if params.max_tokens is not None and params.max_tokens > room:
+        if asked is not None and asked > room:
             message = (
-                f"{whose} is {context} tokens, but the request needs {count_prompt + params.max_tokens}: "
-                f"{count_prompt} in the prompt and {params.max_tokens} of max_tokens; "
+                f"{whose} is {context} tokens, but the request needs {count_prompt + asked}: "
+                f"{count_prompt} in the prompt and {asked} of max_tokens; "
                 f"shorten the prompt, or ask for at most {room} tokens"
             )
             raise ContextLengthExceeded(message, field="max_tokens")
-        if params.min_tokens > room:
-            message = f"min_tokens is {params.min_tokens}, but after this prompt the context has room for {room} tokens"
-            raise ContextLengthExceeded(message, field="min_tokens")
-        return room if params.max_tokens is None else params.max_tokens
+        return room if asked is None else asked
 
     def _bad_word_ids(self, words: list[str]) -> list[list[int]]:
         """Each word as it is written at the start of a text or inside a word, and as it is after a space."""
@@ -216,6 +246,12 @@ def _row_sampling(
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs if is_first else None,
     )
+
+
+def _check_min_tokens(min_tokens: int, room: int) -> None:
+    if min_tokens > room:
+        message = f"min_tokens is {min_tokens}, but after this prompt the context has room for {room} tokens"
+        raise ContextLengthExceeded(message, field="min_tokens")
 
 
 def _check_terms(terms: Terms) -> None:

@@ -57,3 +57,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
     detokenize: bool = True
     structured_outputs: StructuredOutputs | None = None
+
+
+class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How sequences are searched for; names are vLLM's.
+
+    The search ranks by the model's own probabilities: `temperature` may only be 0 or 1, which mean the same here.
+    `validate_beams()` (tradewind.protocol.validate) says which values are in range.
+    """
+
+    beam_width: int
+    max_tokens: int | None = 16  # None: as many as the context allows
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0  # above 0 favours longer sequences, below 0 shorter ones
+    early_stopping: bool = False  # end with the first beam_width ends, even if something better could follow
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False  # whether the text has the token that ended it
+    skip_special_tokens: bool = True
+    logprobs: int | None = None  # alternatives per token

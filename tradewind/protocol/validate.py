@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from tradewind.base.errors import RequestError
-from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
+from tradewind.protocol.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
 
 MAX_SEQUENCES = 128
 MAX_STOP_STRINGS = 64
@@ -39,6 +39,23 @@ def validate(params: SamplingParams, vocab_size: int, max_logprobs: int) -> None
         raise RequestError("allowed_token_ids must name at least one token", field="allowed_token_ids")
     _check_logit_bias(params.logit_bias, vocab_size)
     _check_structured(params.structured_outputs)
+
+
+def validate_beams(params: BeamSearchParams, vocab_size: int, max_logprobs: int) -> None:
+    """The same for a beam search, which needs the logprobs of 2 * beam_width tokens."""
+    most = max_logprobs // 2
+    if not _is_whole(params.beam_width) or not 1 <= params.beam_width <= most:
+        message = f"a beam search's width must be from 1 to {most} (half of max_logprobs), not {params.beam_width!r}"
+        raise RequestError(message, field="beam_width")
+    if params.max_tokens is not None:
+        _check_whole("max_tokens", params.max_tokens, 1, None)
+    if params.logprobs is not None:
+        _check_whole("logprobs", params.logprobs, 0, max_logprobs)
+    if params.temperature not in (0, 1):
+        message = "a beam search goes by the model's own probabilities: temperature may only be 0 or 1"
+        raise RequestError(message, field="temperature")
+    _check_number("length_penalty", params.length_penalty, -10.0, 10.0)
+    _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
 
 
 def _check_lengths(params: SamplingParams) -> None:

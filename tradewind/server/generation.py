@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from starlette.types import Receive
 
@@ -48,6 +49,17 @@ class Choice:
         if delta.finish_reason is not None:
             self.finish_reason = str(delta.finish_reason)
             self.stop_reason = delta.stop_reason
+
+
+class Told(Protocol):
+    """What the shape of an answer asks of its generation. Final when reading has ended."""
+
+    prompt_logprobs: dict[int, list[TokenLogprobs | None]]
+
+    @property
+    def usage(self) -> Usage:
+        """Over all prompts."""
+        ...
 
 
 class Generation:
@@ -161,10 +173,7 @@ class Generation:
 
     def note_usage(self) -> None:
         """Write the token counts into the trace."""
-        usage = self.usage
-        self._trace.prompt_tokens = usage.prompt_tokens
-        self._trace.cached_tokens = usage.cached_tokens
-        self._trace.completion_tokens = usage.completion_tokens
+        self._trace.note_usage(self.usage)
 
 
 async def _pump(index: int, stream: Stream, inbox: "asyncio.Queue[News | TradewindError | None]") -> None:

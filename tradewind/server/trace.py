@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from tradewind.engine.client import Usage
 from tradewind.server.keys import Caller
 
 SCOPE_KEY = "tradewind.trace"
@@ -36,6 +37,12 @@ class Trace:
         """Take an id from the request's body, if it is sane and no header gave one."""
         if request_id is not None and not self.named and is_request_id(request_id):
             self.request_id = request_id
+
+    def note_usage(self, usage: Usage) -> None:
+        """What the request has cost so far."""
+        self.prompt_tokens = usage.prompt_tokens
+        self.cached_tokens = usage.cached_tokens
+        self.completion_tokens = usage.completion_tokens
 
     def fields(self) -> dict[str, Any]:
         """The fields that are known, for the log."""

@@ -8,19 +8,21 @@ from typing import Any
 
 from tradewind.base.errors import EngineUnavailable, TradewindError
 from tradewind.config import ServerConfig
+from tradewind.engine.beams import BeamSearch
 from tradewind.engine.client import Delta, RequestTimings, Usage
 from tradewind.engine.history import TokenTime
 from tradewind.protocol.messages import Ready
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import EngineStats, TokenLogprobs
-from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.sampling import BeamSearchParams, SamplingParams
 from tradewind.protocol.snapshot import EngineView
-from tradewind.protocol.validate import validate
+from tradewind.protocol.validate import validate, validate_beams
 from tradewind.server.app import create_app
 from tradewind.server.service import Limits
 from tradewind.text.generation import GenerationDefaults
 
 VOCAB = 256
+END_ID = 10  # of searches
 
 
 class FakeTemplate:
@@ -168,6 +170,22 @@ class FakeEngine:
 
     async def compile(self, params: SamplingParams, field: str = "structured_outputs") -> None:
         self.compiled.append((params.structured_outputs, field))
+
+    def begin_search(self, prompt_tokens: list[int], params: BeamSearchParams) -> BeamSearch:
+        validate_beams(params, VOCAB, 20)
+        return BeamSearch(params, params.max_tokens or 16, frozenset() if params.ignore_eos else frozenset({END_ID}))
+
+    def end_search(self, prompt_tokens: list[int], search: BeamSearch) -> list[Delta]:
+        return [
+            Delta(
+                index=index,
+                text=self.tokenizer.decode([token for token in beam.tokens if token != END_ID]),
+                token_ids=beam.tokens,
+                logprobs=beam.positions,
+                finish_reason=beam.finish_reason,
+            )
+            for index, beam in enumerate(search.best())
+        ]
 
     def submit(self, prompt_tokens: list[int], params: SamplingParams, **rest: Any) -> FakeStream:
         validate(params, VOCAB, 20)

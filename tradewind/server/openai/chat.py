@@ -9,8 +9,9 @@ from starlette.responses import Response
 from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
-from tradewind.server.generation import Choice, Generation, Job, collect
+from tradewind.server.generation import Choice, Generation, Job, Told, collect
 from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, error_event, usage_object
+from tradewind.server.openai.beams import beam_params, search_beams
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from tradewind.server.openai.pieces import DeltaReader, message_of
@@ -33,9 +34,14 @@ async def chat_completions(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, ChatRequest)
     job, answering = await prepare(service, request, asked, trace)
-    generation = Generation(service, job, trace)
     kind = "chat.completion.chunk" if asked.stream else "chat.completion"
     head = AnswerHead.begin("chatcmpl", trace.request_id, kind, model)
+    search = beam_params(asked, job.params, job.params.n)
+    if search is not None:
+        choices, found = await search_beams(service, job, search, trace, request.receive)
+        shape = ChatShape(asked, answering, service.engine.tokenizer, found, job.prompts[0], head)
+        return JsonAnswer(shape.whole(choices))
+    generation = Generation(service, job, trace)
     shape = ChatShape(asked, answering, service.engine.tokenizer, generation, job.prompts[0], head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
@@ -108,7 +114,7 @@ class ChatShape:
         asked: ChatRequest,
         answering: Answering,
         tokenizer: "Tokenizer",
-        generation: Generation,
+        generation: Told,
         prompt: list[int],
         head: AnswerHead,
     ) -> None:

@@ -9,8 +9,9 @@ from starlette.responses import Response
 from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
-from tradewind.server.generation import Choice, Generation, Job, collect
+from tradewind.server.generation import Choice, Generation, Job, Told, collect
 from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, error_event, usage_object
+from tradewind.server.openai.beams import beam_params, best_samples, search_beams, with_samples
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
 from tradewind.server.openai.prompts import TextOrIds, encode_prompt, parse_prompts
@@ -33,18 +34,23 @@ async def completions(service: Service, request: Request) -> Response:
     await service.engine.compile(params, field_of(asked))
     job = Job(
         prompts=await _encode_all(tokenizer, prompts, asked.add_special_tokens is not False),
-        params=params,
+        params=params if asked.use_beam_search else with_samples(asked, params),
         priority=asked.priority or 0,
         timeout_s=service.timeout_s(request, asked.timeout),
         cache_salt=trace.caller.cache_salt + (asked.cache_salt or ""),
     )
-    generation = Generation(service, job, trace)
     head = AnswerHead.begin("cmpl", trace.request_id, "text_completion", model)
+    search = beam_params(asked, params, asked.best_of or params.n)
+    if search is not None:
+        choices, found = await search_beams(service, job, search, trace, request.receive)
+        shape = CompletionShape(asked, params, tokenizer, prompts, found, job, head)
+        return JsonAnswer(shape.whole(choices))
+    generation = Generation(service, job, trace)
     shape = CompletionShape(asked, params, tokenizer, prompts, generation, job, head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
-    choices = await collect(generation, len(prompts) * params.n, request.receive)
-    return JsonAnswer(shape.whole(choices))
+    choices = await collect(generation, len(prompts) * job.params.n, request.receive)
+    return JsonAnswer(shape.whole(best_samples(choices, job.params.n, params.n)))
 
 
 async def _encode_all(tokenizer: "Tokenizer", prompts: list[TextOrIds], add_special_tokens: bool) -> list[list[int]]:
@@ -65,7 +71,7 @@ class CompletionShape:
         params: SamplingParams,
         tokenizer: "Tokenizer",
         prompts: list[TextOrIds],
-        generation: Generation,
+        generation: Told,
         job: Job,
         head: AnswerHead,
     ) -> None:

@@ -121,6 +121,9 @@ class GenerationRequest(ModelRequest):
     timeout: float | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputFields | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
 
     @property
     def usage_wanted(self) -> bool:

@@ -23,7 +23,6 @@ _REFUSED = {
     "guided_regex": "guided decoding under this name (see structured_outputs)",
     "guided_choice": "guided decoding under this name (see structured_outputs)",
     "guided_grammar": "guided decoding under this name (see structured_outputs)",
-    "use_beam_search": "beam search",
     "functions": "function calling under its old name (see tools)",
     "function_call": "function calling under its old name (see tool_choice)",
     "audio": "audio",
@@ -37,7 +36,6 @@ def completion_sampling(request: CompletionRequest, defaults: "GenerationDefault
     _check_common(request)
     if request.suffix is not None:
         raise RequestError("suffix (fill in the middle) is not supported; leave it out", field="suffix")
-    _check_best_of(request)
     values = {**defaults.sampling(), **_common(request)}
     if request.max_tokens is not None:
         values["max_tokens"] = request.max_tokens
@@ -99,8 +97,3 @@ def _check_common(request: GenerationRequest) -> None:
     modalities = request.unknown.get("modalities")
     if modalities not in (None, ["text"]):
         raise RequestError("modalities may only be ['text']", field="modalities")
-
-
-def _check_best_of(request: CompletionRequest) -> None:
-    if request.best_of is not None and request.best_of != (request.n or 1):
-        raise RequestError("best_of is not supported, except equal to n", field="best_of")

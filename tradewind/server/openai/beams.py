@@ -1,0 +1,169 @@
+"""More than is answered: beam search, and `best_of` samples of which the best are given."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.types import Receive
+
+from tradewind.base.errors import DeadlineExceeded, RequestError
+from tradewind.engine.beams import step_params
+from tradewind.engine.client import Usage
+from tradewind.protocol.result import TokenLogprobs
+from tradewind.protocol.sampling import BeamSearchParams, SamplingParams
+from tradewind.server.generation import Choice, Generation, Job, collect
+from tradewind.server.openai.requests import CompletionRequest, GenerationRequest
+from tradewind.server.service import Service
+from tradewind.server.trace import Trace
+
+if TYPE_CHECKING:
+    from tradewind.engine.beams import BeamSearch
+    from tradewind.engine.client import AsyncEngine
+
+# What changes the probabilities, or looks at the text, has no place in a search; these values change nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "stream": (False,),
+    "temperature": (0, 1),
+    "top_p": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "min_tokens": (0,),
+    "prompt_logprobs": (),
+    **dict.fromkeys(("logit_bias", "allowed_token_ids", "bad_words", "stop"), ({}, [])),
+}
+
+
+@dataclass(slots=True)
+class Found:
+    """What searches cost. See Told."""
+
+    usage: Usage
+    prompt_logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=dict)
+
+
+# --- beam search -----------------------------------------------------------------------------------------------------
+
+
+def beam_params(asked: GenerationRequest, params: SamplingParams, width: int) -> BeamSearchParams | None:
+    """The search that a request asks for; None if it asks for none. Raises RequestError for what does not go with it.
+
+    `params`: what the request means without one.
+    """
+    if not asked.use_beam_search:
+        for name in ("length_penalty", "early_stopping"):
+            if getattr(asked, name) is not None:
+                raise RequestError(f"{name} needs use_beam_search set to true", field=name)
+        return None
+    for name, neutral in _NEUTRAL.items():
+        value = getattr(asked, name)
+        if value is not None and value not in neutral:
+            raise RequestError(f"{name} does not go with use_beam_search; leave one of them out", field=name)
+    if params.structured_outputs is not None:
+        given = [name for name in ("structured_outputs", "response_format") if getattr(asked, name) is not None]
+        name = (*given, "tool_choice")[0]
+        raise RequestError(f"{name} does not go with use_beam_search; leave one of them out", field=name)
+    if params.prompt_logprobs is not None:
+        raise RequestError("echo with logprobs does not go with use_beam_search", field="echo")
+    if width < params.n:
+        raise RequestError(f"best_of must be at least n ({params.n}), not {width}", field="best_of")
+    return BeamSearchParams(
+        beam_width=width,
+        max_tokens=params.max_tokens,
+        ignore_eos=params.ignore_eos,
+        length_penalty=1.0 if asked.length_penalty is None else asked.length_penalty,
+        early_stopping=bool(asked.early_stopping),
+        stop_token_ids=params.stop_token_ids,
+        include_stop_str_in_output=params.include_stop_str_in_output,
+        skip_special_tokens=params.skip_special_tokens,
+        logprobs=params.logprobs,
+    )
+
+
+async def search_beams(
+    service: Service, job: Job, params: BeamSearchParams, trace: Trace, receive: Receive
+) -> tuple[list[Choice], Found]:
+    """The `job.params.n` best continuations of each prompt, as choices in order, and what they cost.
+
+    Every step is one job, a sequence for each beginning; the prefix cache spares what they have in common.
+    """
+    engine = service.engine
+    searches = [_begin(engine, prompt, params) for prompt in job.prompts]
+    cached_tokens = None
+    ends_s = None if job.timeout_s is None else time.monotonic() + job.timeout_s
+    while waiting := [(prompt, search) for prompt, search in zip(job.prompts, searches, strict=True) if search.live]:
+        step = replace(
+            job,
+            prompts=[prompt + beam.tokens for prompt, search in waiting for beam in search.live],
+            params=step_params(params),
+            timeout_s=None if ends_s is None else _left_s(ends_s, job),
+        )
+        generation = Generation(service, step, trace)
+        choices = await collect(generation, len(step.prompts), receive)
+        if cached_tokens is None:
+            cached_tokens = generation.usage.cached_tokens
+        _advance([search for _, search in waiting], iter(choices))
+    deltas = [engine.end_search(prompt, search) for prompt, search in zip(job.prompts, searches, strict=True)]
+    found = []
+    for delta in (one for of_prompt in deltas for one in of_prompt[: job.params.n]):
+        found.append(Choice(text=delta.text))
+        found[-1].extend(delta)
+    usage = Usage(
+        prompt_tokens=sum(map(len, job.prompts)),
+        completion_tokens=sum(len(choice.token_ids) for choice in found),
+        cached_tokens=cached_tokens or 0,
+    )
+    trace.note_usage(usage)
+    return found, Found(usage)
+
+
+def _begin(engine: "AsyncEngine", prompt: list[int], params: BeamSearchParams) -> "BeamSearch":
+    try:
+        return engine.begin_search(prompt, params)
+    except RequestError as error:
+        if error.field == "beam_width":  # as it is called offline
+            error.field = "n"
+        raise
+
+
+def _advance(searches: "list[BeamSearch]", choices: Iterator[Choice]) -> None:
+    for search in searches:
+        search.advance([choice.logprobs[0] for choice in islice(choices, len(search.live))])
+
+
+def _left_s(ends_s: float, job: Job) -> float:
+    left_s = ends_s - time.monotonic()
+    if left_s <= 0:
+        raise DeadlineExceeded(f"the request's deadline ({job.timeout_s:g} s) passed before it was done")
+    return left_s
+
+
+# --- best_of ---------------------------------------------------------------------------------------------------------
+
+
+def with_samples(asked: CompletionRequest, params: SamplingParams) -> SamplingParams:
+    """`params` for `best_of` samples, with what it takes to rank them. Raises RequestError for what does not go."""
+    if asked.best_of is None or asked.best_of == params.n:
+        return params
+    if asked.best_of < params.n:
+        raise RequestError(f"best_of must be at least n ({params.n}), not {asked.best_of}", field="best_of")
+    if asked.stream:
+        raise RequestError(
+            "best_of above n cannot be streamed: which samples are best shows at the end", field="best_of"
+        )
+    return msgspec.structs.replace(params, n=asked.best_of, logprobs=params.logprobs or 0)
+
+
+def best_samples(choices: list[Choice], samples: int, n: int) -> list[Choice]:
+    """Of each prompt's `samples` the `n` whose tokens have the highest log probability on average."""
+    groups = [choices[first : first + samples] for first in range(0, len(choices), samples)]
+    return [choice for group in groups for choice in sorted(group, key=_mean_logprob, reverse=True)[:n]]
+
+
+def _mean_logprob(choice: Choice) -> float:
+    return sum(position.logprobs[0] for position in choice.logprobs) / max(1, len(choice.logprobs))
