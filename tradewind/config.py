@@ -122,6 +122,7 @@ class ServerConfig:
     port: int = setting(8000, "port to listen on (0: any free one)", low=0, high=65535)
     served_model_name: tuple[str, ...] = setting((), "name of the model in the API, and aliases", metavar="NAME")
     api_key: str | None = setting(None, "clients must send this as 'Authorization: Bearer KEY'")
+    api_key_file: str | None = setting(None, "file of API keys and their limits; see `tradewind keys`", metavar="FILE")
     allowed_origins: tuple[str, ...] = setting((), "CORS: origins that browsers may call from", metavar="ORIGIN")
     max_body_bytes: int = setting(8 * 2**20, "largest request body, e.g. 8MiB", is_bytes=True, low=1)
     max_logprobs: int = setting(20, "most logprobs per token that a request may ask for", low=0)

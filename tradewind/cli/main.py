@@ -53,6 +53,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         from tradewind.cli import top
 
         return top.run(arguments)
+    if arguments.command == "keys":
+        from tradewind.cli import keys
+
+        return keys.run(arguments)
     from tradewind.cli import bench
 
     return bench.run(arguments)
@@ -69,6 +73,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "chat": _add_chat(subparsers),
         "top": _add_top(subparsers),
         "doctor": _add_doctor(subparsers),
+        "keys": _add_keys(subparsers),
         "bench": _add_bench(subparsers),
     }
     return parser, commands
@@ -134,6 +139,27 @@ def _add_doctor(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
     _add_model(parser)
     add_settings(parser, ENGINE_PARTS)
     return parser
+
+
+def _add_keys(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
+    parser = _add_command(
+        subparsers, "keys", "make and list the API keys of a file", "new NAME --file FILE | list --file FILE"
+    )
+    parser.add_argument(
+        "what", choices=("new", "list"), help="make a key and print it, once; or list whose keys there are"
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="whose key it will be; a name may have several")
+    parser.add_argument("--file", required=True, metavar="FILE", help="as for `tradewind serve --api-key-file`")
+    limits = {"requests-per-minute": "requests", "tokens-per-minute": "tokens of prompts and answers"}
+    for option, text in {**limits, "concurrency": "requests at once"}.items():
+        parser.add_argument(f"--{option}", type=_count, metavar="N", help=f"most {text} (default: no limit)")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
+    return int(text)
 
 
 def _add_bench(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:

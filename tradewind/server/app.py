@@ -20,10 +20,9 @@ from tradewind.config import ServerConfig
 from tradewind.server import engine_state, system
 from tradewind.server.anthropic import messages
 from tradewind.server.anthropic.requests import CountRequest, MessagesRequest
-from tradewind.server.anthropic.shape import error_object as message_error
-from tradewind.server.edge import Edge
-from tradewind.server.errors import Disconnected, MethodNotAllowed, error_headers, error_object, internal_error
-from tradewind.server.keys import ApiKeys, Caller
+from tradewind.server.edge import Edge, Gate
+from tradewind.server.errors import Disconnected, MethodNotAllowed, error_body, error_headers, internal_error
+from tradewind.server.key_file import open_keys
 from tradewind.server.metrics import Metrics
 from tradewind.server.openai import chat, completions, models, tokens
 from tradewind.server.openai.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
@@ -31,7 +30,6 @@ from tradewind.server.responses import routes as responses
 from tradewind.server.responses.requests import ResponsesRequest
 from tradewind.server.responses.store import ResponseStore
 from tradewind.server.service import Limits, Service
-from tradewind.server.sse import JsonAnswer
 from tradewind.server.trace import trace_of
 
 if TYPE_CHECKING:
@@ -85,7 +83,8 @@ _ERROR_SCHEMA = {
 def create_app(engine: "AsyncEngine", config: ServerConfig, limits: Limits | None = None) -> ASGIApp:
     """An ASGI application over `engine`, which may still be starting: until it is ready, its routes answer 503.
 
-    `config.served_model_name` should name the model; without a name it is called `default`.
+    `config.served_model_name` should name the model; without a name it is called `default`. Raises ConfigError for a
+    file of keys that cannot be used.
     """
     metrics = Metrics()
     engine.subscribe(metrics)
@@ -104,8 +103,8 @@ def create_app(engine: "AsyncEngine", config: ServerConfig, limits: Limits | Non
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_fault)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    keys = ApiKeys({config.api_key: Caller("key")} if config.api_key else {})
-    edge: ASGIApp = Edge(app, keys, metrics, frozenset((*GETS, *POSTS)))
+    gate = Gate(open_keys(config), service.allowances, frozenset(POSTS))
+    edge: ASGIApp = Edge(app, gate, metrics, frozenset((*GETS, *POSTS)))
     return _with_cors(edge, config.allowed_origins) if config.allowed_origins else edge
 
 
@@ -136,8 +135,14 @@ async def _on_typed(request: Request, error: Exception) -> Response:
     if isinstance(error, Disconnected):
         return Response(status_code=error.status)  # nobody reads it
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    is_message = request.url.path.startswith("/v1/messages")
-    return JsonAnswer(message_error(error) if is_message else error_object(error), error.status, headers)
+    return _error_answer(request, error, error.status, headers)
+
+
+def _error_answer(
+    request: Request, error: TradewindError, status: int, headers: dict[str, str] | None = None
+) -> Response:
+    body = error_body(error, request.url.path)
+    return Response(body, status, headers, media_type="application/json")
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -153,12 +158,12 @@ async def _on_http(request: Request, error: Exception) -> Response:
     else:
         typed = RequestError(str(error.detail))
     trace_of(request).error = typed.code
-    return JsonAnswer(error_object(typed), error.status_code, dict(error.headers or {}))
+    return _error_answer(request, typed, error.status_code, dict(error.headers or {}))
 
 
-async def _on_fault(_request: Request, _error: Exception) -> Response:
+async def _on_fault(request: Request, _error: Exception) -> Response:
     """A fault of ours. The edge logs it."""
-    return JsonAnswer(error_object(internal_error()), 500)
+    return _error_answer(request, internal_error(), 500)
 
 
 # --- the OpenAPI document --------------------------------------------------------------------------------------------

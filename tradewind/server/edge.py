@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, API keys, dates, one log line per request, and the last net for errors.
+"""The outermost layer: request ids, API keys and limits, dates, one log line per request, the last net for errors.
 
 Plain ASGI: nothing here runs per streamed token, except that headers pass through once.
 """
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tradewind.base.errors import TradewindError
 from tradewind.base.log import fields
+from tradewind.server.allowance import Allowances
 from tradewind.server.errors import Disconnected, error_body, error_headers, internal_error
 from tradewind.server.keys import ApiKeys, Caller
 from tradewind.server.metrics import Metrics
@@ -29,9 +30,10 @@ QUIET_PATHS = OPEN_PATHS | {"/favicon.ico", "/engine/state"}
 class Edge:
     """Wraps the application. Every answer gets `X-Request-Id` and `Date`; a request's own id is kept if it is sane."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, gate: "Gate", metrics: Metrics, paths: frozenset[str]) -> None:
+        """`paths`: the routes there are, as the metrics name them."""
         self._app = app
-        self._keys = keys
+        self._gate = gate
         self._metrics = metrics
         self._paths = paths
         self._date = (0, b"")
@@ -45,10 +47,9 @@ class Edge:
         named = is_request_id(given)
         trace = Trace(given if named else uuid.uuid4().hex, named, Caller(), time.monotonic(), send)
         scope[SCOPE_KEY] = trace
-        answer = _Answer(trace, send, self._date_header())
+        answer = _Answer(trace, scope["path"], send, self._date_header())
         try:
-            if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(ASSETS_PATH):
-                trace.caller = self._keys.identify(_authorization(headers))
+            self._gate.enter(trace, scope["method"], scope["path"], headers)
             await self._app(scope, receive, answer)
         except TradewindError as error:
             await answer.fail(error)
@@ -56,6 +57,8 @@ class Edge:
             log.exception("request failed", extra=fields(request_id=trace.request_id, path=scope["path"]))
             await answer.fail(internal_error())
         finally:
+            if trace.ticket is not None:
+                trace.ticket.close()
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.responses[path, trace.status or Disconnected.status] += 1
             self._log(scope, trace)
@@ -84,11 +87,30 @@ class Edge:
         return self._date[1]
 
 
+class Gate:
+    """Who may come in, and how often. `counted`: the paths whose POST requests count against a caller's allowance."""
+
+    def __init__(self, keys: ApiKeys, allowances: Allowances, counted: frozenset[str]) -> None:
+        self._keys = keys
+        self._allowances = allowances
+        self._counted = counted
+
+    def enter(self, trace: Trace, method: str, path: str, headers: dict[bytes, bytes]) -> None:
+        """Note in `trace` who calls, and the ticket of what is counted. Raises Unauthorized or RateLimited."""
+        if path in OPEN_PATHS or path.startswith(ASSETS_PATH):
+            return
+        trace.caller = self._keys.identify(_authorization(headers))
+        if method == "POST" and path in self._counted:
+            trace.ticket = self._allowances.ticket(trace.caller)
+            trace.ticket.enter()
+
+
 class _Answer:
     """`send` with our headers added, and what was sent remembered."""
 
-    def __init__(self, trace: Trace, send: Send, date: bytes) -> None:
+    def __init__(self, trace: Trace, path: str, send: Send, date: bytes) -> None:
         self._trace = trace
+        self._path = path
         self._send = send
         self._date = date
         self._complete = False
@@ -100,6 +122,8 @@ class _Answer:
             ours = [(b"date", self._date), (b"x-request-id", self._trace.request_id.encode())]
             if self._trace.ignored:
                 ours.append((b"x-tradewind-ignored", _header_text(self._trace.ignored)))
+            if self._trace.ticket is not None:
+                ours += self._trace.ticket.headers()
             message = {**message, "headers": [*message.get("headers", ()), *ours]}
         await self._send(message)
 
@@ -110,12 +134,12 @@ class _Answer:
             return
         if self._trace.status:
             raise ConnectionAbortedError(f"request {self._trace.request_id} failed after its answer had begun")
-        await send_error(self, error)
+        await send_error(self, error, self._path)
 
 
-async def send_error(send: Send, error: TradewindError) -> None:
-    """A whole answer with `error` in it."""
-    body = error_body(error)
+async def send_error(send: Send, error: TradewindError, path: str) -> None:
+    """A whole answer with `error` in it, in the shape of the route at `path`."""
+    body = error_body(error, path)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *error_headers(error)]
     start: dict[str, Any] = {"type": "http.response.start", "status": error.status, "headers": headers}
     await send(start)

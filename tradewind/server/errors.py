@@ -6,6 +6,9 @@ from typing import Any
 import msgspec
 
 from tradewind.base.errors import Overloaded, RequestError, TradewindError
+from tradewind.server.anthropic import errors as anthropic
+
+MESSAGES = "/v1/messages"
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -50,9 +53,10 @@ def error_object(error: TradewindError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.kind, "param": error.field, "code": error.code}}
 
 
-def error_body(error: TradewindError) -> bytes:
-    """The same, encoded."""
-    return msgspec.json.encode(error_object(error))
+def error_body(error: TradewindError, path: str = "") -> bytes:
+    """The same, encoded; on Anthropic's routes in Anthropic's shape."""
+    is_message = path == MESSAGES or path.startswith(MESSAGES + "/")
+    return msgspec.json.encode(anthropic.error_object(error) if is_message else error_object(error))
 
 
 def error_headers(error: TradewindError) -> Headers:

@@ -14,6 +14,7 @@ from tradewind.engine.client import Delta, Stream, Usage
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import TokenLogprobs
 from tradewind.protocol.sampling import SamplingParams
+from tradewind.protocol.validate import MAX_SEQUENCES
 from tradewind.server.errors import Disconnected
 from tradewind.server.service import Service
 from tradewind.server.trace import Trace
@@ -66,12 +67,13 @@ class Generation:
     """The streams of one job. Whoever starts one must end it with `abort` (harmless when all is done)."""
 
     def __init__(self, service: Service, job: Job, trace: Trace) -> None:
-        """Submit everything, or nothing: raises what `AsyncEngine.submit` raises."""
+        """Submit everything, or nothing: raises RateLimited, or what `AsyncEngine.submit` raises."""
         self._job = job
         self._trace = trace
         self._streams: list[Stream] = []
         self.gone = False  # the client went away
         self.prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
+        self._reserve(service.engine.ready.max_model_len)
         try:
             for prompt in job.prompts:
                 self._streams.append(
@@ -86,7 +88,24 @@ class Generation:
         except BaseException:
             self.abort()
             raise
+        service.metrics.on_asked(job.params)
         service.timelines.add(trace, [number for stream in self._streams for number in stream.request_ids])
+
+    def _reserve(self, max_model_len: int) -> None:
+        """Tokens of the caller's allowance: the prompts, and as much of the answers as the request names.
+
+        Whether what it names is in range is looked at later, so no more is reserved than could be used.
+        """
+        if self._trace.ticket is None:
+            return
+        params = self._job.params
+        each = min(max(params.max_tokens or 0, 0), max_model_len)
+        answers = len(self._job.prompts) * min(max(params.n, 0), MAX_SEQUENCES)
+        self._trace.ticket.reserve(sum(map(len, self._job.prompts)) + answers * each, self._used_tokens)
+
+    def _used_tokens(self) -> int:
+        usage = self.usage
+        return usage.prompt_tokens + usage.completion_tokens
 
     def abort(self) -> None:
         """Stop whatever still runs."""

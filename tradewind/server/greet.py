@@ -60,7 +60,7 @@ def greeting(engine: "AsyncEngine", config: ServerConfig, url: str, boot_s: floa
     ready = engine.ready
     name = config.served_model_name[0]
     chats = engine.tokenizer.chat_template is not None
-    key = ' -H "Authorization: Bearer $TRADEWIND_API_KEY"' if config.api_key else ""
+    key = ' -H "Authorization: Bearer $TRADEWIND_API_KEY"' if config.api_key or config.api_key_file else ""
     body: dict[str, object]
     if chats:
         route, body = "chat/completions", {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from tradewind import __version__
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import EngineStats
+from tradewind.protocol.sampling import SamplingParams
+from tradewind.server.allowance import LIMITS, Allowances
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -22,6 +24,7 @@ _FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0
 _TTFT_S = (*_FAST_S, 20.0, 40.0, 80.0, 160.0, 640.0)
 _TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 _REQUEST_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 600.0)
+_COUNTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _TOKENS = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
 
 
@@ -68,6 +71,12 @@ class Metrics:
         self.inter_token = Histogram(_TOKEN_S)
         self.queue_time = Histogram(_REQUEST_S)
         self.e2e = Histogram(_REQUEST_S)
+        self.time_per_output_token = Histogram(_TOKEN_S)
+        self.prefill_time = Histogram(_REQUEST_S)
+        self.decode_time = Histogram(_REQUEST_S)
+        self.inference_time = Histogram(_REQUEST_S)
+        self.answers_asked = Histogram(_COUNTS)
+        self.most_tokens_asked = Histogram(_TOKENS)
         self.prompt_lengths = Histogram(_TOKENS)
         self.output_lengths = Histogram(_TOKENS)
         self.finished: Counter[str] = Counter()
@@ -86,15 +95,31 @@ class Metrics:
         self.e2e.observe(timings.e2e_s)
         self.prompt_lengths.observe(timings.prompt_tokens)
         self.output_lengths.observe(timings.completion_tokens)
-        if timings.queue_s is not None:
-            self.queue_time.observe(timings.queue_s)
+        if timings.queue_s is None:
+            return
+        self.queue_time.observe(timings.queue_s)
+        self.inference_time.observe(timings.e2e_s - timings.queue_s)
+        if timings.ttft_s is None:
+            return
+        decode_s = timings.e2e_s - timings.ttft_s
+        self.prefill_time.observe(timings.ttft_s - timings.queue_s)
+        self.decode_time.observe(decode_s)
+        if timings.completion_tokens > 1:
+            self.time_per_output_token.observe(decode_s / (timings.completion_tokens - 1))
+
+    def on_asked(self, params: SamplingParams) -> None:
+        """A request for text was taken."""
+        self.answers_asked.observe(params.n)
+        if params.max_tokens is not None:
+            self.most_tokens_asked.observe(params.max_tokens)
 
 
 class EngineCollector:
     """Everything on the page, for one model name. A prometheus_client collector."""
 
-    def __init__(self, metrics: Metrics, engine: "AsyncEngine", model: str) -> None:
+    def __init__(self, metrics: Metrics, engine: "AsyncEngine", model: str, allowances: Allowances) -> None:
         self._metrics = metrics
+        self._allowances = allowances
         self._engine = engine
         self._model = model
 
@@ -105,6 +130,7 @@ class EngineCollector:
         yield from self._counters(stats)
         yield from self._histograms()
         yield from self._labelled()
+        yield from self._by_key()
 
     def _gauges(self, stats: EngineStats) -> Iterator["Metric"]:
         from prometheus_client.core import GaugeMetricFamily
@@ -152,8 +178,17 @@ class EngineCollector:
             "inter_token_latency_seconds": ("between two tokens of one sequence", metrics.inter_token),
             "request_queue_time_seconds": ("from submission to the first step", metrics.queue_time),
             "e2e_request_latency_seconds": ("from submission to the last token", metrics.e2e),
+            "request_time_per_output_token_seconds": (
+                "after the first token, on average over a sequence",
+                metrics.time_per_output_token,
+            ),
+            "request_prefill_time_seconds": ("from the first step to the first token", metrics.prefill_time),
+            "request_decode_time_seconds": ("from the first token to the last", metrics.decode_time),
+            "request_inference_time_seconds": ("from the first step to the last token", metrics.inference_time),
             "request_prompt_tokens": ("prompt lengths", metrics.prompt_lengths),
             "request_generation_tokens": ("output lengths", metrics.output_lengths),
+            "request_params_n": ("answers asked for, a request", metrics.answers_asked),
+            "request_params_max_tokens": ("most tokens asked for, where a request says so", metrics.most_tokens_asked),
         }
         for name, (text, histogram) in values.items():
             family = HistogramMetricFamily(f"tradewind:{name}", text, labels=("model_name",))
@@ -178,3 +213,25 @@ class EngineCollector:
         info = InfoMetricFamily("tradewind:build", "what runs here", labels=("model_name",))
         info.add_metric((self._model,), {"version": __version__})
         yield info
+
+    def _by_key(self) -> Iterator["Metric"]:
+        """What each caller has had, under the name of its key."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = ("model_name", "key")
+        running = GaugeMetricFamily("tradewind:key_requests_open", "requests now, by API key", labels=labels)
+        requests = CounterMetricFamily("tradewind:key_requests", "requests let in, by API key", labels=labels)
+        refused = CounterMetricFamily(
+            "tradewind:key_refused", "requests beyond a limit of their API key", labels=(*labels, "limit")
+        )
+        tokens = CounterMetricFamily("tradewind:key_tokens", "tokens, by API key", labels=(*labels, "kind"))
+        for label, allowances in self._allowances.by_label().items():
+            key = (self._model, label)
+            counts = [allowance.counts for allowance in allowances]
+            running.add_metric(key, sum(allowance.open for allowance in allowances))
+            requests.add_metric(key, sum(each.requests for each in counts))
+            tokens.add_metric((*key, "prompt"), sum(each.prompt_tokens for each in counts))
+            tokens.add_metric((*key, "generation"), sum(each.completion_tokens for each in counts))
+            for limit in LIMITS:
+                refused.add_metric((*key, limit), sum(each.refused[limit] for each in counts))
+        yield from (running, requests, refused, tokens)

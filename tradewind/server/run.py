@@ -19,6 +19,7 @@ from tradewind.base.log import configure
 from tradewind.config import Config, ServerConfig
 from tradewind.engine.client import AsyncEngine
 from tradewind.server.greet import LoadingLine, greeting, say, served_names, url_of
+from tradewind.server.key_file import open_keys
 
 if TYPE_CHECKING:
     from tradewind.server.listen import HttpServer
@@ -36,6 +37,7 @@ def serve(config: Config) -> int:
     """
     configure(config.server.log_level, config.server.log_json)
     try:
+        open_keys(config.server)  # so that a fault in them is known at once; the application opens them itself
         listener = _bind(config.server)
     except StartupError as error:
         return _refuse(error)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tradewind.base.errors import Draining, EngineUnavailable, RequestError
 from tradewind.config import ServerConfig
+from tradewind.server.allowance import Allowances
 from tradewind.server.errors import ModelUnknown
 from tradewind.server.metrics import Metrics
 from tradewind.server.playground import Playground
@@ -41,6 +42,7 @@ class Service:
     created_s: int  # Unix time, when this server began
     responses: ResponseStore
     timelines: Timelines = field(default_factory=Timelines)
+    allowances: Allowances = field(default_factory=Allowances)
     playground: Playground = field(default_factory=Playground)
 
     def check_model(self, name: str | None) -> str:

@@ -37,7 +37,7 @@ async def metrics(service: Service, _request: Request) -> Response:
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(EngineCollector(service.metrics, service.engine, service.names[0]))
+    registry.register(EngineCollector(service.metrics, service.engine, service.names[0], service.allowances))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 

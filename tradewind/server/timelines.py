@@ -24,30 +24,30 @@ class Timelines:
     """The newest requests, by their id and by the engine's ids of their sequences."""
 
     def __init__(self) -> None:
-        self._by_id: OrderedDict[str, Entry] = OrderedDict()
+        self._by_id: OrderedDict[tuple[str, str], Entry] = OrderedDict()  # by caller and request id
         self._by_sequence: dict[int, Entry] = {}
 
     def add(self, trace: Trace, sequences: list[int]) -> None:
-        """`trace`'s request has become these sequences. An id that comes again means the newer request."""
-        self._drop(trace.request_id)
+        """`trace`'s request has become these sequences. An id that a caller uses again means the newer request."""
+        key = (trace.caller.name, trace.request_id)
+        self._drop(key)
         entry = Entry(trace.request_id, trace.caller.name, trace.started_s, tuple(sequences))
-        self._by_id[entry.request_id] = entry
+        self._by_id[key] = entry
         self._by_sequence.update(dict.fromkeys(sequences, entry))
         while len(self._by_id) > REQUESTS or (len(self._by_sequence) > SEQUENCES and len(self._by_id) > 1):
             self._drop(next(iter(self._by_id)))
 
     def of(self, request_id: str, caller: str) -> Entry | None:
         """The entry of `caller`'s own request; those of others are as unknown as those that never were."""
-        entry = self._by_id.get(request_id)
-        return entry if entry is not None and entry.caller == caller else None
+        return self._by_id.get((caller, request_id))
 
     def name_of(self, sequence: int, caller: str) -> str | None:
         """The request id of one of the engine's sequences, if the request was `caller`'s own."""
         entry = self._by_sequence.get(sequence)
         return entry.request_id if entry is not None and entry.caller == caller else None
 
-    def _drop(self, request_id: str) -> None:
-        entry = self._by_id.pop(request_id, None)
+    def _drop(self, key: tuple[str, str]) -> None:
+        entry = self._by_id.pop(key, None)
         if entry is not None:
             for sequence in entry.sequences:
                 self._by_sequence.pop(sequence, None)

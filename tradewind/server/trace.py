@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tradewind.engine.client import Usage
+from tradewind.server.allowance import Ticket
 from tradewind.server.keys import Caller
 
 SCOPE_KEY = "tradewind.trace"
@@ -23,6 +24,7 @@ class Trace:
     caller: Caller
     started_s: float  # monotonic
     send: Any
+    ticket: Ticket | None = None  # of a request that is counted
     status: int = 0
     model: str | None = None
     prompt_tokens: int | None = None
@@ -43,10 +45,13 @@ class Trace:
         self.prompt_tokens = usage.prompt_tokens
         self.cached_tokens = usage.cached_tokens
         self.completion_tokens = usage.completion_tokens
+        if self.ticket is not None:
+            self.ticket.note(usage.prompt_tokens, usage.completion_tokens)
 
     def fields(self) -> dict[str, Any]:
         """The fields that are known, for the log."""
         values = {
+            "key": self.caller.name or None,
             "model": self.model,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,

@@ -15,7 +15,7 @@ PARTS = ("_bucket", "_count", "_sum", "_created")
 async def samples() -> dict[str, set[str]]:
     """The names of all samples, each with its labels."""
     caller = Caller()
-    await caller.get("/nowhere")
+    await caller.post("/v1/completions", {"prompt": "a"})
     page = (await caller.get("/metrics")).body.decode()
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(page):
@@ -40,6 +40,25 @@ async def test_the_dashboard_matches_the_metrics_page() -> None:
     shown = {re.sub(rf"({'|'.join(PARTS)})$", "", name) for name in named}
     there = {re.sub(rf"({'|'.join(PARTS)})$", "", name) for name in known}
     assert there - shown == set(), "these metrics are not on the dashboard"
+
+
+VLLM = (
+    *("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "num_preemptions_total"),
+    *("prefix_cache_queries_total", "prefix_cache_hits_total", "prompt_tokens_total", "generation_tokens_total"),
+    *("request_success_total", "time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket"),
+    *("request_time_per_output_token_seconds_bucket", "e2e_request_latency_seconds_bucket"),
+    *("request_queue_time_seconds_bucket", "request_prefill_time_seconds_bucket"),
+    *("request_decode_time_seconds_bucket", "request_inference_time_seconds_bucket"),
+    *("request_prompt_tokens_bucket", "request_generation_tokens_bucket", "request_params_max_tokens_bucket"),
+    "request_params_n_bucket",
+)
+
+
+async def test_what_vllms_users_chart_is_there_under_the_same_name() -> None:
+    known = await samples()
+    for name in VLLM:
+        assert "model_name" in known[f"tradewind:{name}"], name
+    assert "finished_reason" in known["tradewind:request_success_total"]
 
 
 async def test_the_dashboard_uses_labels_that_exist() -> None:

@@ -65,7 +65,7 @@ async def prepare(service: Service, request: Request, asked: ChatRequest, trace:
         params=params,
         priority=asked.priority or 0,
         timeout_s=service.timeout_s(request, asked.timeout),
-        cache_salt=trace.caller.cache_salt + (asked.cache_salt or ""),
+        cache_salt=trace.caller.salt(asked.cache_salt),
     )
     return job, Answering(params, reading, use)
 

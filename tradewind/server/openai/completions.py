@@ -37,7 +37,7 @@ async def completions(service: Service, request: Request) -> Response:
         params=params if asked.use_beam_search else with_samples(asked, params),
         priority=asked.priority or 0,
         timeout_s=service.timeout_s(request, asked.timeout),
-        cache_salt=trace.caller.cache_salt + (asked.cache_salt or ""),
+        cache_salt=trace.caller.salt(asked.cache_salt),
     )
     head = AnswerHead.begin("cmpl", trace.request_id, "text_completion", model)
     search = beam_params(asked, params, asked.best_of or params.n)
