@@ -112,7 +112,7 @@ def _attention() -> list[Variant]:
     types = {
         "q": BF16, "q_stride": "i32=16", "block_stride": "i32=16", "query_starts": I32, "context_lens": I32,
         "block_tables": I32, "table_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32,
-        "R": "i32", "G": "i32", "S": "i32=16", "GROUP": "i32", "least": "i32", "most": "i32", "window": "i32=16",
+        "R": "i32", "G": "i32", "GROUP": "i32", "least": "i32", "most": "i32", "window": "i32=16",
         "least_split": "i32=16", "scale": "fp32", "softcap": "fp32",
     }  # fmt: skip
     found = []
@@ -122,9 +122,10 @@ def _attention() -> list[Variant]:
     ):  # fmt: skip
         tile, is_small = tiles[1 if pages is FP8 else 2], tiles is SMALL
         constants = {
-            "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "HAS_SOFTCAP": False,
-            "EXACT_DOT": False, "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs,
-            "OVERLAPS": True, "STAGES": tile.stages,
+            "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "S": 16,
+            "SKIPS_MASK": True, "HAS_SOFTCAP": False, "EXACT_DOT": False, "EIGHT_BITS": pages is FP8,
+            "IN_PAIRS": pages is FP8 and tile.in_pairs, "OVERLAPS": True, "STAGES": tile.stages,
+            "COMBINES": tile.combines,
         }  # fmt: skip
         kind = "decode" if is_small else "prefill"
         found.append(

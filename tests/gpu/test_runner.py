@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cpu.runner.driving import GREEDY, Session, load, make_runner, request
+from tests.cpu.runner.driving import (
+    GREEDY,
+    Heard,
+    Session,
+    constrained_tokens,
+    load,
+    make_runner,
+    masked_requests,
+    request,
+)
 from tests.cpu.tiny_models import VARIANTS, make_tiny_model, random_prompt
 from tradewind.config import from_flat
 from tradewind.protocol.plan import StepPlan
-from tradewind.protocol.request import EngineRequest, RowSampling
+from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
 from tradewind.runner.boot import boot_runner
 from tradewind.runner.graph_runner import GraphRunner
 
@@ -22,6 +31,9 @@ SETTINGS = [
     RowSampling(seed=4, temperature=0.0, repetition_penalty=1.3, presence_penalty=0.5, min_tokens=3),
     RowSampling(seed=6, temperature=0.0, logprobs=2, prompt_logprobs=1),
 ]
+
+
+BLOCK_BYTES = 3 * 2 * 2 * 16 * 128 * 2  # of the model whose heads are of 128, in bfloat16
 
 
 def requests(vocab: int, sets: int = 3) -> list[EngineRequest]:
@@ -36,6 +48,12 @@ def boot(directory: Path, **settings: object) -> GraphRunner:
     runner = boot_runner(directory, from_flat(given))
     assert isinstance(runner, GraphRunner)
     return runner
+
+
+def heard(runner: GraphRunner, work: list[EngineRequest]) -> dict[int, Heard]:
+    session = Session(runner, run_ahead=True)
+    session.add(work)
+    return session.finish()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -74,14 +92,84 @@ def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
     assert all(one.tokens for one in session.finish().values())
 
 
-def test_exact_tokens_do_not_depend_on_the_batch(tmp_path: Path) -> None:
-    directory = make_tiny_model(tmp_path / "model", replace(VARIANTS["llama-gqa2-rope-llama3"], dtype="bfloat16"))
-    vocab = VARIANTS["llama-gqa2-rope-llama3"].vocab
-    work = requests(vocab, 4)
-    together = Session(boot(directory, exact=True), run_ahead=True).tokens(work)
-    alone = boot(directory, exact=True, step_tokens=40)
+def told(one: Heard) -> tuple[object, ...]:
+    """All that a request was told, to the bit; prompt logprobs come in as many pieces as there were chunks."""
+    positions = [position for piece in one.prompt_logprobs for position in piece.positions]
+    return one.tokens, one.logprobs, positions, one.reason
+
+
+@pytest.mark.parametrize("settings", [{}, {"quantization": "fp8", "kv_dtype": "fp8"}], ids=["bf16", "fp8"])
+def test_exact_answers_depend_on_their_request_alone(settings: dict[str, str], tmp_path: Path) -> None:
+    """Together, alone in small chunks, and stopped and computed again: the same bits, log probabilities too.
+
+    The vocabulary is odd, so that rows of logits begin at all alignments.
+    """
+    tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=1031, dtype="bfloat16")
+    directory = make_tiny_model(tmp_path / "model", tiny)
+    work = requests(tiny.vocab, 4)
+    together = heard(boot(directory, exact=True, **settings), work)
+    alone = boot(directory, exact=True, step_tokens=40, **settings)
+    tight = boot(directory, exact=True, memory_bytes=40 * BLOCK_BYTES // (2 if settings else 1), **settings)
+    session = Session(tight, run_ahead=True, prefix_caching=False)
+    session.add(work)
+    resumed = session.finish()
+    assert session.scheduler.stats().preemptions > 0
     for one in work:
-        assert Session(alone, run_ahead=True).tokens([one])[one.request_id] == together[one.request_id]
+        expected = told(together[one.request_id])
+        assert told(heard(alone, [one])[one.request_id]) == expected
+        assert told(resumed[one.request_id]) == expected
+
+
+def test_masks_are_kept_to(tmp_path: Path) -> None:
+    """Grammars beside requests of all kinds, with run-ahead: the CPU's tokens."""
+    directory = make_tiny_model(tmp_path / "model", VARIANTS["llama-gqa2-rope-llama3"])
+    model = load(directory)
+    work = masked_requests(model.spec.vocab)
+    expected = constrained_tokens(make_runner(model), work)
+    for graphs in (True, False):
+        actual = constrained_tokens(boot(directory, graphs=graphs), work)
+        assert sum(actual[key] != expected[key] for key in expected) <= 1
+        greedy = [one.request_id for one in work if one.sampling.temperature == 0]
+        assert [actual[key] for key in greedy] == [expected[key] for key in greedy]
+
+
+def test_nothing_is_compiled_after_boot(tmp_path: Path) -> None:
+    tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=256, dtype="bfloat16")
+    directory = make_tiny_model(tmp_path / "model", tiny)
+    for settings in ({}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"exact": True}):
+        runner = boot(directory, **settings)
+        before = runner.compiled_kernels
+        assert before > 0
+        for count in (1, 2, 3):
+            heard(runner, requests(tiny.vocab, count))
+        constrained_tokens(runner, masked_requests(tiny.vocab))
+        assert runner.compiled_kernels == before, settings
+
+
+def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(tmp_path: Path) -> None:
+    """The allocator refuses what is beyond that of boot; log probabilities of a large vocabulary need more."""
+    tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=60_000, dtype="bfloat16")
+    directory = make_tiny_model(tmp_path / "model", tiny)
+    runner = boot(directory)
+    plain = [request(index, random_prompt(tiny.vocab, 60, seed=index), 20) for index in range(8)]
+    expected = heard(runner, plain)
+    greedy = [RowSampling(seed=0, temperature=0.0, prompt_logprobs=5, logprobs=5)] * 4
+    asking = [request(100 + index, random_prompt(tiny.vocab, 60), 20, row) for index, row in enumerate(greedy)]
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    device = torch.cuda.current_device()
+    share = torch.cuda.memory_reserved(device) / torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(share, device)
+    try:
+        answers = heard(runner, [*plain, *asking])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    for one in asking:
+        assert answers[one.request_id].reason == FinishReason.ERROR
+        assert "out of memory" in answers[one.request_id].message
+    for one in plain:
+        assert answers[one.request_id].tokens == expected[one.request_id].tokens
+    assert all(answer.reason == FinishReason.LENGTH for answer in heard(runner, asking).values())
 
 
 @pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="no 8-bit floats")

@@ -3,7 +3,7 @@
 First the gate: every kernel against float64 (gpu_gate.py); nothing is timed while it is red. Then what the card reaches
 (a large copy, large matrix products), the kernels, and a model of the given config.json with random weights: decode at
 batch 1 and 64 beside the time that reading weights and KV takes at the measured bandwidth, offline throughput, a
-profile of decode steps. Times are of the whole engine, scheduler included, but for the kernels.
+profile of decode steps, and serving over HTTP. Times are of the whole engine, scheduler included, but for the kernels.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from tradewind.base.units import format_bytes
-from tradewind.bench import gpu_gate, gpu_tune
+from tradewind.bench import gpu_gate, gpu_serve, gpu_tune
 from tradewind.bench.gpu_kernels import ceilings, kernels
 from tradewind.bench.gpu_profile import profile_steps
 from tradewind.bench.report import Report, Row
@@ -29,7 +29,7 @@ from tradewind.engine.core import Engine, build_engine
 from tradewind.protocol.request import EngineRequest, RowSampling
 from tradewind.runner.graph_runner import GraphRunner
 
-PARTS = ("gate", "ceilings", "kernels", "decode", "profile", "offline", "tune")
+PARTS = ("gate", "ceilings", "kernels", "decode", "profile", "offline", "serve", "tune")
 _USUAL = [part for part in PARTS if part != "tune"]
 _OFFLINE = ("1000/1000x1000", "128/128x3000", "2048/128x1000")
 
@@ -48,23 +48,35 @@ def main(arguments: list[str]) -> int:
         kernels(options, device)
     if "tune" in options.parts:
         print(gpu_tune.tune(options, device))
-    if not {"decode", "profile", "offline"} & set(options.parts):
-        return 0
-    report = Report("gpu", {**vars(options), "gpu": torch.cuda.get_device_name(device)})
-    for form in options.forms:
-        with _engine(options, form) as model:
-            if "decode" in options.parts:
-                for batch in options.batch:
-                    report.rows.append(_decode(model, form, batch, copy_bytes_per_s))
-            if "profile" in options.parts:
-                _profile(model, form)
-            if "offline" in options.parts:
-                report.rows.extend(_offline(model, form, *work) for work in options.offline)
-            recorded = model.runner.report
-            print(f"{form}: {recorded.replays} graphs replayed, {recorded.eager} steps launched kernel by kernel")
-    report.print()
-    print(report.write(options.out))
+    made = {**vars(options), "gpu": torch.cuda.get_device_name(device)}
+    if {"decode", "profile", "offline"} & set(options.parts):
+        report = Report("gpu", made)
+        for form in options.forms:
+            report.rows.extend(_in_process(options, form, copy_bytes_per_s))
+        report.print()
+        print(report.write(options.out))
+    if "serve" in options.parts:
+        report = Report("gpu serve", made)
+        for form in options.forms:
+            report.rows.extend(gpu_serve.serve(options, form, _settings(options, form)))
+        report.print()
+        print(report.write(options.out))
     return 0
+
+
+def _in_process(options: argparse.Namespace, form: str, copy_bytes_per_s: float) -> Iterator[Row]:
+    """What is measured of an engine in this process."""
+    with _engine(options, form) as model:
+        if "decode" in options.parts:
+            for batch in options.batch:
+                yield _decode(model, form, batch, copy_bytes_per_s)
+        if "profile" in options.parts:
+            _profile(model, form)
+        if "offline" in options.parts:
+            for work in options.offline:
+                yield _offline(model, form, *work)
+        recorded = model.runner.report
+        print(f"{form}: {recorded.replays} graphs replayed, {recorded.eager} steps launched kernel by kernel")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -76,6 +88,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="rows of the decode measurements")
     works: dict[str, Any] = {"type": _work, "nargs": "+", "default": [_work(text) for text in _OFFLINE]}
     parser.add_argument("--offline", **works, metavar="IN/OUTxN", help="tokens in and out of N requests")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[32, 256], help="clients of the serving part")
     parser.add_argument("--exact", action="store_true", help="with tokens that do not depend on the batch")
     parser.add_argument("--max-running", type=int, default=512)
     parser.add_argument("--step-tokens", type=int, default=8192)
@@ -127,7 +140,8 @@ def _engine(options: argparse.Namespace, form: str) -> Iterator[_Model]:
     print(
         f"{form}: ready in {time.perf_counter() - begun_s:.1f} s; weights {format_bytes(info.weights_bytes)}, "
         f"KV {format_bytes(info.kv_bytes)}, {recorded.recorded} of {recorded.wanted} graphs in "
-        f"{recorded.seconds:.1f} s and {format_bytes(recorded.nbytes)}, "
+        f"{recorded.seconds:.1f} s and {format_bytes(recorded.nbytes)} after {recorded.compiling_seconds:.1f} s of "
+        f"compiling {runner.compiled_kernels} kernels, "
         f"{format_bytes(torch.cuda.mem_get_info()[0])} left"
     )
     try:
@@ -140,8 +154,11 @@ def _engine(options: argparse.Namespace, form: str) -> Iterator[_Model]:
 
 
 def _config(options: argparse.Namespace, form: str) -> Config:
+    return from_flat({"model": str(options.config), **_settings(options, form)})
+
+
+def _settings(options: argparse.Namespace, form: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "model": str(options.config),
         "load_format": "dummy",
         "device": "cuda",
         "max_running": options.max_running,
@@ -153,7 +170,7 @@ def _config(options: argparse.Namespace, form: str) -> Config:
     }
     if form == "fp8":
         settings |= {"quantization": "fp8", "kv_dtype": "fp8"}
-    return from_flat(settings)
+    return settings
 
 
 def _requests(model: _Model, tokens_in: int, tokens_out: int, count: int) -> list[EngineRequest]:

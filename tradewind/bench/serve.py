@@ -88,15 +88,26 @@ def main(arguments: list[str]) -> int:
     for concurrency, rate in loads:
         requests = options.requests or 3 * (concurrency or 32)
         bodies = [work.body(random.Random(f"{options.seed}/{concurrency}/{rate}/{i}"), i) for i in range(requests + 1)]
-        asyncio.run(_run_one(endpoint, bodies.pop()))
-        started_s = time.perf_counter()
-        traces = asyncio.run(_closed(endpoint, bodies, concurrency) if concurrency else _open(endpoint, bodies, rate))
-        report.rows.append(_summary(concurrency or f"{rate}/s", traces, time.perf_counter() - started_s))
+        report.rows.append(measure(endpoint, bodies, concurrency=concurrency, rate=rate))
     report.print()
     print(report.write(options.out))
     if len(report.rows) > 1 and not options.rate:
         report.plot(options.out, "load", ["output tok/s", "TTFT p50 ms", "TPOT p50 ms"])
     return 1 if any(row["failed"] for row in report.rows) else 0
+
+
+def measure(
+    endpoint: Endpoint, bodies: list[dict[str, Any]], *, concurrency: int | None = None, rate: float | None = None
+) -> Row:
+    """One load: either so many requests in flight, or so many a second. The last of `bodies` goes ahead, uncounted."""
+    asyncio.run(_run_one(endpoint, bodies[-1]))
+    started_s = time.perf_counter()
+    if concurrency is not None:
+        traces = asyncio.run(_closed(endpoint, bodies[:-1], concurrency))
+    else:
+        assert rate is not None
+        traces = asyncio.run(_open(endpoint, bodies[:-1], rate))
+    return _summary(concurrency or f"{rate}/s", traces, time.perf_counter() - started_s)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
@@ -16,12 +17,21 @@ def start_server(model: str, options: Sequence[str] = ()) -> Iterator["tuple[sub
     """
     command = [sys.executable, "-m", "tradewind.cli", "serve", model, "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        yield process, _read_port(process.stdout)
+        port = _read_port(process.stdout)
+        # Somebody must read what it says, or it waits for that once the pipe is full.
+        reader = threading.Thread(target=_read_on, args=(process.stdout,), daemon=True)
+        reader.start()
+        yield process, port
     finally:
         process.terminate()
-        process.communicate()
+        process.wait()
+
+
+def _read_on(output: IO[str]) -> None:
+    for _line in output:
+        pass
 
 
 def _read_port(output: IO[str]) -> int:

@@ -41,11 +41,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _measure(model: str, serve_options: list[str]) -> float:
     started_s = time.perf_counter()
     with start_server(model, serve_options) as (_, port):
-        asyncio.run(_first_answer(Endpoint("127.0.0.1", port)))
+        asyncio.run(first_answer(Endpoint("127.0.0.1", port)))
         return time.perf_counter() - started_s
 
 
-async def _first_answer(endpoint: Endpoint) -> None:
+async def first_answer(endpoint: Endpoint) -> None:
+    """Return when the server has answered its first request, of one token."""
     body = {"model": await when_ready(endpoint), "prompt": [1, 2, 3], "max_tokens": 1, "temperature": 0}
     async for _ in post(endpoint, "/v1/completions", body):
         return

@@ -208,8 +208,13 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """The scheduler's figures with the loop's own."""
-        times = {"steps": self._steps, "host_s": self._host_s, "device_s": self._device_s}
-        return msgspec.structs.replace(self.scheduler.stats(), **times)
+        own = {
+            "steps": self._steps,
+            "host_s": self._host_s,
+            "device_s": self._device_s,
+            "compiled_kernels": self.runner.compiled_kernels,
+        }
+        return msgspec.structs.replace(self.scheduler.stats(), **own)
 
     def view(self) -> EngineView:
         """How it looks now. Costs O(blocks), so it is for who asks, not for every step."""

@@ -84,6 +84,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     device_s: float = 0.0  # counter
     prompt_tokens: int = 0  # counter: computed
     output_tokens: int = 0  # counter
+    compiled_kernels: int = 0  # counter: made ready since the engine's process began; boot is the time for it
 
 
 @dataclass(slots=True)

@@ -34,6 +34,11 @@ class Runner(Protocol):
         """What was measured at boot."""
         ...
 
+    @property
+    def compiled_kernels(self) -> int:
+        """How many kernels were made ready in this process so far; it must not grow once boot is over."""
+        ...
+
     def run(self, plan: StepPlan) -> Pending:
         """Issue a step. Steps are executed in the order in which they are issued."""
         ...

@@ -11,6 +11,7 @@ from tradewind.base.units import format_bytes
 from tradewind.config import Config
 from tradewind.kernels import sample as sampling
 from tradewind.kernels import step_inputs
+from tradewind.kernels.gpu.ready import ReadyKernels
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import Rows
 from tradewind.models.decoder import Model
@@ -76,17 +77,18 @@ def boot_gpu(
     progress: Callable[[str, float], None],
 ) -> GraphRunner:
     """The runner. `ask` is without the workspace, which is measured here; `dtype` is that of keys and values."""
-    device = model.device
+    device, ready = model.device, ReadyKernels()
+    ready.watch()
     workspace = measure_workspace(model, ask.max_running, ask.step_tokens, ask.block_tokens, dtype)
     spare_bytes = workspace.nbytes + ask.block_bytes
     info = info_of(replace(ask, free_bytes=max(0, torch.cuda.mem_get_info(device)[0] - spare_bytes)))
     pool = KVPool.allocate(model.spec.pool_shape(info.num_blocks + 1, info.block_tokens), dtype, device)
-    sample, draw, inputs = sampling.choose(device), sampling.choose_draw(device), step_inputs.choose(device)
+    draw, inputs = sampling.choose_draw(device), step_inputs.choose(device)
     info.implementations.update(sample=draw.kind, step_inputs=inputs.kind)
     graphs = None
     if config.runner.graphs:
         graphs = Graphs(device, GraphBudget(GRAPH_SECONDS, workspace.step_bytes + workspace.graphs_bytes))
-    runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run, sample.run), graphs)
+    runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run), graphs, ready)
     progress("recording graphs", 0.0)
     runner.record(lambda share: progress("recording graphs", share))
     report = runner.report
@@ -96,7 +98,8 @@ def boot_gpu(
             weights=format_bytes(model.weights_bytes),
             kv_cache=format_bytes(pool.nbytes),
             step=format_bytes(workspace.step_bytes),
-            graphs=f"{report.recorded} of {report.wanted}, {format_bytes(report.nbytes)}, {report.seconds:.1f} s",
+            graphs=f"{report.recorded} of {report.wanted}, {format_bytes(report.nbytes)}, {report.seconds:.1f} s "
+            f"after {report.compiling_seconds:.1f} s of compiling",
             free=format_bytes(torch.cuda.mem_get_info(device)[0]),
         ),
     )

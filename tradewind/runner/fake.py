@@ -187,6 +187,11 @@ class FakeRunner:
         """As given."""
         return self._info
 
+    @property
+    def compiled_kernels(self) -> int:
+        """It has none."""
+        return 0
+
     def run(self, plan: StepPlan) -> FakePending:
         """Check and execute `plan`. Raises AssertionError if it is not well formed."""
         assert plan.step == self._next_step, (plan.step, self._next_step)

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tradewind.kernels.gpu.ready import ReadyKernels
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import Rows
-from tradewind.kernels.sample import Draw, Sample
+from tradewind.kernels.sample import Draw
 from tradewind.kernels.sample.adjust import Masked
 from tradewind.kernels.step_inputs import SlotTables, StepInputs, StepTensors
 from tradewind.models.decoder import Model
@@ -44,7 +45,6 @@ class StepOps:
 
     inputs: StepInputs
     draw: Draw
-    sample: Sample  # for rows that ask for what `draw` does not do: penalties, masks, logprobs
 
 
 class GraphRunner:
@@ -54,10 +54,18 @@ class GraphRunner:
     """
 
     def __init__(
-        self, model: Model, pool: KVPool, info: RunnerInfo, ops: StepOps, graphs: Graphs | None = None
+        self,
+        model: Model,
+        pool: KVPool,
+        info: RunnerInfo,
+        ops: StepOps,
+        graphs: Graphs | None = None,
+        ready: ReadyKernels | None = None,
     ) -> None:
+        """`ready`: counts kernels, from before the first of this runner's was launched."""
         assert pool.num_blocks > info.num_blocks, "there is no spare block"
         self._model, self._info, self._ops, self._graphs = model, info, ops, graphs
+        self._ready = ready or ReadyKernels()
         self._report = graphs.report if graphs is not None else GraphsReport()
         self._pool: KVPool | None = pool
         device, slots = model.device, info.max_running
@@ -78,6 +86,11 @@ class GraphRunner:
     def info(self) -> RunnerInfo:
         """What was measured at boot."""
         return self._info
+
+    @property
+    def compiled_kernels(self) -> int:
+        """See tradewind.protocol.runner.Runner."""
+        return self._ready.count
 
     @property
     def spec(self) -> ModelSpec:
@@ -204,8 +217,13 @@ class GraphRunner:
     def _draw(self, shape: StepShape, masked: Masked | None) -> Drawn:
         if masked is None and not self._state.flags_S[shape.slots_N].any():
             return self._draw_plainly(shape)
-        logits_NV = self._model.logits(self._last_ND[: len(shape.slots_N)]).contiguous()
-        return draw(logits_NV, shape.slots_N, shape.positions_N, self._state, self._ops.sample, masked)
+        count = len(shape.slots_N)
+
+        def choose(logits_NV: Tensor) -> Tensor:
+            return self._choose(logits_NV)[:count]
+
+        logits_NV = self._model.logits(self._last_ND[:count]).contiguous()
+        return draw(logits_NV, shape.slots_N, shape.positions_N, self._state, choose, masked)
 
     def _draw_plainly(self, shape: StepShape) -> Drawn:
         """Of rows that ask for no more than temperature and filters, or are to be treated so."""
@@ -218,7 +236,10 @@ class GraphRunner:
         return Drawn(shape.slots_N, to_host(self._drawn_N[:count]), _nobody(), None)
 
     def _head(self, rows: int) -> Tensor:
-        logits_NV = self._model.logits(self._last_ND[:rows]).contiguous()
+        return self._choose(self._model.logits(self._last_ND[:rows]).contiguous())
+
+    def _choose(self, logits_NV: Tensor) -> Tensor:
+        """Tokens by the columns on the device, stored where the next step reads them. All rows are drawn alike."""
         self._ops.draw(logits_NV, self._columns.draw, self._tables.tokens_SP, self._drawn_N)
         return self._drawn_N
 

@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class GraphBudget:
-    """What recording may take: once either is used up, no further graph is recorded."""
+    """What recording may take: once either is used up, no further graph is recorded.
+
+    Compiling kernels is not counted: what is not compiled then would be compiled while serving.
+    """
 
     seconds: float
     nbytes: int
@@ -30,6 +33,7 @@ class GraphsReport:
     recorded: int = 0
     wanted: int = 0
     seconds: float = 0.0
+    compiling_seconds: float = 0.0  # and launching each kernel for the first time
     nbytes: int = 0
     replays: int = 0
     eager: int = 0
@@ -59,9 +63,12 @@ class Graphs:
         self.report.wanted += 1
         if self.report.seconds >= self.budget.seconds or self.report.nbytes >= self.budget.nbytes:
             return False
-        begun_s, before = time.perf_counter(), self._free_bytes()
+        before, begun_s = self._free_bytes(), time.perf_counter()
         if self.device.type == "cuda":
             warm()
+            warmed_s = time.perf_counter()
+            self.report.compiling_seconds += warmed_s - begun_s
+            begun_s = warmed_s
             self._by_key[key] = self._capture(work)
         else:
             self._by_key[key] = _repeat(work, work())

@@ -15,7 +15,7 @@ from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.runner.batch import Batch, build_batch
 from tradewind.runner.pending import Done, Finish, Halved, SecondHalf, result_of
 from tradewind.runner.prompt_logprobs import prompt_columns
-from tradewind.runner.sample import draw, masked_rows
+from tradewind.runner.sample import choosing, draw, masked_rows
 from tradewind.runner.state import StateRows, StateShape
 from tradewind.runner.transfer import to_device
 
@@ -42,6 +42,11 @@ class DeviceRunner:
     def info(self) -> RunnerInfo:
         """What was measured at boot."""
         return self._info
+
+    @property
+    def compiled_kernels(self) -> int:
+        """None: the CPU's are compiled when the package is installed."""
+        return 0
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> Done | Halved:
@@ -75,7 +80,8 @@ class DeviceRunner:
             drawn = None
             if logits_NV is not None:
                 masked = masked_rows(plan, masks, state.device)
-                drawn = draw(logits_NV, batch.slots_N, batch.positions_N, state, self._sample, masked)
+                choose = choosing(batch.slots_N, batch.positions_N, state, self._sample)
+                drawn = draw(logits_NV, batch.slots_N, batch.positions_N, state, choose, masked)
             return lambda device_s: result_of(plan.step, drawn, prompts, device_s)
 
         return sample

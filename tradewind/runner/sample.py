@@ -3,6 +3,7 @@
 Legend: N rows of logits, V vocabulary, K alternatives.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,15 +60,22 @@ class Drawn:
     logprobs: LogprobColumns | None
 
 
+# `choose(logits_NV)`: tokens_N (int64, -1 where the row failed), stored where the next step reads them.
+Choose = Callable[[Tensor], Tensor]
+
+
 def draw(
     logits_NV: Tensor,
     slots_N: Int64s,
     positions_N: Int64s,
     state: StateRows,
-    sample: Sample,
+    choose: Choose,
     masked: Masked | None = None,
 ) -> Drawn:
-    """Draw the token at positions_N[n] of each slot and store it. `logits_NV` (float32) may be overwritten."""
+    """Draw the token at positions_N[n] of each slot, after all that its row asks for.
+
+    `logits_NV` (float32) may be overwritten.
+    """
     flags_N = state.flags_S[slots_N]
     is_plain = not flags_N.any()
     asking_N = _NOBODY if is_plain else np.flatnonzero(flags_N & LOGPROBS)
@@ -77,7 +85,7 @@ def draw(
     adjustments = None if is_plain else build_adjustments(state, slots_N, positions_N)
     if adjustments is not None:
         adjust(logits_NV, adjustments)
-    tokens_N = _draw(logits_NV, slots_N, positions_N, state, sample)
+    tokens_N = choose(logits_NV)
     if is_plain:
         return Drawn(slots_N, to_host(tokens_N), _NOBODY, None)
     valid_N = tokens_N.clamp(min=0)
@@ -98,12 +106,16 @@ def masked_rows(plan: StepPlan, masks: TokenMasks | None, device: torch.device) 
     return Masked(to_device(plan.masked.astype(np.int64), device), to_device(masks.bits_MW, device))
 
 
-def _draw(logits_NV: Tensor, slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Tensor:
-    """Draw, and store what was drawn."""
-    tokens_N = sample(logits_NV, sample_rows(state, slots_N, positions_N))
-    # A failed row's sequence ends; but until the host knows, its state row must hold a token.
-    state.store(slots_N, positions_N, tokens_N.clamp(min=0))
-    return tokens_N
+def choosing(slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Choose:
+    """Draws by `sample`."""
+
+    def choose(logits_NV: Tensor) -> Tensor:
+        tokens_N = sample(logits_NV, sample_rows(state, slots_N, positions_N))
+        # A failed row's sequence ends; but until the host knows, its state row must hold a token.
+        state.store(slots_N, positions_N, tokens_N.clamp(min=0))
+        return tokens_N
+
+    return choose
 
 
 def sample_rows(state: StateRows, slots_N: Int64s, positions_N: Int64s) -> SampleRows:

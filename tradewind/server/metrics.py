@@ -161,6 +161,7 @@ class EngineCollector:
             "steps": ("engine steps", stats.steps),
             "step_host_seconds": ("time spent planning, applying and serialising steps", stats.host_s),
             "step_device_seconds": ("time the device spent on steps", stats.device_s),
+            "kernels_compiled": ("kernels compiled or loaded since the engine began, at boot", stats.compiled_kernels),
             "engine_restarts": ("times the engine process was started again", self._engine.restarts),
             "slow_readers": ("clients dropped because they stopped reading", self._metrics.slow_readers),
         }

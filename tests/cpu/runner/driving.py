@@ -9,18 +9,23 @@ import torch
 
 from tradewind.base.clock import SystemClock
 from tradewind.config import CacheConfig, ModelConfig, SchedulerConfig
+from tradewind.engine.constraints import Constraints
+from tradewind.engine.core import Engine
+from tradewind.grammar.matcher import Vocabulary
+from tradewind.grammar.source import HEAD
 from tradewind.kernels import sample
 from tradewind.kernels.pages import KVPool
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model
 from tradewind.protocol.plan import RunnerInfo
-from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
+from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
 from tradewind.protocol.result import PromptLogprobs, TokenLogprobs
 from tradewind.protocol.runner import Pending, Runner
 from tradewind.runner.runner import DeviceRunner
 from tradewind.scheduler.scheduler import Scheduler
 
 GREEDY = RowSampling(seed=0, temperature=0.0)
+CLOCK = SystemClock()
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Session:
     def __init__(self, runner: Runner, *, run_ahead: bool = False, prefix_caching: bool = True) -> None:
         self._runner = runner
         cache = CacheConfig(block_tokens=runner.info.block_tokens, prefix_caching=prefix_caching)
-        self.scheduler = Scheduler(runner.info, SchedulerConfig(), cache, SystemClock())
+        self.scheduler = Scheduler(runner.info, SchedulerConfig(), cache, CLOCK)
         self._ahead = 2 if run_ahead else 1
         self._flying: deque[Pending] = deque()
         self.heard: dict[int, Heard] = {}
@@ -113,7 +118,52 @@ class Session:
         return {request_id: heard.tokens for request_id, heard in self.finish().items()}
 
 
+def constrained_tokens(runner: Runner, requests: Iterable[EngineRequest]) -> dict[int, list[int]]:
+    """Run these to their ends in an engine, grammars and all: tokens by request id."""
+    scheduler = Scheduler(runner.info, SchedulerConfig(), CacheConfig(block_tokens=runner.info.block_tokens), CLOCK)
+    engine = Engine(scheduler, runner, CLOCK, constraints=Constraints(lambda: vocabulary(runner.info.vocab_size)))
+    tokens: dict[int, list[int]] = {}
+    for one in requests:
+        tokens[one.request_id] = []
+        engine.add(one)
+    while engine.has_work:
+        for updates in engine.step():
+            for request_id, token in zip(updates.request_ids.tolist(), updates.tokens.tolist(), strict=True):
+                tokens[request_id].append(token)
+    scheduler.check()
+    return tokens
+
+
+def vocabulary(size: int) -> Vocabulary:
+    """Of ASCII and pairs of letters; the last token ends a sequence."""
+    pairs = [bytes([97 + index // 16, 97 + index % 16]) for index in range(size - 129)]
+    return Vocabulary([*(bytes([byte]) for byte in range(128)), *pairs, b"<eos>"], [size - 1], [size - 1])
+
+
 def request(
     request_id: int, prompt: list[int], max_tokens: int = 64, sampling: RowSampling = GREEDY, **more: object
 ) -> EngineRequest:
     return EngineRequest(request_id=request_id, prompt_tokens=prompt, sampling=sampling, max_tokens=max_tokens, **more)
+
+
+def masked_requests(vocab: int) -> list[EngineRequest]:
+    """Of all kinds of sampling; every other one may say words only. For `constrained_tokens`."""
+    words = RowGrammar(HEAD + "start: /[a-z]+(-[a-z]+){3}/")
+    settings = [
+        GREEDY,
+        RowSampling(seed=2, temperature=1.0),
+        RowSampling(seed=3, temperature=0.8, top_p=0.9, top_k=20),
+        RowSampling(seed=5, temperature=1.2, min_p=0.05),
+        RowSampling(seed=4, temperature=0.0, repetition_penalty=1.3, presence_penalty=0.5),
+    ]
+    return [
+        request(
+            index,
+            [1 + index, 2, *range(3, 3 + 7 * index)],
+            4 + index * 5 % 23,
+            settings[index % len(settings)],
+            grammar=words if index % 2 else None,
+            stop_token_ids=[vocab - 1],
+        )
+        for index in range(15)
+    ]

@@ -1,13 +1,23 @@
 """The GPU's runner, with the CPU as its device: buckets, inputs made there, recorded steps, memory that runs out."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
 import pytest
 import torch
 
-from tests.cpu.runner.driving import GREEDY, Heard, Limits, Session, make_runner, request
+from tests.cpu.runner.driving import (
+    GREEDY,
+    Heard,
+    Limits,
+    Session,
+    constrained_tokens,
+    make_runner,
+    masked_requests,
+    request,
+)
 from tests.cpu.tiny_models import VARIANTS, make_tiny_model, random_prompt
 from tradewind.config import ModelConfig
 from tradewind.kernels import sample, step_inputs
@@ -42,10 +52,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def make_graph_runner(model: Model, limits: Limits = LIMITS, budget: GraphBudget | None = None) -> GraphRunner:
-    info = make_runner(model, limits).info
+    info = replace(make_runner(model, limits).info, asynchronous=True)
     shape = model.spec.pool_shape(limits.num_blocks + 1, limits.block_tokens)
     pool = KVPool(torch.full(shape.as_tuple(model.spec.dtype), torch.nan, dtype=model.spec.dtype))
-    ops = StepOps(step_inputs.choose(CPU).run, sample.choose_draw(CPU).run, sample.choose(CPU).run)
+    ops = StepOps(step_inputs.choose(CPU).run, sample.choose_draw(CPU).run)
     runner = GraphRunner(model, pool, info, ops, None if budget is None else Graphs(CPU, budget))
     runner.record()
     return runner
@@ -118,6 +128,34 @@ def test_buckets(most: int) -> None:
             assert fit - size < max(waste, size // 4), (size, fit)
         assert fitting(buckets, most + 1) is None
     assert all(b - a <= max(64, b // 8) for a, b in pairwise(row_buckets(2048)))
+
+
+@pytest.mark.parametrize("budget", [None, PLENTY], ids=["eager", "graphs"])
+def test_masks_are_kept_to(model: Model, budget: GraphBudget | None) -> None:
+    work = masked_requests(model.spec.vocab)
+    answers = constrained_tokens(make_graph_runner(model, budget=budget), work)
+    assert answers == constrained_tokens(make_runner(model, LIMITS), work)
+    plain = constrained_tokens(make_runner(model, LIMITS), [msgspec.structs.replace(one, grammar=None) for one in work])
+    letters = {ord("-"), *range(ord("a"), ord("z") + 1), *range(128, model.spec.vocab)}
+    for one in work:
+        said = answers[one.request_id]
+        assert said
+        if one.grammar is not None:
+            assert set(said) <= letters
+            assert said != plain[one.request_id]
+        else:
+            assert said == plain[one.request_id]
+
+
+def test_memory_that_runs_out_for_masks_sheds_their_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_arguments: object) -> object:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(graph_runner, "masked_rows", no_memory)
+    work = [msgspec.structs.replace(one, sampling=GREEDY) for one in masked_requests(model.spec.vocab)]
+    answers = constrained_tokens(make_graph_runner(model, budget=PLENTY), work)
+    alone = constrained_tokens(make_runner(model, LIMITS), [one for one in work if one.grammar is None])
+    assert answers == {one.request_id: alone.get(one.request_id, []) for one in work}
 
 
 def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,10 @@ class SpyRunner:
     def info(self):
         return self._runner.info
 
+    @property
+    def compiled_kernels(self):
+        return self._runner.compiled_kernels
+
     def run(self, plan):
         self.events.append(("issue", plan.step))
         pending = self._runner.run(plan)

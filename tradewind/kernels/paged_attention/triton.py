@@ -41,15 +41,68 @@ def _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM: tl
     return tiles, tl.minimum(contexts, ends - begins + window - 1)
 
 
+@triton.jit
+def _load(at, mask, NOTHING: tl.constexpr, PLAIN: tl.constexpr):
+    """NOTHING: what is read where `mask` is false. PLAIN: it never is."""
+    return tl.load(at) if PLAIN else tl.load(at, mask=mask, other=NOTHING)
+
+
+@triton.jit
+def _attend(
+    q_tile, k_pages, v_pages, block_stride, table, position, head, begin_at, end_at, lo, hi, window, scale, softcap,
+    peak, mass, acc, even, odd,
+    K: tl.constexpr, KP: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, MASKED: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, IN_PAIRS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Add the keys of [begin_at, end_at), BN at a time, to what has been summed up. MASKED: not all queries see all."""
+    PLAIN: tl.constexpr = not MASKED and K == KP
+    column = tl.arange(0, KP)
+    pair = tl.arange(0, KP // 2)
+    head_at = head.to(tl.int64) * S * K
+    for start in tl.range(begin_at, end_at, BN, num_stages=STAGES):
+        key = start + tl.arange(0, BN)
+        there = (key >= lo) & (key < hi) if MASKED else key >= 0
+        block = _load(table + key // S, there, 0, not MASKED).to(tl.int64)
+        at = block * block_stride + head_at + (key % S) * K
+        k_tile = _load(k_pages + at[None, :] + column[:, None], there[None, :] & (column < K)[:, None], 0.0, PLAIN)
+        scores = tl.dot(q_tile, k_tile.to(q_tile.dtype), input_precision="ieee" if EXACT_DOT else "tf32") * scale
+        if HAS_SOFTCAP:
+            # tanh(x) = 1 - 2 / (exp(2x) + 1), and exp(2x) = exp2(2 log2(e) x)
+            scores = softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.8853900817779268 / softcap)) + 1.0))
+        if MASKED:
+            seen = there[None, :] & (key[None, :] <= position[:, None]) & (key[None, :] > position[:, None] - window)
+            scores = tl.where(seen, scores, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(scores, 1))
+        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+        weights = tl.exp2(scores - base[:, None])
+        fade = tl.exp2(peak - base)
+        mass = mass * fade + tl.sum(weights, 1)
+        weights = weights.to(q_tile.dtype)
+        if IN_PAIRS:
+            v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at // 2)[:, None] + pair[None, :]
+            words = _load(v_at, there[:, None] & (pair < K // 2)[None, :], 0, PLAIN)
+            low = words.to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+            high = (words >> 8).to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+            even = tl.dot(weights, low, even * fade[:, None])
+            odd = tl.dot(weights, high, odd * fade[:, None])
+        else:
+            v_tile = _load(v_pages + at[:, None] + column[None, :], there[:, None] & (column < K)[None, :], 0.0, PLAIN)
+            acc = acc * fade[:, None]
+            acc = tl.dot(weights, v_tile.to(q_tile.dtype), acc, input_precision="ieee" if EXACT_DOT else "tf32")
+        peak = new_peak
+    return peak, mass, acc, even, odd
+
+
 @triton.jit(do_not_specialize=["R", "G", "GROUP", "least", "most"])
 def paged_attention_kernel(
     q, q_stride, k_pages, v_pages, block_stride, query_starts, context_lens, block_tables, table_stride, out,
-    partials, marks, arrivals, R, G, S, GROUP, least, most, window, least_split, scale, softcap,
-    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCK_R: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr,
-    OVERLAPS: tl.constexpr, STAGES: tl.constexpr,
+    partials, marks, arrivals, R, G, GROUP, least, most, window, least_split, scale, softcap,
+    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCK_R: tl.constexpr, S: tl.constexpr,
+    SKIPS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr,
+    IN_PAIRS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr, COMBINES: tl.constexpr,
 ):  # fmt: skip
-    """EIGHT_BITS: of the pages; every such number is one in float16 too. IN_PAIRS: values are read two by two, since 16
+    """SKIPS_MASK: keys that all queries see are not compared with anything; rounding may then depend on the chunk.
+    EIGHT_BITS: of the pages; every such number is one in float16 too. IN_PAIRS: values are read two by two, since 16
     bits is the least that the tensor cores' loads can transpose; even and odd columns are then multiplied apart.
 
     `scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
@@ -101,46 +154,24 @@ def paged_attention_kernel(
         mass = tl.zeros([BM], tl.float32)
         if EIGHT_BITS:
             q_tile = q_tile.to(tl.float16)
-        pair = tl.arange(0, KP // 2)
         even = tl.zeros([BM, KP // 2], tl.float32)
         odd = tl.zeros([BM, KP // 2], tl.float32)
         acc = tl.zeros([BM, KP], tl.float32)
         table = block_tables + row.to(tl.int64) * table_stride
-        head_at = head.to(tl.int64) * S * K
-        for start in tl.range(lo // BN * BN, hi, BN, num_stages=STAGES):
-            key = start + tl.arange(0, BN)
-            there = (key >= lo) & (key < hi)
-            block = tl.load(table + key // S, mask=there, other=0).to(tl.int64)
-            at = block * block_stride + head_at + (key % S) * K
-            k_tile = tl.load(
-                k_pages + at[None, :] + column[:, None], mask=there[None, :] & in_head[:, None], other=0.0
-            ).to(q_tile.dtype)
-            scores = tl.dot(q_tile, k_tile, input_precision="ieee" if EXACT_DOT else "tf32") * scale
-            if HAS_SOFTCAP:
-                # tanh(x) = 1 - 2 / (exp(2x) + 1), and exp(2x) = exp2(2 log2(e) x)
-                scores = softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.8853900817779268 / softcap)) + 1.0))
-            seen = there[None, :] & (key[None, :] <= position[:, None]) & (key[None, :] > position[:, None] - window)
-            scores = tl.where(seen, scores, float("-inf"))
-            new_peak = tl.maximum(peak, tl.max(scores, 1))
-            base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-            weights = tl.exp2(scores - base[:, None])
-            fade = tl.exp2(peak - base)
-            mass = mass * fade + tl.sum(weights, 1)
-            weights = weights.to(q_tile.dtype)
-            if IN_PAIRS:
-                v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at // 2)[:, None] + pair[None, :]
-                words = tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0)
-                low = words.to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-                high = (words >> 8).to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-                even = tl.dot(weights, low, even * fade[:, None])
-                odd = tl.dot(weights, high, odd * fade[:, None])
-            else:
-                v_tile = tl.load(
-                    v_pages + at[:, None] + column[None, :], mask=there[:, None] & in_head[None, :], other=0.0
-                ).to(q_tile.dtype)
-                acc = acc * fade[:, None]
-                acc = tl.dot(weights, v_tile, acc, input_precision="ieee" if EXACT_DOT else "tf32")
-            peak = new_peak
+        first = lo // BN * BN
+        if SKIPS_MASK:
+            # Steps whose keys all queries of the tile see.
+            is_whole = (first == lo) & (tile_last - window < lo)
+            whole_end = tl.where(is_whole, tl.maximum(tl.minimum(hi, tile_first + 1) // BN * BN, first), first)
+            peak, mass, acc, even, odd = _attend(
+                q_tile, k_pages, v_pages, block_stride, table, position, head, first, whole_end, lo, hi, window, scale,
+                softcap, peak, mass, acc, even, odd, K, KP, BN, S, False, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, STAGES,
+            )  # fmt: skip
+            first = whole_end
+        peak, mass, acc, even, odd = _attend(
+            q_tile, k_pages, v_pages, block_stride, table, position, head, first, hi, lo, hi, window, scale, softcap,
+            peak, mass, acc, even, odd, K, KP, BN, S, True, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, STAGES,
+        )  # fmt: skip
         if IN_PAIRS:
             acc = tl.reshape(tl.join(even, odd), [BM, KP])
         out_at = ((first_token + token).to(tl.int64) * (G * GROUP) + q_head) * K
@@ -163,7 +194,7 @@ def paged_attention_kernel(
                 peak = tl.full([BM], float("-inf"), tl.float32)
                 mass = tl.zeros([BM], tl.float32)
                 acc = tl.zeros([BM, KP], tl.float32)
-                for s in tl.range(0, splits, num_stages=4):
+                for s in tl.range(0, splits, num_stages=COMBINES):
                     other = of_tile + s * (G * tiles)
                     other_acc = tl.load(
                         partials + other.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :],
@@ -192,10 +223,15 @@ class Tile:
     programs: int
     in_pairs: bool = False  # with pages of 8 bits
 
+    @property
+    def combines(self) -> int:
+        """How many splits are read at once when they are added up: those of a large tile would fill shared memory."""
+        return 4 if self.rows <= 16 else 1
+
 
 # By the bytes of a key's number; measured on an H100.
 SMALL = {2: Tile(16, 128, 4, 3, 2), 1: Tile(16, 128, 4, 3, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
-LARGE = {2: Tile(128, 64, 8, 2, 1), 1: Tile(64, 64, 4, 3, 2), 4: Tile(64, 32, 8, 2, 1)}
+LARGE = {2: Tile(128, 64, 8, 2, 1), 1: Tile(64, 64, 4, 2, 2), 4: Tile(64, 32, 8, 2, 1)}
 EXACT = Tile(64, 32, 4, 3, 2)  # for all rows alike
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
@@ -265,13 +301,14 @@ class TritonPagedAttention:
         paged_attention_kernel[(tile.programs * self._chip.processors,)](
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), rows.query_starts_R1,
             rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK, self._partials,
-            self._marks, self._arrivals, count, kv_heads, block_tokens, q_THK.shape[1] // kv_heads, least, most,
+            self._marks, self._arrivals, count, kv_heads, q_THK.shape[1] // kv_heads, least, most,
             window or _NO_WINDOW, _NO_SPLIT if self._exact else LEAST_SPLIT, scale * _LOG2_E,
             (softcap or 0.0) * _LOG2_E, K=head_dim, KP=padded, BM=tile.rows, BN=tile.keys,
-            BLOCK_R=_padded(count), HAS_SOFTCAP=softcap is not None,
+            BLOCK_R=_padded(count), S=block_tokens, SKIPS_MASK=not self._exact, HAS_SOFTCAP=softcap is not None,
             EXACT_DOT=q_THK.dtype == torch.float32, EIGHT_BITS=eight_bits,
             IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0, OVERLAPS=self._chip.overlaps,
-            STAGES=tile.stages, num_warps=tile.warps, num_stages=tile.stages, launch_pdl=self._chip.overlaps,
+            STAGES=tile.stages, COMBINES=tile.combines, num_warps=tile.warps, num_stages=tile.stages,
+            launch_pdl=self._chip.overlaps,
         )  # fmt: skip
 
 
