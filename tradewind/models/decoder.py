@@ -82,22 +82,30 @@ class Model:
 def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positions: int) -> Model:
     """Read the declared tensors and put the layers together. `max_positions` is the length of the rotary table."""
     ops = loader.ops
-    embedding_VD = loader.tensor(declaration.embedding)
+    embedding, lm_head = _build_ends(declaration, loader)
     cos_sin_PK = cos_sin_table(spec.rope, spec.head_dim, max_positions, loader.device)
     layers = tuple(
         _build_layer(spec, layer, window, cos_sin_PK, loader)
         for layer, window in zip(declaration.layers, spec.windows, strict=True)
     )
     final_norm = RmsNorm(loader.tensor(declaration.final_norm), spec.norm_eps, ops.add_rms_norm)
-    # A tied output layer is packed from the embedding itself: an implementation that keeps it as it is shares it, and
-    # one that repacks it can read the embedding's rows from the packed copy.
-    head_VD = embedding_VD if declaration.lm_head is None else loader.tensor(declaration.lm_head)
-    lm_head = Linear.build(head_VD, None, ops)
-    embedding: Embedding | TiedEmbedding = Embedding(embedding_VD, ops.embedding)
-    if declaration.lm_head is None and ops.packed_embedding is not None:
-        embedding = TiedEmbedding(lm_head.weight, ops.packed_embedding)
     in_one_call = _bind(spec, layers, cos_sin_PK, ops)
     return Model(spec, embedding, layers, final_norm, lm_head, cos_sin_PK, ops, in_one_call)
+
+
+def _build_ends(declaration: Declaration, loader: Loader) -> tuple[Embedding | TiedEmbedding, Linear]:
+    """Embedding and output layer, the largest weights: read first, so that unpacked they meet no others in memory.
+
+    A tied output layer is packed from the embedding itself: an implementation that keeps it as it is shares it, and one
+    that repacks it can read the embedding's rows from the packed copy.
+    """
+    ops = loader.ops
+    embedding_VD = loader.tensor(declaration.embedding)
+    head_VD = embedding_VD if declaration.lm_head is None else loader.tensor(declaration.lm_head)
+    lm_head = Linear.build(head_VD, None, ops)
+    if declaration.lm_head is None and ops.packed_embedding is not None:
+        return TiedEmbedding(lm_head.weight, ops.packed_embedding), lm_head
+    return Embedding(embedding_VD, ops.embedding), lm_head
 
 
 def _bind(spec: ModelSpec, layers: tuple[DecoderLayer, ...], cos_sin_PK: Tensor, ops: Ops) -> DecoderLayers | None:

@@ -39,6 +39,7 @@ class Loader:
         self._progress = progress
         self._total_bytes = sum(tensor.numel for tensor in declaration.tensors()) * dtype.itemsize
         self._done_bytes = 0
+        self._spare: Tensor | None = None  # where the last packed weight lay unpacked
 
     def tensor(self, spec: TensorSpec) -> Tensor:
         """One tensor as it is."""
@@ -47,12 +48,20 @@ class Loader:
     def linear(self, spec: LinearSpec) -> Linear:
         """A linear layer from one or several weights; only the packed form remains."""
         bias_N = self._stack(spec.biases) if spec.biases else None
-        return Linear.build(self._stack(spec.weights), bias_N, self.ops)
+        memory = self._memory(sum(weight.numel for weight in spec.weights), self._spare)
+        linear = Linear.build(self._stack(spec.weights, memory), bias_N, self.ops)
+        self._spare = None if _lies_in(linear, memory) else memory
+        return linear
 
-    def _stack(self, specs: tuple[TensorSpec, ...]) -> Tensor:
-        """The tensors stacked along their first dimension."""
-        rows = sum(spec.shape[0] for spec in specs)
-        stacked = empty((rows, *specs[0].shape[1:]), self._dtype, self.device)
+    def _memory(self, numel: int, spare: Tensor | None = None) -> Tensor:
+        """Room for so many numbers: the spare, if it suffices, or new."""
+        return spare if spare is not None and len(spare) >= numel else empty((numel,), self._dtype, self.device)
+
+    def _stack(self, specs: tuple[TensorSpec, ...], memory: Tensor | None = None) -> Tensor:
+        """The tensors stacked along their first dimension, at the beginning of `memory`, or in new."""
+        numel = sum(spec.numel for spec in specs)
+        memory = self._memory(numel) if memory is None else memory
+        stacked = memory[:numel].view(-1, *specs[0].shape[1:])
         first = 0
         for spec in specs:
             last = first + spec.shape[0]
@@ -62,3 +71,10 @@ class Loader:
             if self._progress:
                 self._progress(self._done_bytes, self._total_bytes)
         return stacked
+
+
+def _lies_in(linear: Linear, memory: Tensor) -> bool:
+    """Whether the weight stayed where it was read to."""
+    start = memory.untyped_storage().data_ptr()
+    packed = (linear.weight.data, *linear.weight.extras)
+    return any(tensor.untyped_storage().data_ptr() == start for tensor in packed)
