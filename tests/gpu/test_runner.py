@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.cpu.runner.driving import (
     GREEDY,
@@ -17,9 +18,13 @@ from tests.cpu.runner.driving import (
     request,
 )
 from tests.cpu.tiny_models import VARIANTS, make_tiny_model, random_prompt
-from tradewind.config import from_flat
+from tradewind.config import ModelConfig, from_flat
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.ops import choose_ops
+from tradewind.models.registry import load_model
 from tradewind.protocol.plan import StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
+from tradewind.protocol.runner import Runner
 from tradewind.runner.boot import boot_runner
 from tradewind.runner.graph_runner import GraphRunner
 
@@ -48,6 +53,14 @@ def boot(directory: Path, **settings: object) -> GraphRunner:
     runner = boot_runner(directory, from_flat(given))
     assert isinstance(runner, GraphRunner)
     return runner
+
+
+def growing(vocab: int) -> list[EngineRequest]:
+    """Requests that need few blocks at first, and many before they end: where there are few, some are preempted."""
+    return [
+        request(200 + index, random_prompt(vocab, 5, seed=index), 100, SETTINGS[index % len(SETTINGS)])
+        for index in range(10)
+    ]
 
 
 def heard(runner: GraphRunner, work: list[EngineRequest]) -> dict[int, Heard]:
@@ -106,18 +119,17 @@ def test_exact_answers_depend_on_their_request_alone(settings: dict[str, str], t
     """
     tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=1031, dtype="bfloat16")
     directory = make_tiny_model(tmp_path / "model", tiny)
-    work = requests(tiny.vocab, 4)
+    work = [*requests(tiny.vocab, 4), *growing(tiny.vocab)]
     together = heard(boot(directory, exact=True, **settings), work)
     alone = boot(directory, exact=True, step_tokens=40, **settings)
+    for one in work:
+        assert told(heard(alone, [one])[one.request_id]) == told(together[one.request_id])
     tight = boot(directory, exact=True, memory_bytes=40 * BLOCK_BYTES // (2 if settings else 1), **settings)
     session = Session(tight, run_ahead=True, prefix_caching=False)
     session.add(work)
     resumed = session.finish()
     assert session.scheduler.stats().preemptions > 0
-    for one in work:
-        expected = told(together[one.request_id])
-        assert told(heard(alone, [one])[one.request_id]) == expected
-        assert told(resumed[one.request_id]) == expected
+    assert {key: told(one) for key, one in resumed.items()} == {key: told(one) for key, one in together.items()}
 
 
 def test_masks_are_kept_to(tmp_path: Path) -> None:
@@ -150,7 +162,7 @@ def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(tmp_path: Path)
     """The allocator refuses what is beyond that of boot; log probabilities of a large vocabulary need more."""
     tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=60_000, dtype="bfloat16")
     directory = make_tiny_model(tmp_path / "model", tiny)
-    runner = boot(directory)
+    runner = boot(directory, exact=True)
     plain = [request(index, random_prompt(tiny.vocab, 60, seed=index), 20) for index in range(8)]
     expected = heard(runner, plain)
     greedy = [RowSampling(seed=0, temperature=0.0, prompt_logprobs=5, logprobs=5)] * 4
@@ -172,13 +184,30 @@ def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(tmp_path: Path)
     assert all(answer.reason == FinishReason.LENGTH for answer in heard(runner, asking).values())
 
 
+def prompt_logprobs(runner: Runner, vocab: int) -> Tensor:
+    """Of 792 tokens of random prompts."""
+    asking = RowSampling(seed=0, temperature=0.0, prompt_logprobs=0)
+    session = Session(runner)
+    session.add(request(index, random_prompt(vocab, 100, seed=index), 1, asking) for index in range(8))
+    answers = [session.finish()[index] for index in range(8)]
+    return torch.tensor([p.logprobs[0] for one in answers for piece in one.prompt_logprobs for p in piece.positions])
+
+
 @pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="no 8-bit floats")
-def test_fp8_stays_near(tmp_path: Path) -> None:
+def test_fp8_diverges_as_its_format_does(tmp_path: Path) -> None:
+    """Weights of 8 bits give what the CPU's reference gives with the same ones; that and FP8 keys and values stay near.
+
+    The bounds are mean differences in nats. The reference's own, between bfloat16 and FP8 weights, is 0.23: of so small
+    a model with random weights every 8-bit rounding is seen.
+    """
     tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=128, vocab=256)
     directory = make_tiny_model(tmp_path / "model", tiny)
-    work = requests(256, 2)
-    plain = Session(boot(directory, dtype="bfloat16")).tokens(work)
-    for settings in ({"quantization": "fp8"}, {"kv_dtype": "fp8"}, {"quantization": "fp8", "kv_dtype": "fp8"}):
-        rough = Session(boot(directory, dtype="bfloat16", **settings), run_ahead=True).tokens(work)
-        first = [rough[key][0] == plain[key][0] for key in plain if SETTINGS[key % len(SETTINGS)].temperature == 0]
-        assert sum(first) >= 0.7 * len(first), settings
+    quantisation = Quantisation.named("fp8")
+    config = ModelConfig(model=str(directory), dtype="bfloat16", quantization="fp8")
+    ops = choose_ops("cpu", torch.bfloat16, "reference", quantisation=quantisation)
+    reference = prompt_logprobs(make_runner(load_model(directory, config, ops=ops)), tiny.vocab)
+    plain = prompt_logprobs(boot(directory, dtype="bfloat16"), tiny.vocab)
+    weights = prompt_logprobs(boot(directory, dtype="bfloat16", quantization="fp8"), tiny.vocab)
+    both = prompt_logprobs(boot(directory, dtype="bfloat16", quantization="fp8", kv_dtype="fp8"), tiny.vocab)
+    found = [float((a - b).abs().mean()) for a, b in ((weights, reference), (weights, plain), (both, plain))]
+    assert all(a <= b for a, b in zip(found, (0.1, 0.3, 0.4), strict=True)), found

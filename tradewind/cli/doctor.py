@@ -62,7 +62,8 @@ def _memory(found: Survey) -> dict[str, str]:
     facts = {
         "free": format_bytes(found.free_bytes),
         "weights": f"{format_bytes(found.weights_bytes)} (the large matrices)",
-        "workspace": f"{format_bytes(found.workspace_bytes)} for steps of {ask.step_tokens} tokens",
+        "workspace": f"{format_bytes(found.workspace_bytes)} for steps of {ask.step_tokens} tokens"
+        + (", twice, and graphs; at most: boot measures it" if found.device.type == "cuda" else ""),
     }
     if found.plan is None:
         return {**facts, "KV cache": f"does not fit: {found.shortage}"}

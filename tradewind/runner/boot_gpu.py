@@ -23,7 +23,7 @@ from tradewind.runner.memory import MemoryAsk
 log = logging.getLogger(__name__)
 
 GRAPH_SECONDS = 12.0  # for recording; steps whose graph comes too late for this are rounded up to a larger one
-_GRAPHS_BYTES = 3 << 29  # what all graphs take beside the memory of the largest step
+GRAPHS_BYTES = 3 << 29  # what all graphs take beside the memory of the largest step
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Workspace:
     def nbytes(self) -> int:
         """Together. What is not replayed (for rows that ask for logprobs, say) needs a step's memory of its own."""
         return 2 * self.step_bytes + self.graphs_bytes
+
+    def taken_from(self, ask: MemoryAsk, free_bytes: int) -> MemoryAsk:
+        """`ask`, of what is left of `free_bytes` (after the weights) beside the workspace and a block of nobody's."""
+        return replace(ask, free_bytes=max(0, free_bytes - self.nbytes - ask.block_bytes))
 
 
 @torch.inference_mode()
@@ -65,7 +69,7 @@ def measure_workspace(
     model.logits(model.forward(zeros(step_tokens), rows, pool)[:max_running])
     step_bytes = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
-    return Workspace(step_bytes, _GRAPHS_BYTES)
+    return Workspace(step_bytes, GRAPHS_BYTES)
 
 
 def boot_gpu(
@@ -80,8 +84,7 @@ def boot_gpu(
     device, ready = model.device, ReadyKernels()
     ready.watch()
     workspace = measure_workspace(model, ask.max_running, ask.step_tokens, ask.block_tokens, dtype)
-    spare_bytes = workspace.nbytes + ask.block_bytes
-    info = info_of(replace(ask, free_bytes=max(0, torch.cuda.mem_get_info(device)[0] - spare_bytes)))
+    info = info_of(workspace.taken_from(ask, torch.cuda.mem_get_info(device)[0]))
     pool = KVPool.allocate(model.spec.pool_shape(info.num_blocks + 1, info.block_tokens), dtype, device)
     draw, inputs = sampling.choose_draw(device), step_inputs.choose(device)
     info.implementations.update(sample=draw.kind, step_inputs=inputs.kind)

@@ -63,7 +63,7 @@ class Graphs:
         self.report.wanted += 1
         if self.report.seconds >= self.budget.seconds or self.report.nbytes >= self.budget.nbytes:
             return False
-        before, begun_s = self._free_bytes(), time.perf_counter()
+        before, begun_s = self._taken_bytes(), time.perf_counter()
         if self.device.type == "cuda":
             warm()
             warmed_s = time.perf_counter()
@@ -74,7 +74,7 @@ class Graphs:
             self._by_key[key] = _repeat(work, work())
         self.report.recorded += 1
         self.report.seconds += time.perf_counter() - begun_s
-        self.report.nbytes += max(0, before - self._free_bytes())
+        self.report.nbytes += max(0, self._taken_bytes() - before)
         return True
 
     def has(self, key: Hashable) -> bool:
@@ -105,10 +105,9 @@ class Graphs:
             graph.capture_end()
         return Recorded(graph.replay, outcome)
 
-    def _free_bytes(self) -> int:
-        if self.device.type != "cuda":
-            return 0
-        return torch.cuda.mem_get_info(self.device)[0]
+    def _taken_bytes(self) -> int:
+        """By this process: what is free on the device depends on others, too."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
 
 
 def _repeat(work: Callable[[], Any], outcome: Any) -> Recorded[Any]:

@@ -11,6 +11,7 @@ import torch
 from tradewind.base.errors import NotEnoughMemory
 from tradewind.config import Config
 from tradewind.kernels import sample as sampling
+from tradewind.kernels import step_inputs
 from tradewind.kernels.native.library import load as load_native
 from tradewind.kernels.ops import Chosen
 from tradewind.models.registry import load_spec
@@ -25,6 +26,7 @@ from tradewind.runner.boot_device import (
     with_dtype,
     workspace_bytes,
 )
+from tradewind.runner.boot_gpu import GRAPHS_BYTES, Workspace
 from tradewind.runner.machine import cpu_features, usable_cpus
 from tradewind.runner.memory import MemoryAsk, MemoryPlan, check_weights, plan_memory
 
@@ -77,22 +79,34 @@ def survey(directory: Path, config: Config) -> Survey:
     spec = load_spec(directory, with_dtype(directory, config.model, device))
     free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec, config)
     ask = memory_ask(spec, config, device, free - weights_bytes)
+    workspace = workspace_bytes(spec, ask.max_running, ask.step_tokens)
+    if device.type == "cuda":
+        on_gpu = Workspace(workspace, GRAPHS_BYTES)
+        ask, workspace = on_gpu.taken_from(ask, free - weights_bytes), on_gpu.nbytes
     plan, shortage = None, None
     try:
         check_weights(weights_bytes, free)
         plan = plan_memory(ask)
     except NotEnoughMemory as error:
         shortage = error.message
-    sample = sampling.choose_draw(device) if device.type == "cuda" else sampling.choose(device)
+    chosen = {**ops_for(config, device, spec.dtype).chosen, **_around_the_model(device)}
     return Survey(
         device=device,
         described=describe(device, config.runner),
         spec=spec,
-        chosen={**ops_for(config, device, spec.dtype).chosen, "sample": Chosen(sample.kind, sample.reason)},
+        chosen=chosen,
         free_bytes=free,
         weights_bytes=weights_bytes,
-        workspace_bytes=workspace_bytes(spec, ask.max_running, ask.step_tokens),
+        workspace_bytes=workspace,
         ask=ask,
         plan=plan,
         shortage=shortage,
     )
+
+
+def _around_the_model(device: torch.device) -> dict[str, Chosen]:
+    if device.type != "cuda":
+        sample = sampling.choose(device)
+        return {"sample": Chosen(sample.kind, sample.reason)}
+    draw, inputs = sampling.choose_draw(device), step_inputs.choose(device)
+    return {"step_inputs": Chosen(inputs.kind, inputs.reason), "sample": Chosen(draw.kind, draw.reason)}

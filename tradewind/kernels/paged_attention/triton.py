@@ -231,7 +231,7 @@ class Tile:
 
 # By the bytes of a key's number; measured on an H100.
 SMALL = {2: Tile(16, 128, 4, 3, 2), 1: Tile(16, 128, 4, 3, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
-LARGE = {2: Tile(128, 64, 8, 2, 1), 1: Tile(64, 64, 4, 2, 2), 4: Tile(64, 32, 8, 2, 1)}
+LARGE = {2: Tile(64, 64, 4, 2, 2), 1: Tile(64, 64, 4, 2, 2), 4: Tile(64, 32, 8, 2, 1)}
 EXACT = Tile(64, 32, 4, 3, 2)  # for all rows alike
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
