@@ -189,8 +189,8 @@ def prompt_logprobs(runner: Runner, vocab: int) -> Tensor:
     asking = RowSampling(seed=0, temperature=0.0, prompt_logprobs=0)
     session = Session(runner)
     session.add(request(index, random_prompt(vocab, 100, seed=index), 1, asking) for index in range(8))
-    answers = [session.finish()[index] for index in range(8)]
-    return torch.tensor([p.logprobs[0] for one in answers for piece in one.prompt_logprobs for p in piece.positions])
+    pieces = [piece for one in session.finish().values() for piece in one.prompt_logprobs]
+    return torch.tensor([position.logprobs[0] for piece in pieces for position in piece.positions])
 
 
 @pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="no 8-bit floats")

@@ -120,7 +120,7 @@ class GraphRunner:
         """Issue a step. A step that memory does not suffice for fails for the rows that asked for too much."""
         begun, ended = self._events()
         state = self._state
-        state.begin(plan)
+        refused = state.begin(plan)
         self._append_blocks(plan)
         if not len(plan.slots):
             return Done(result_of(plan.step, None, [], 0.0))
@@ -133,7 +133,7 @@ class GraphRunner:
             return Halved.failed(_all_shed(plan, shape)) if len(plan.masked) else Done(_all_shed(plan, shape))
 
         def sample(masks: TokenMasks | None) -> Finish:
-            return self._second_half(plan, shape, hidden_TD, masks)
+            return self._second_half(plan, shape, hidden_TD, masks, refused)
 
         if ended is None or begun is None:
             return Halved(sample, 0.0) if len(plan.masked) else Done(sample(None)(0.0))
@@ -142,10 +142,12 @@ class GraphRunner:
             step.mask(None)
         return step
 
-    def _second_half(self, plan: StepPlan, shape: StepShape, hidden_TD: Tensor, masks: TokenMasks | None) -> Finish:
-        """Issue what follows the forward; what is returned reads the answer."""
+    def _second_half(
+        self, plan: StepPlan, shape: StepShape, hidden_TD: Tensor, masks: TokenMasks | None, refused: list[int]
+    ) -> Finish:
+        """Issue what follows the forward; what is returned reads the answer. `refused`: slots that fail in any case."""
         state = self._state
-        shed: dict[int, str] = {}
+        shed = dict.fromkeys(refused, _NO_MEMORY)
         prompts: list[PromptColumns] = []
         drawn: Drawn | None = None
         try:
@@ -153,7 +155,7 @@ class GraphRunner:
             if len(shape.slots_N):
                 drawn = self._draw(shape, masked_rows(plan, masks, state.device))
         except torch.OutOfMemoryError:
-            shed = dict.fromkeys(plan.slots[state.flags_S[plan.slots] != 0].tolist(), _NO_MEMORY)
+            shed |= dict.fromkeys(plan.slots[state.flags_S[plan.slots] != 0].tolist(), _NO_MEMORY)
             shed |= dict.fromkeys(shape.slots_N[plan.masked].tolist(), _NO_MEMORY)
             drawn = self._draw_plainly(shape) if len(shape.slots_N) else None
 

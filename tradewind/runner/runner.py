@@ -68,7 +68,8 @@ class DeviceRunner:
         """Compute the first half of the step; what is returned computes the second."""
         assert self._pool is not None, "the runner is closed"
         state = self._state
-        state.begin(plan)
+        refused = state.begin(plan)
+        assert not refused, "memory of the CPU is never refused"
         if not len(plan.slots):
             return lambda _masks: lambda device_s: result_of(plan.step, None, [], device_s)
         batch = build_batch(plan, state)

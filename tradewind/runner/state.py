@@ -65,21 +65,25 @@ class StateRows:
         self.extras: dict[int, Extras] = {}
         self.counts = OutputCounts(shape.vocab, device)
 
-    def begin(self, plan: StepPlan) -> None:
-        """Take over what the plan brings: new owners first, then blocks."""
-        for start in plan.starts:
-            self._start(start)
+    def begin(self, plan: StepPlan) -> list[int]:
+        """Take over what the plan brings: new owners first, then blocks.
+
+        Returns the slots whose new owners ask for more than a GPU's memory has room for. They can be computed like all
+        others, but what they say is of no use.
+        """
+        refused = [start.slot for start in plan.starts if not self._start(start)]
         if len(plan.block_slots):
             self.tables_SM[plan.block_slots, plan.block_starts] = plan.block_ids
+        return refused
 
     def store(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: Tensor) -> None:
         """Put drawn tokens (int64 [n], on the device) into their rows."""
         places = to_device(slots * self.shape.places + positions, self.device)
         self.tokens_flat.index_copy_(0, places, tokens.int())
 
-    def _start(self, start: RowStart) -> None:
+    def _start(self, start: RowStart) -> bool:
+        """False if memory does not suffice."""
         slot, sampling = start.slot, start.sampling
-        self.tokens_SP[slot, : len(start.tokens)] = to_device(start.tokens.astype(np.int32), self.device)
         self.keys_S[slot] = stream_keys(np.array([sampling.seed], np.uint64))[0]
         self.temperature_S[slot] = sampling.temperature if sampling.temperature >= LEAST_TEMPERATURE else 0.0
         self.top_k_S[slot] = max(sampling.top_k, 0)
@@ -88,10 +92,22 @@ class StateRows:
         self.flags_S[slot] = flags_of(sampling)
         self.extras.pop(slot, None)
         self.counts.drop(slot)
+        try:
+            self._place(start)
+        except torch.OutOfMemoryError:
+            self.flags_S[slot] = 0
+            self.tokens_SP[slot].zero_()  # whatever is there must be tokens
+            return False
+        return True
+
+    def _place(self, start: RowStart) -> None:
+        """What of a new owner is on the device."""
+        slot, tokens_P = start.slot, self.tokens_SP[start.slot, : len(start.tokens)]
+        tokens_P.copy_(to_device(start.tokens.astype(np.int32), self.device))
         if self.flags_S[slot]:
             extras = self.extras[slot] = Extras.of(start, self.shape.vocab, self.device)
             if extras.counted:
-                self.counts.begin(slot, self.tokens_SP[slot, : len(start.tokens)], start.prompt_tokens)
+                self.counts.begin(slot, tokens_P, start.prompt_tokens)
 
 
 def flags_of(sampling: RowSampling) -> int:

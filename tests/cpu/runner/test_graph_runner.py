@@ -28,6 +28,7 @@ from tradewind.models.registry import load_model
 from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
 from tradewind.runner import graph_runner
 from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets
+from tradewind.runner.counts import OutputCounts
 from tradewind.runner.graph_runner import GraphRunner, StepOps
 from tradewind.runner.graphs import GraphBudget, Graphs
 
@@ -177,6 +178,22 @@ def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(model: Model, m
     assert {SETTINGS[key].logprobs or SETTINGS[key].presence_penalty for key in shed} <= {2, 0.5}
     for key in set(answers) - set(shed):
         assert answers[key].tokens == expected[key].tokens
+
+
+def test_memory_that_runs_out_as_requests_begin_sheds_these(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_arguments: object) -> object:
+        raise torch.OutOfMemoryError("no memory")
+
+    work = requests(SETTINGS * 2, model.spec.vocab)
+    expected = heard(make_runner(model, LIMITS), work)
+    monkeypatch.setattr(OutputCounts, "begin", no_memory)
+    answers = heard(make_graph_runner(model, budget=PLENTY), work)
+    for one in work:
+        answer = answers[one.request_id]
+        if one.sampling.presence_penalty:
+            assert (answer.reason, "out of memory" in answer.message) == (FinishReason.ERROR, True)
+        else:
+            assert answer.tokens == expected[one.request_id].tokens
 
 
 def test_memory_that_runs_out_in_the_model_sheds_the_step(model: Model) -> None:

@@ -314,4 +314,4 @@ class TritonPagedAttention:
 
 def _padded(rows: int) -> int:
     """The length of what a program knows of all rows: of few sizes, so that few kernels are compiled."""
-    return next(size for size in (16, 64, 256, 1024, next_power_of_2(rows)) if rows <= size)
+    return next(size for size in (16, 64, 256, 512, 1024, next_power_of_2(rows)) if rows <= size)
