@@ -195,19 +195,18 @@ def prompt_logprobs(runner: Runner, vocab: int) -> Tensor:
 
 @pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="no 8-bit floats")
 def test_fp8_diverges_as_its_format_does(tmp_path: Path) -> None:
-    """Weights of 8 bits give what the CPU's reference gives with the same ones; that and FP8 keys and values stay near.
+    """Mean differences of log probabilities: FP8 weights move them no further than in the CPU's reference.
 
-    The bounds are mean differences in nats. The reference's own, between bfloat16 and FP8 weights, is 0.23: of so small
-    a model with random weights every 8-bit rounding is seen.
+    Of so small a model with random weights every rounding to 8 bits is seen: there it is 0.23.
     """
     tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=128, vocab=256)
     directory = make_tiny_model(tmp_path / "model", tiny)
-    quantisation = Quantisation.named("fp8")
     config = ModelConfig(model=str(directory), dtype="bfloat16", quantization="fp8")
-    ops = choose_ops("cpu", torch.bfloat16, "reference", quantisation=quantisation)
+    ops = choose_ops("cpu", torch.bfloat16, "reference", quantisation=Quantisation.named("fp8"))
     reference = prompt_logprobs(make_runner(load_model(directory, config, ops=ops)), tiny.vocab)
     plain = prompt_logprobs(boot(directory, dtype="bfloat16"), tiny.vocab)
     weights = prompt_logprobs(boot(directory, dtype="bfloat16", quantization="fp8"), tiny.vocab)
     both = prompt_logprobs(boot(directory, dtype="bfloat16", quantization="fp8", kv_dtype="fp8"), tiny.vocab)
-    found = [float((a - b).abs().mean()) for a, b in ((weights, reference), (weights, plain), (both, plain))]
-    assert all(a <= b for a, b in zip(found, (0.1, 0.3, 0.4), strict=True)), found
+    pairs = ((reference, plain), (weights, reference), (weights, plain), (both, plain))
+    own, *found = (float((a - b).abs().mean()) for a, b in pairs)
+    assert all(a <= share * own for a, share in zip(found, (0.8, 1.25, 1.5), strict=True)), (own, found)

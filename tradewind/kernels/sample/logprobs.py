@@ -5,11 +5,8 @@ Legend: N rows, V vocabulary, K alternatives.
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tradewind.kernels.sample.vectorised import largest
-
-_ALIGNED = 4  # numbers of float32: what a GPU loads at once
 
 
 def top_logprobs(logits_NV: Tensor, tokens_N: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,22 +16,13 @@ def top_logprobs(logits_NV: Tensor, tokens_N: Tensor, count: int) -> tuple[Tenso
     order, equal ones by id. Natural logarithms of softmax(logits), in float32. The rank is 1 plus the number of larger
     logits. `logits_NV` (float32, contiguous) is left as it is.
     """
-    logprobs_NV = _log_softmax(logits_NV)
+    logprobs_NV = torch.log_softmax(logits_NV, -1)
     chosen_N1 = tokens_N.unsqueeze(1)
     larger_NV = logits_NV > logits_NV.gather(1, chosen_N1)
     ranks_N = larger_NV.sum(-1, dtype=torch.int32).long() + 1
     ids_NK = _most_likely(logprobs_NV, min(count, logits_NV.shape[1]))
     ids_NK1 = torch.cat([chosen_N1, ids_NK], 1)
     return ids_NK1, logprobs_NV.gather(1, ids_NK1), ranks_N
-
-
-def _log_softmax(logits_NV: Tensor) -> Tensor:
-    """On a GPU torch sums a row in an order that depends on how its first number is aligned: here all are alike."""
-    vocab = logits_NV.shape[1]
-    if not logits_NV.is_cuda or vocab % _ALIGNED == 0:
-        return torch.log_softmax(logits_NV, -1)
-    padded = functional.pad(logits_NV, (0, -vocab % _ALIGNED), value=-torch.inf)
-    return torch.log_softmax(padded, -1)[:, :vocab].contiguous()
 
 
 def _most_likely(logprobs_NV: Tensor, count: int) -> Tensor:
