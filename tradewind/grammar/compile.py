@@ -21,6 +21,24 @@ def new_limits() -> llguidance.LLParserLimits:
     return llguidance.LLParserLimits(max_grammar_size=100_000, max_lexer_states=100_000, verbose_errors=False)
 
 
+# Special tokens that grammars of ours name. A model that writes them has them; what is proved here needs no more.
+_MARKS = (b"<|start|>", b"<|channel|>", b"<|message|>", b"<|constrain|>", b"<|end|>")
+
+
+class _Bytes:
+    """Bare bytes, an end and the marks, in the shape that llguidance asks for."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+    eos_token_id = 256
+    tokens = (*(bytes([byte]) for byte in range(256)), b"<eos>", *_MARKS)
+    special_token_ids = tuple(range(256, 257 + len(_MARKS)))
+
+    def __call__(self, _text: str) -> list[int]:
+        """Nothing is ever tokenised."""
+        return []
+
+
 class Compiler:
     """Compiles, and remembers what it compiled lately. Safe to share between threads.
 
@@ -28,7 +46,7 @@ class Compiler:
     """
 
     def __init__(self) -> None:
-        self._bytes_alone = llguidance.LLTokenizer("byte")
+        self._bytes_alone = llguidance.LLTokenizer(_Bytes(), eos_token=[256])  # type: ignore[arg-type]
         self._kept: OrderedDict[bytes, str] = OrderedDict()
         self._kept_bytes = 0
         self._lock = threading.Lock()

@@ -1,13 +1,19 @@
 """Grammars that oblige a model to call a function: of the whole answer, in the model's own format."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from tradewind.base.errors import RequestError
-from tradewind.grammar.source import json_rule
+from tradewind.grammar.source import HEAD, json_rule, lark_of, schema_of
+from tradewind.protocol.sampling import StructuredOutputs
+from tradewind.text.harmony import CHANNEL, CONSTRAIN, END, FUNCTIONS, MESSAGE, START
 from tradewind.text.tool_formats import BodyKind, Tool, ToolFormat
 
+# A model may reason, in messages of their own, before the one that matters.
+_ANALYSIS = f"""analysis: {CHANNEL} "analysis" {MESSAGE} ANYTHING {END} {START} "assistant"
+ANYTHING: /(.|\\n)*/"""
 _SHARED = ("$defs", "definitions")
 _NOTES = {"title", "description", "default", "examples", "$comment"}
 _XML_KEYS = {"type", "properties", "required", "additionalProperties", "$schema", "strict", *_SHARED, *_NOTES}
@@ -19,6 +25,8 @@ def forced_grammar(tool_format: ToolFormat, tools: Sequence[Tool], parallel: boo
 
     Raises RequestError(field="tools") for parameters that a format cannot be held to.
     """
+    if tool_format.body is BodyKind.HARMONY:
+        return _harmony_grammar(tools)
     between, around = '"\\n"', ("", "")
     if tool_format.body is BodyKind.NAMED:
         between, around = '", "', ('"[" ', ' "]"')
@@ -31,6 +39,22 @@ def forced_grammar(tool_format: ToolFormat, tools: Sequence[Tool], parallel: boo
     for index, tool in enumerate(tools):
         rules += _call_rules(tool_format, f"call_{index}", tool)
     return "\n".join(rules)
+
+
+def _harmony_grammar(tools: Sequence[Tool]) -> str:
+    """One call, whatever is asked: the mark after it ends the answer."""
+    rules = [f"start: analysis* ({' | '.join(f'call_{index}' for index in range(len(tools)))})", _ANALYSIS]
+    for index, tool in enumerate(tools):
+        header = f'{CHANNEL} {_literal(f"commentary to={FUNCTIONS}{tool.name} ")} {CONSTRAIN} "json" {MESSAGE}'
+        rules.append(f"call_{index}: {header} {json_rule({'type': 'object', **tool.parameters})}")
+    return "\n".join(rules)
+
+
+def framed_grammar(asked: StructuredOutputs, field: str) -> str:
+    """A grammar of harmony's messages, the last of which is what `asked` says."""
+    text = lark_of(asked, schema_of(asked, field), field).removeprefix(HEAD)
+    answer = re.sub(r"(?m)^([ \t]*\??)start\b", r"\1answer", text)
+    return f'start: analysis* {CHANNEL} "final" {MESSAGE} answer\n{_ANALYSIS}\n{answer}'
 
 
 def _call_rules(tool_format: ToolFormat, rule: str, tool: Tool) -> list[str]:

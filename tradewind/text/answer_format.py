@@ -1,13 +1,15 @@
 """What the answers of a model are made of, as its chat template tells: reasoning between marks, and tool calls."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tradewind.text.tool_calls import ContentReader, Reader, ReasoningReader, ToolReader
-from tradewind.text.tool_formats import ToolFormat, format_of, knows_tools
+from tradewind.text.harmony import CHANNEL, CONSTRAIN, END, MESSAGE, START, HarmonyReader
+from tradewind.text.tool_calls import Content, ContentReader, Reader, ReasoningReader, ToolReader
+from tradewind.text.tool_formats import BodyKind, ToolFormat, format_of, knows_tools
 
 _MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_HARMONY_MARKS = (f"{CHANNEL}analysis{MESSAGE}", END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,22 @@ class AnswerFormat:
     @classmethod
     def of(cls, template: str) -> "AnswerFormat":
         """From the source of a chat template."""
+        tools = format_of(template)
+        if tools.body is BodyKind.HARMONY:
+            return cls(tools, True, _HARMONY_MARKS)
         reasoning = next((marks for marks in _MARKS if marks[1] in template), None)
-        return cls(format_of(template), knows_tools(template), reasoning)
+        return cls(tools, knows_tools(template), reasoning)
+
+    @property
+    def is_harmony(self) -> bool:
+        """Whether answers are made of messages with headers."""
+        return self.tools.body is BodyKind.HARMONY
+
+    def marks(self, with_tools: bool) -> tuple[str, ...]:
+        """What must not be skipped in the text, where it is a special token."""
+        if self.is_harmony:
+            return (START, CHANNEL, MESSAGE, CONSTRAIN, END)
+        return (*(self.reasoning or ()), *((self.tools.opening,) if with_tools and self.tools.is_special else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +58,17 @@ class Reading:
     @property
     def is_plain(self) -> bool:
         """Whether all of an answer is content."""
-        return self.reasoning is None and self.tools is None
+        return self.reasoning is None and self.tools is None and not self.format.is_harmony
+
+    def content_of(self, text: str) -> str:
+        """All of a whole answer that is not reasoning, as it was written: no call is taken out of it."""
+        reader = replace(self, tools=None if self.tools is None else {}, forced=False).begin()
+        return "".join(piece.text for piece in (*reader.push(text), *reader.finish()) if isinstance(piece, Content))
 
     def begin(self) -> Reader:
         """A reader for one answer."""
+        if self.format.is_harmony:
+            return HarmonyReader(self.tools or {})
         rest: Reader = ContentReader()
         if self.tools is not None:
             rest = ToolReader(self.format.tools, self.tools, is_open=self.forced)

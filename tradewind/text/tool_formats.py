@@ -15,6 +15,7 @@ class BodyKind(Enum):
 
     JSON = "json"  # {"name": ..., "arguments": {...}}
     NAMED = "named"  # name[ARGS]{...}, or a list of JSON calls
+    HARMONY = "harmony"  # a message to functions.name: see tradewind.text.harmony
     XML = "xml"  # <function=name><parameter=key>value</parameter></function>
 
 
@@ -39,10 +40,12 @@ HERMES = ToolFormat("hermes", BodyKind.JSON, "<tool_call>", ("</tool_call>",))
 QWEN3_CODER = ToolFormat("qwen3_coder", BodyKind.XML, "<tool_call>", ("</tool_call>",))
 MISTRAL = ToolFormat("mistral", BodyKind.NAMED, "[TOOL_CALLS]", (",", "]"), is_special=True)
 LLAMA3_JSON = ToolFormat("llama3_json", BodyKind.JSON, "", (";",), arguments="parameters")
+HARMONY = ToolFormat("harmony", BodyKind.HARMONY, "", is_special=True)
 GENERIC_JSON = ToolFormat("json", BodyKind.JSON, "", (",", "]", ";"))
 
 # What of a template tells a format; the first that is there decides.
 _SIGNS = (
+    ("<|channel|>", HARMONY),
     ("<function=", QWEN3_CODER),
     ("<tool_call>", HERMES),
     ("[TOOL_CALLS]", MISTRAL),

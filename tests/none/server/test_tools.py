@@ -50,6 +50,41 @@ async def stream(made: Caller, **fields: Any) -> tuple[dict[str, Any], str]:
     return message, finish
 
 
+HARMONY = "<|channel|>{% if tools %}{% endif %}"
+ANALYSIS = "<|channel|>analysis<|message|>Which city?<|end|><|start|>assistant"
+HARMONY_CALL = f'{ANALYSIS}<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{{"city": "Paris"}}'
+
+
+async def test_harmony() -> None:
+    made = caller(HARMONY_CALL, HARMONY)
+    choice = await ask(made)
+    assert choice["finish_reason"] == "tool_calls"
+    assert (choice["message"]["content"], choice["message"]["reasoning_content"]) == (None, "Which city?")
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Paris"}'}
+    message, finish = await stream(caller(HARMONY_CALL, HARMONY))
+    assert (finish, message["content"], message["reasoning_content"]) == ("tool_calls", "", "Which city?")
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"city": "Paris"}'
+    text = f"{ANALYSIS}<|channel|>final<|message|>It rains."
+    choice = await ask(caller(text, HARMONY), tools=None)
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("It rains.", "stop")
+    broken = f"{HARMONY_CALL}}}"
+    choice = await ask(caller(broken, HARMONY))
+    assert "tool_calls" not in choice["message"]
+    assert broken.endswith(choice["message"]["content"])
+
+
+async def test_harmony_under_a_grammar() -> None:
+    made = caller(HARMONY_CALL, HARMONY)
+    await ask(made, tool_choice="required")
+    asked = made.engine.submitted[-1]["params"].structured_outputs
+    assert '<|channel|> "commentary to=functions.weather "' in asked.grammar
+    await ask(made, tools=None, response_format={"type": "json_object"})
+    asked = made.engine.submitted[-1]["params"].structured_outputs
+    assert 'analysis* <|channel|> "final" <|message|> answer' in asked.grammar
+    assert (asked.reasoning_begin, asked.reasoning_end) == (None, None)
+    assert [field for _, field in made.engine.compiled][-2:] == ["response_format"] * 2
+
+
 async def test_a_call() -> None:
     made = caller(f"Let me see. {CALL}")
     choice = await ask(made)

@@ -16,7 +16,7 @@ from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from tradewind.server.openai.pieces import DeltaReader, message_of
 from tradewind.server.openai.prompts import Conversation, encode_chat
-from tradewind.server.openai.reading import force_call, let_reason, reading_of
+from tradewind.server.openai.reading import force_call, frame_answer, let_reason, reading_of
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.sampling import chat_sampling
 from tradewind.server.openai.structured import field_of
@@ -59,6 +59,8 @@ async def prepare(service: Service, request: Request, asked: ChatRequest, trace:
     reading = reading_of(engine.tokenizer, tokens, use)
     if use is not None and use.forced is not None:
         params = await force_call(engine, params, use, reading)
+    else:
+        params = await frame_answer(engine, params, reading, field_of(asked))
     params = let_reason(params, reading, engine.tokenizer)
     job = Job(
         prompts=[tokens],

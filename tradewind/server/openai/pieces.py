@@ -48,7 +48,7 @@ def message_of(text: str, reading: Reading, parallel: bool) -> dict[str, Any]:
     content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
     calls = _calls(pieces)
     if not are_objects(call["function"]["arguments"] for call in calls):
-        content, calls = content_after_reasoning(text, reading), []
+        content, calls = reading.content_of(text), []
     message: dict[str, Any] = {"content": content if content or not calls else None}
     if reading.reasoning is not None:
         message["reasoning_content"] = reasoning or None
@@ -73,14 +73,6 @@ def are_objects(arguments: Iterable[str]) -> bool:
         return all(isinstance(json.loads(text), dict) for text in arguments)
     except (ValueError, RecursionError):
         return False
-
-
-def content_after_reasoning(text: str, reading: Reading) -> str:
-    """All that follows an answer's reasoning, as it was written."""
-    if reading.reasoning is None:
-        return text
-    _, found, after = text.partition(reading.reasoning[1])
-    return after.lstrip("\n") if found else text
 
 
 def call_id() -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tradewind.base.errors import RequestError
 from tradewind.server.openai.requests import Message
 from tradewind.server.openai.tools import ToolUse, described
-from tradewind.text.tool_formats import knows_tools
+from tradewind.text import harmony
+from tradewind.text.tool_formats import BodyKind, format_of, knows_tools
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
@@ -102,6 +103,8 @@ async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
     tools = None if talk.tools is None else talk.tools.definitions
     if talk.tools is not None and not knows_tools(template.source):
         turns, tools = described(turns, talk.tools), None
+    if format_of(template.source).body is BodyKind.HARMONY:
+        turns, tools = harmony.told(turns), None if tools is None else harmony.described(tools)
     generate = not talk.continue_final_message if talk.add_generation_prompt is None else talk.add_generation_prompt
 
     def render_and_encode() -> list[int]:

@@ -24,8 +24,8 @@ def reading_of(tokenizer: "Tokenizer", prompt: list[int], use: ToolUse | None) -
     answer = _format_of("" if template is None else template.source)
     tools = None if use is None else use.schemas
     forced = use is not None and use.forced is not None
-    if answer.reasoning is None:
-        return Reading(answer, tools=tools, forced=forced)
+    if answer.reasoning is None or answer.is_harmony:
+        return Reading(answer, answer.reasoning, tools=tools, forced=forced)
     opening, closing = answer.reasoning
     tail = tokenizer.decode(prompt[-_TAIL_TOKENS:], skip_special_tokens=False).rstrip()
     if tail.endswith(closing):
@@ -51,16 +51,25 @@ async def force_call(engine: "AsyncEngine", params: SamplingParams, use: ToolUse
     return params
 
 
+async def frame_answer(engine: "AsyncEngine", params: SamplingParams, reading: Reading, field: str) -> SamplingParams:
+    """`params` whose grammar, where answers are made of messages, is that of the last one of them."""
+    if params.structured_outputs is None or not reading.format.is_harmony:
+        return params
+    from tradewind.server.tool_grammar import framed_grammar
+
+    grammar = framed_grammar(params.structured_outputs, field)
+    params = msgspec.structs.replace(params, structured_outputs=StructuredOutputs(grammar=grammar))
+    await engine.compile(params, field)
+    return params
+
+
 def let_reason(params: SamplingParams, reading: Reading, tokenizer: "Tokenizer") -> SamplingParams:
     """`params` with marks that are special tokens shown, and with a grammar that lets the model reason first."""
-    marks = [*(reading.reasoning or ())]
-    if reading.tools is not None and reading.format.tools.is_special:
-        marks.append(reading.format.tools.opening)
-    ids = {mark: tokenizer.id_of(mark) for mark in marks}
+    ids = {mark: tokenizer.id_of(mark) for mark in reading.format.marks(reading.tools is not None)}
     if any(token in tokenizer.special_ids for token in ids.values()):
         params = msgspec.structs.replace(params, skip_special_tokens=False)
     asked = params.structured_outputs
-    if asked is None or reading.reasoning is None:
+    if asked is None or reading.reasoning is None or reading.format.is_harmony:
         return params
     opening, closing = (ids[mark] for mark in reading.reasoning)
     if closing is None or opening is None:  # no tokens of their own: the grammar has to hold from the beginning

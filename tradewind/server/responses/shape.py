@@ -13,7 +13,7 @@ from tradewind.protocol.result import TokenLogprobs
 from tradewind.server.generation import Generation
 from tradewind.server.openai.chat import Answering
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs
-from tradewind.server.openai.pieces import are_objects, call_id, content_after_reasoning
+from tradewind.server.openai.pieces import are_objects, call_id
 from tradewind.server.responses.items import Item, item_id
 from tradewind.server.responses.requests import ResponsesRequest
 from tradewind.text.tool_calls import CallArguments, CallStart, Content, Piece, Reasoning
@@ -153,7 +153,7 @@ class ResponseShape:
         status, _ = self._end()
         items = self._items
         if not are_objects(item["arguments"] for item in items if item["type"] == "function_call"):
-            text = content_after_reasoning("".join(self._texts), self._head.answering.reading)
+            text = self._head.answering.reading.content_of("".join(self._texts))
             message = {"type": "message", "id": item_id("msg"), "role": "assistant", "status": status}
             reasoning = [item for item in items if item["type"] == "reasoning"]
             items = [*reasoning, {**message, "content": [_part("message", text, [])]}]
