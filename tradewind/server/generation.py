@@ -31,6 +31,7 @@ class Job:
     priority: int = 0
     timeout_s: float | None = None
     cache_salt: str = ""
+    is_part: bool = False  # of a larger piece of work, which is paid for and counted as a whole by whoever does it
 
 
 @dataclass(slots=True)
@@ -88,15 +89,16 @@ class Generation:
         except BaseException:
             self.abort()
             raise
-        service.metrics.on_asked(job.params)
-        service.timelines.add(trace, [number for stream in self._streams for number in stream.request_ids])
+        if not job.is_part:
+            service.metrics.on_asked(job.params)
+            service.timelines.add(trace, [number for stream in self._streams for number in stream.request_ids])
 
     def _reserve(self, max_model_len: int) -> None:
         """Tokens of the caller's allowance: the prompts, and as much of the answers as the request names.
 
         Whether what it names is in range is looked at later, so no more is reserved than could be used.
         """
-        if self._trace.ticket is None:
+        if self._trace.ticket is None or self._job.is_part:
             return
         params = self._job.params
         each = min(max(params.max_tokens or 0, 0), max_model_len)
@@ -192,7 +194,8 @@ class Generation:
 
     def note_usage(self) -> None:
         """Write the token counts into the trace."""
-        self._trace.note_usage(self.usage)
+        if not self._job.is_part:
+            self._trace.note_usage(self.usage)
 
 
 async def _pump(index: int, stream: Stream, inbox: "asyncio.Queue[News | TradewindError | None]") -> None:

@@ -10,6 +10,10 @@ from http_fakes import Caller as Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from tradewind.base.errors import EngineFailed
+from tradewind.engine.client import Delta
+from tradewind.protocol.request import FinishReason
+from tradewind.protocol.result import TokenLogprobs
+from tradewind.protocol.sampling import SamplingParams
 from tradewind.server import allowance
 from tradewind.server.allowance import Allowance, Allowances, Bucket, RateLimited
 from tradewind.server.key_file import add_key
@@ -181,6 +185,20 @@ async def test_tokens_per_minute(tmp_path: Path) -> None:
     assert third.status == 200
     assert (await keyed.post(max_tokens=8)).status == 429
     assert await keyed.metric("key_tokens_total") == {("alice", "prompt"): 8, ("alice", "generation"): 11}
+
+
+async def test_a_beam_search_pays_once(tmp_path: Path) -> None:
+    def script(params: SamplingParams) -> list[Any]:
+        known = TokenLogprobs([97, *range(97, 97 + 4)], [-0.5, *(-0.5 - index for index in range(4))], 1)
+        return [[Delta(index=0, text="", token_ids=[97], logprobs=[known], finish_reason=FinishReason.LENGTH)]]
+
+    keyed = Keyed(tmp_path, FakeEngine(script=script), tokens_per_minute=30)
+    search = {"use_beam_search": True, "n": 2, "max_tokens": 5}
+    first = await keyed.post(**search)  # 4 in the prompt, 1 and four times 2 said
+    assert (first.status, first.headers["x-ratelimit-remaining-tokens"]) == (200, "16")  # 10 were reserved
+    assert (await keyed.post(path="/tokenize")).headers["x-ratelimit-remaining-tokens"] == "17"
+    assert (await keyed.post(**{**search, "max_tokens": 20})).status == 429
+    assert await keyed.metric("key_tokens_total") == {("alice", "prompt"): 4, ("alice", "generation"): 10}
 
 
 @pytest.mark.parametrize("wrong", [{"n": 10**30}, {"max_tokens": -(10**12)}, {"n": -5}, {"max_tokens": 10**15}])

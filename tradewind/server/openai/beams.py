@@ -94,7 +94,11 @@ async def search_beams(
     """
     engine = service.engine
     searches = [_begin(engine, prompt, params) for prompt in job.prompts]
-    cached_tokens = None
+    cost = _Cost(sum(map(len, job.prompts)))
+    if trace.ticket is not None:
+        most = len(searches) * params.beam_width * (params.max_tokens or 0)
+        trace.ticket.reserve(cost.prompt_tokens + most, lambda: cost.prompt_tokens + cost.step_tokens)
+    service.metrics.on_asked(job.params)
     ends_s = None if job.timeout_s is None else time.monotonic() + job.timeout_s
     while waiting := [(prompt, search) for prompt, search in zip(job.prompts, searches, strict=True) if search.live]:
         step = replace(
@@ -102,24 +106,42 @@ async def search_beams(
             prompts=[prompt + beam.tokens for prompt, search in waiting for beam in search.live],
             params=step_params(params),
             timeout_s=None if ends_s is None else _left_s(ends_s, job),
+            is_part=True,
         )
         generation = Generation(service, step, trace)
         choices = await collect(generation, len(step.prompts), receive)
-        if cached_tokens is None:
-            cached_tokens = generation.usage.cached_tokens
+        cost.add(generation.usage)
         _advance([search for _, search in waiting], iter(choices))
-    deltas = [engine.end_search(prompt, search) for prompt, search in zip(job.prompts, searches, strict=True)]
-    found = []
-    for delta in (one for of_prompt in deltas for one in of_prompt[: job.params.n]):
-        found.append(Choice(text=delta.text))
-        found[-1].extend(delta)
-    usage = Usage(
-        prompt_tokens=sum(map(len, job.prompts)),
-        completion_tokens=sum(len(choice.token_ids) for choice in found),
-        cached_tokens=cached_tokens or 0,
-    )
+    found: list[Choice] = []
+    for prompt, search in zip(job.prompts, searches, strict=True):
+        for delta in engine.end_search(prompt, search)[: job.params.n]:
+            found.append(Choice(text=delta.text))
+            found[-1].extend(delta)
+    usage = cost.usage(sum(len(choice.token_ids) for choice in found))
     trace.note_usage(usage)
     return found, Found(usage)
+
+
+@dataclass(slots=True)
+class _Cost:
+    """What a search has taken so far. A step's token is one, whatever had to be computed for it."""
+
+    prompt_tokens: int
+    step_tokens: int = 0
+    cached_tokens: int | None = None  # of the prompts, in the first step
+
+    def add(self, step: Usage) -> None:
+        self.step_tokens += step.completion_tokens
+        if self.cached_tokens is None:
+            self.cached_tokens = step.cached_tokens
+
+    def usage(self, answered_tokens: int) -> Usage:
+        """As the answer says it."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=answered_tokens,
+            cached_tokens=self.cached_tokens or 0,
+        )
 
 
 def _begin(engine: "AsyncEngine", prompt: list[int], params: BeamSearchParams) -> "BeamSearch":
