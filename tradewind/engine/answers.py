@@ -34,7 +34,7 @@ class CompletionOutput:
     logprobs: list[PositionLogprobs] | None  # one entry per token, if asked for
     finish_reason: FinishReason
     stop_reason: str | int | None  # the stop string or stop token that ended it; None for an end of sequence
-    message: str = ""  # with FinishReason.ERROR: why
+    message: str = ""  # with FinishReason.ERROR or REFUSED: why
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class Constraints:
                 runnable.append(request)
             else:
                 message = f"its grammar cannot be built: {matcher.error}"
-                finishes.append(Finish(request.request_id, FinishReason.ERROR, message=message))
+                finishes.append(Finish(request.request_id, FinishReason.REFUSED, message=message))
         return runnable, finishes
 
     def forget(self, request_ids: Iterable[int]) -> None:
@@ -133,7 +133,7 @@ class Constraints:
         error = self._open.pop(request_id).matcher.error
         if error is None:
             return Finish(request_id, FinishReason.STOP)
-        return Finish(request_id, FinishReason.ERROR, message=f"its grammar cannot go on: {error}")
+        return Finish(request_id, FinishReason.REFUSED, message=f"its grammar cannot go on: {error}")
 
     def masks(self, request_ids: "Int64s") -> "Future[TokenMasks]":
         """Begin to compute the masks of these sequences, in a thread; nothing may `advance` before they are there.

@@ -32,7 +32,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """One entry per prompt token (None at position 0); set once, in the first delta of index 0, if asked for."""
     finish_reason: FinishReason | None = None  # set in the last delta of this index
     stop_reason: str | int | None = None  # the stop string or stop token that ended it; None for an end of sequence
-    message: str = ""  # with FinishReason.ERROR: why
+    message: str = ""  # with FinishReason.ERROR or REFUSED: why
 
 
 class TextRules(msgspec.Struct, frozen=True, kw_only=True):

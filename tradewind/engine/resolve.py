@@ -17,7 +17,7 @@ from tradewind.engine.beams import BeamSearch
 from tradewind.engine.output import Delta, SequenceOutput, TextRules
 from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
 from tradewind.protocol.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
-from tradewind.protocol.validate import validate, validate_beams
+from tradewind.protocol.validate import MAX_LOGPROBS, validate, validate_beams
 
 if TYPE_CHECKING:
     from tradewind.grammar.compile import Compiler
@@ -91,11 +91,14 @@ class Resolver:
         _check_terms(terms)
         max_tokens = self.max_tokens(len(prompt_tokens), params.max_tokens)
         _check_min_tokens(params.min_tokens, max_tokens)
+        _check_logprobs(params, len(prompt_tokens), max_tokens)
         eos_ids = frozenset() if params.ignore_eos else self._eos_ids
         stop_ids = eos_ids.union(params.stop_token_ids or ())
         seed = self._draw_seed() if params.seed is None else params.seed % 2**_SEED_BITS
         bad_word_ids = self._bad_word_ids(params.bad_words) if params.bad_words else None
         grammar = self._grammar(params.structured_outputs)
+        if params.top_k >= self._limits.vocab_size:
+            params = msgspec.structs.replace(params, top_k=0)  # no limit; a device's integers are small
         requests = [
             EngineRequest(
                 request_id=first_id + index,
@@ -254,7 +257,22 @@ def _check_min_tokens(min_tokens: int, room: int) -> None:
         raise ContextLengthExceeded(message, field="min_tokens")
 
 
+def _check_logprobs(params: SamplingParams, prompt_tokens: int, max_tokens: int) -> None:
+    of_output = 0 if params.logprobs is None else max_tokens * (params.logprobs + 1)
+    of_prompt = 0 if params.prompt_logprobs is None else prompt_tokens * (params.prompt_logprobs + 1)
+    wanted = params.n * (of_output + of_prompt)
+    if wanted > MAX_LOGPROBS:
+        field = "prompt_logprobs" if of_prompt > of_output else "logprobs"
+        message = (
+            f"{field}: up to {wanted} log probabilities are asked for in all; at most {MAX_LOGPROBS} can be given: "
+            "ask for fewer alternatives, fewer sequences (n) or fewer tokens (max_tokens)"
+        )
+        raise RequestError(message, field=field)
+
+
 def _check_terms(terms: Terms) -> None:
+    if not -(2**63) <= terms.priority < 2**63:
+        raise RequestError(f"priority must be a whole number of 64 bits, not {terms.priority}", field="priority")
     timeout_s = terms.timeout_s
     if timeout_s is not None and not (math.isfinite(timeout_s) and timeout_s > 0):
         raise RequestError(f"timeout must be a positive number of seconds, not {timeout_s!r}", field="timeout")

@@ -13,6 +13,7 @@ class FinishReason(StrEnum):
     ABORT = "abort"  # the client went away or asked for it
     DEADLINE = "deadline"  # the request's own deadline passed
     ERROR = "error"  # this request alone failed; the message says why
+    REFUSED = "refused"  # what it asks of its tokens turned out to be impossible; the message says why
 
 
 class RowSampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,3 +60,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     arrival_s: float = 0.0
     cache_salt: str = ""  # only requests with the same salt share cached prefixes
     grammar: RowGrammar | None = None
+
+    @property
+    def forbids_tokens(self) -> bool:
+        """Whether what it asks for can leave no token to say."""
+        return bool(self.grammar or self.sampling.allowed_token_ids or self.sampling.bad_word_ids)

@@ -29,6 +29,10 @@ class StepResult:
     device_s: float = 0.0  # time the device took, 0 where unknown
 
 
+NO_TOKEN = "the model's logits are not finite numbers, or every token is forbidden"
+"""Why a row failed that had no token to draw."""
+
+
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Log probabilities (natural log, of the raw logits) at one position. The chosen token always comes first.
 

@@ -7,9 +7,14 @@ from tradewind.base.errors import RequestError
 from tradewind.protocol.sampling import BeamSearchParams, SamplingParams, StructuredOutputs
 
 MAX_SEQUENCES = 128
+MAX_LOGPROBS = 2**23  # of all positions of all sequences of a request together: a gigabyte of them
+MAX_TEMPERATURE = 1000.0
+MAX_PENALTY = 2.0
+MIN_REPETITION_PENALTY = 0.001  # logits are divided by it, in float32
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_CHARS = 1024
 MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_CHARS = 256
 
 
 def validate(params: SamplingParams, vocab_size: int, max_logprobs: int) -> None:
@@ -18,13 +23,13 @@ def validate(params: SamplingParams, vocab_size: int, max_logprobs: int) -> None
     Ids must be below `vocab_size`; `max_logprobs` bounds logprobs and prompt_logprobs.
     """
     _check_whole("n", params.n, 1, MAX_SEQUENCES)
-    _check_number("temperature", params.temperature, 0.0, 1000.0)
+    _check_number("temperature", params.temperature, 0.0, MAX_TEMPERATURE)
     _check_number("top_p", params.top_p, 0.0, 1.0, low_is_open=True)
     _check_whole("top_k", params.top_k, -1, None)
     _check_number("min_p", params.min_p, 0.0, 1.0)
-    _check_number("presence_penalty", params.presence_penalty, -2.0, 2.0)
-    _check_number("frequency_penalty", params.frequency_penalty, -2.0, 2.0)
-    _check_number("repetition_penalty", params.repetition_penalty, 0.0, 1000.0, low_is_open=True)
+    _check_number("presence_penalty", params.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+    _check_number("frequency_penalty", params.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+    _check_number("repetition_penalty", params.repetition_penalty, MIN_REPETITION_PENALTY, 1000.0)
     if params.seed is not None:
         _check_whole("seed", params.seed, -(2**63), 2**64 - 1)
     _check_lengths(params)
@@ -94,6 +99,10 @@ def _check_bad_words(words: list[str] | None) -> None:
         raise RequestError(f"bad_words has {len(words)} texts; at most {MAX_BAD_WORDS} are allowed", field="bad_words")
     if not all(word.strip() for word in words):
         raise RequestError("bad_words must not contain an empty text", field="bad_words")
+    longest = max(map(len, words), default=0)
+    if longest > MAX_BAD_WORD_CHARS:
+        message = f"bad_words has a text of {longest} characters; at most {MAX_BAD_WORD_CHARS} are allowed"
+        raise RequestError(message, field="bad_words")
 
 
 def _check_ids(name: str, ids: list[int] | None, vocab_size: int) -> None:

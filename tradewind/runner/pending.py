@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from tradewind.protocol.plan import TokenMasks
-from tradewind.protocol.result import PromptLogprobs, StepResult, TokenLogprobs
+from tradewind.protocol.result import NO_TOKEN, PromptLogprobs, StepResult, TokenLogprobs
 from tradewind.runner.prompt_logprobs import PromptColumns
 from tradewind.runner.sample import Drawn
 
 Finish = Callable[[float], StepResult]  # reads a step's answer, given the device's time, once it has got that far
 SecondHalf = Callable[[TokenMasks | None], Finish]  # issues a step's sampling
 
-_NOT_FINITE = "the model's logits are not finite numbers, or every token is forbidden"
+_NOT_FINITE = "the model's logits are not finite numbers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def result_of(step: int, drawn: Drawn | None, prompts: list[PromptColumns], devi
     if drawn is not None:
         slots, tokens = drawn.slots_N.astype(np.int32), drawn.tokens_N.numpy().astype(np.int32)
         if tokens.min() < 0:
-            failed = dict.fromkeys(slots[tokens < 0].tolist(), _NOT_FINITE)
+            failed = dict.fromkeys(slots[tokens < 0].tolist(), NO_TOKEN)
             tokens = np.maximum(tokens, 0)
         if drawn.logprobs is not None:
             logprobs = dict(zip(slots[drawn.asking_N].tolist(), drawn.logprobs.rows(), strict=True))

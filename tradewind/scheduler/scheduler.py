@@ -24,7 +24,16 @@ from tradewind.cache.check import OwnershipCheck
 from tradewind.config import CacheConfig, SchedulerConfig
 from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason
-from tradewind.protocol.result import Admission, EngineStats, Finish, PromptLogprobs, StepResult, TokenLogprobs, Updates
+from tradewind.protocol.result import (
+    NO_TOKEN,
+    Admission,
+    EngineStats,
+    Finish,
+    PromptLogprobs,
+    StepResult,
+    TokenLogprobs,
+    Updates,
+)
 from tradewind.protocol.snapshot import EngineView
 from tradewind.scheduler.audit import audit
 from tradewind.scheduler.budget import divide, wants_more
@@ -401,7 +410,9 @@ class Scheduler:
             sequence = self._owner(flight, slot)
             if sequence is not None:
                 self._depart(sequence, is_sound=False)
-                updates.finished.append(Finish(sequence.request_id, FinishReason.ERROR, message=message))
+                is_own_fault = message == NO_TOKEN and sequence.request.forbids_tokens
+                reason = FinishReason.REFUSED if is_own_fault else FinishReason.ERROR
+                updates.finished.append(Finish(sequence.request_id, reason, message=message))
 
     def _deliver_logprobs(self, flight: Flight, result: StepResult, updates: Updates) -> None:
         for slot, logprobs in (result.logprobs or {}).items():

@@ -1,14 +1,12 @@
 """The application: routes, errors and the edge, put together."""
 
-import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -61,23 +59,6 @@ POSTS: dict[str, tuple[Route, type[BaseModel]]] = {
     "/tokenize": (tokens.tokenize, TokenizeRequest),
     "/detokenize": (tokens.detokenize, DetokenizeRequest),
 }
-_REFERENCE = "#/components/schemas/{model}"
-_ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
 
 
 def create_app(engine: "AsyncEngine", config: ServerConfig, limits: Limits | None = None) -> ASGIApp:
@@ -94,15 +75,15 @@ def create_app(engine: "AsyncEngine", config: ServerConfig, limits: Limits | Non
     service = Service(engine, config, names, metrics, limits, int(time.time()), stored)
     app = FastAPI(title="Tradewind", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for path, route in GETS.items():
-        app.add_api_route(path, _endpoint(service, route), methods=["GET"], **_get_document(path, route))
+        app.add_api_route(path, _endpoint(service, route), methods=["GET"], response_model=None)
     for path, route in DELETES.items():
-        app.add_api_route(path, _endpoint(service, route), methods=["DELETE"], **_get_document(path, route))
-    for path, (route, model) in POSTS.items():
-        app.add_api_route(path, _endpoint(service, route), methods=["POST"], **_post_document(route, model))
+        app.add_api_route(path, _endpoint(service, route), methods=["DELETE"], response_model=None)
+    for path, (route, _) in POSTS.items():
+        app.add_api_route(path, _endpoint(service, route), methods=["POST"], response_model=None)
     app.add_exception_handler(TradewindError, _on_typed)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_fault)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = cache(partial(_document, names))  # type: ignore[method-assign]
     gate = Gate(open_keys(config), service.allowances, frozenset(POSTS))
     edge: ASGIApp = Edge(app, gate, metrics, frozenset((*GETS, *POSTS)))
     return _with_cors(edge, config.allowed_origins) if config.allowed_origins else edge
@@ -166,43 +147,12 @@ async def _on_fault(request: Request, _error: Exception) -> Response:
     return _error_answer(request, internal_error(), 500)
 
 
-# --- the OpenAPI document --------------------------------------------------------------------------------------------
+def _document(names: tuple[str, ...]) -> dict[str, Any]:
+    from tradewind.server import document  # here: most servers are never asked for it
 
-
-def _get_document(path: str, route: Route) -> dict[str, Any]:
-    names = re.findall(r"{(\w+)", path)
-    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
-    return {**_common_document(route), "openapi_extra": {"parameters": parameters} if parameters else {}}
-
-
-def _post_document(route: Route, model: type[BaseModel]) -> dict[str, Any]:
-    schema = {"$ref": _REFERENCE.format(model=model.__name__)}
-    body = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return {**_common_document(route), "openapi_extra": {"requestBody": body}}
-
-
-def _common_document(route: Route) -> dict[str, Any]:
-    error = {
-        "description": "an error",
-        "content": {"application/json": {"schema": {"$ref": _REFERENCE[:-7] + "Error"}}},
-    }
-    function = getattr(route, "__name__", "route")
-    return {
-        "name": function,
-        "operation_id": function,
-        "description": (route.__doc__ or "").strip(),
-        "response_model": None,
-        "responses": {"4XX": error, "5XX": error},
-    }
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        bodies = [(model, "validation") for _, model in POSTS.values()]
-        _, definitions = models_json_schema(bodies, ref_template=_REFERENCE)  # type: ignore[arg-type]
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(definitions.get("$defs", {}))
-        schemas["Error"] = _ERROR_SCHEMA
-        app.openapi_schema = document
-    return app.openapi_schema
+    routes = [document.Route("get", path, route.__name__, route.__doc__ or "") for path, route in GETS.items()]
+    for path, route in DELETES.items():
+        routes.append(document.Route("delete", path, route.__name__, route.__doc__ or ""))
+    for path, (route, model) in POSTS.items():
+        routes.append(document.Route("post", path, route.__name__, route.__doc__ or "", model))
+    return document.build(routes, names, __version__)

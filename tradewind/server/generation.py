@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.types import Receive
 
-from tradewind.base.errors import DeadlineExceeded, EngineFailed, TradewindError
+from tradewind.base.errors import DeadlineExceeded, EngineFailed, RequestError, TradewindError
 from tradewind.engine.client import Delta, Stream, Usage
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import TokenLogprobs
@@ -189,6 +189,8 @@ class Generation:
             raise DeadlineExceeded(f"the request's deadline ({self._job.timeout_s:g} s) passed before it was done")
         if delta.finish_reason is FinishReason.ERROR:
             raise EngineFailed(f"this request failed: {delta.message}")
+        if delta.finish_reason is FinishReason.REFUSED:
+            raise RequestError(f"this request cannot be answered: {delta.message}")
         if delta.finish_reason is FinishReason.ABORT:
             raise EngineFailed("the request was aborted because the server shut down before it was done")
 

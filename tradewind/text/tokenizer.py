@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _FILE = "tokenizer.json"
 _MAX_TOKEN_ID = 2**32 - 1  # the library's ids are 32 bits wide, unsigned
+LONG_CHARS = 8192
+"""Longer texts are best encoded in a thread of their own: the library then leaves Python to the others."""
 
 
 class Tokenizer:
@@ -66,13 +68,15 @@ class Tokenizer:
         RequestError for text that is not Unicode (lone surrogates).
         """
         try:
+            if len(text) >= LONG_CHARS:
+                return self.encode_batch([text], add_special_tokens)[0]
             ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError:
             raise _not_unicode(text) from None
         return self._with_bos(ids) if add_special_tokens else ids
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """As `encode`, for several texts at once, on several threads."""
+        """As `encode`, for several texts at once, on several threads; those of Python can go on meanwhile."""
         try:
             encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         except TypeError:

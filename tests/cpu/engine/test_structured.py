@@ -133,7 +133,7 @@ def test_with_logprobs_stop_min_tokens_bias_and_penalties(llm: LLM) -> None:
 def test_a_mask_and_a_list_of_tokens_that_leave_nothing(llm: LLM) -> None:
     asked = StructuredOutputs(choice=["yes"])
     (answer,) = answers(llm, asked, PROMPTS[:1], n=1, allowed_token_ids=[3])
-    assert answer.finish_reason is FinishReason.ERROR
+    assert answer.finish_reason is FinishReason.REFUSED
     assert "forbidden" in answer.message
 
 

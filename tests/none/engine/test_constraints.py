@@ -187,7 +187,7 @@ def test_a_grammar_that_cannot_be_built_ends_its_sequence_alone() -> None:
     made.add(request(1, "start: nothing"))
     made.add(request(2, FIXED))
     tokens, finishes = run(made)
-    assert finishes[1].reason is FinishReason.ERROR
+    assert finishes[1].reason is FinishReason.REFUSED
     assert "grammar" in finishes[1].message
     assert text(tokens[2]) == "exactly this"
 

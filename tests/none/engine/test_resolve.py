@@ -60,6 +60,33 @@ def test_deadline_is_a_moment(resolver):
     assert (request.deadline_s, request.priority, request.cache_salt) == (102.5, 3, "me")
 
 
+@pytest.mark.parametrize("top_k", [EOS_ID + 1, 2**31, 2**63, 10**30])
+def test_a_top_k_of_the_whole_vocabulary_is_no_limit(resolver, top_k):
+    (request,) = resolver.resolve([1], SamplingParams(top_k=top_k), NOW, 0).requests
+    assert request.sampling.top_k == 0
+
+
+def test_more_log_probabilities_than_an_answer_can_hold_are_refused(resolver):
+    resolver.resolve([1] * 16, SamplingParams(n=128, max_tokens=16, logprobs=5, prompt_logprobs=5), NOW, 0)
+    large = Limits(max_model_len=2**20, kv_tokens=2**20, vocab_size=EOS_ID + 1, max_logprobs=20)
+    resolver = Resolver(resolver._tokenizer, frozenset(), large)
+    resolver.resolve([1] * 2**17, SamplingParams(prompt_logprobs=20, max_tokens=1), NOW, 0)
+    for field, fields in (
+        ("prompt_logprobs", {"prompt_logprobs": 20, "n": 4, "max_tokens": 1}),
+        ("logprobs", {"logprobs": 20, "n": 8, "max_tokens": 2**17}),
+    ):
+        with pytest.raises(RequestError) as caught:
+            resolver.resolve([1] * 2**17, SamplingParams(**fields), NOW, 0)
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize("priority", [2**63, -(2**63) - 1, 10**30])
+def test_a_priority_that_no_message_can_hold_is_refused(resolver, priority):
+    with pytest.raises(RequestError) as caught:
+        resolver.resolve([1], SamplingParams(), Terms(now_s=0.0, priority=priority), 0)
+    assert caught.value.field == "priority"
+
+
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, math.nan, math.inf])
 def test_wrong_timeout(resolver, timeout_s):
     with pytest.raises(RequestError) as caught:

@@ -213,7 +213,11 @@ async def test_an_engine_that_dies_in_mid_stream_is_said_and_nothing_follows() -
 
 @pytest.mark.parametrize(
     ("reason", "status", "code"),
-    [(FinishReason.DEADLINE, 504, "deadline_exceeded"), (FinishReason.ERROR, 500, "engine_failed")],
+    [
+        (FinishReason.DEADLINE, 504, "deadline_exceeded"),
+        (FinishReason.ERROR, 500, "engine_failed"),
+        (FinishReason.REFUSED, 400, None),
+    ],
 )
 async def test_choices_that_fail_are_errors(reason: FinishReason, status: int, code: str) -> None:
     def script(params: SamplingParams) -> list[Any]:

@@ -160,3 +160,32 @@ async def test_the_key_in_anthropics_header() -> None:
     body = {"model": "tiny", "max_tokens": 5, "messages": USER}
     assert (await made.post(ROUTE, body, **{"x-api-key": "secret"})).status == 200
     assert (await made.post(ROUTE, body, **{"x-api-key": "wrong"})).status == 401
+
+
+async def test_output_config_asks_for_json_and_for_effort() -> None:
+    made = caller()
+    schema = {"type": "object"}
+    answer = await ask(made, output_config={"format": {"type": "json_schema", "schema": schema}, "effort": "low"})
+    assert answer.status == 200
+    ((asked, _),) = made.engine.compiled
+    assert asked.json == schema
+    assert made.engine.tokenizer.chat_template.options["variables"]["reasoning_effort"] == "low"
+
+
+async def test_what_has_no_effect_is_said() -> None:
+    answer = await ask(
+        caller(),
+        metadata={"user_id": "x"},
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        output_config={"task_budget": {"total": 5}},
+    )
+    said = set(answer.headers["x-tradewind-ignored"].split(", "))
+    assert said == {"metadata", "thinking.budget_tokens", "output_config.task_budget"}
+
+
+@pytest.mark.parametrize("path", [ROUTE, f"{ROUTE}/count_tokens"])
+async def test_errors_of_the_edge_and_of_the_router_have_the_shape_too(path: str) -> None:
+    locked = caller(api_key="secret")
+    for answer in (await locked.post(path, {}), await locked.get(path), await caller().get(path)):
+        assert answer.json()["type"] == "error"
+        assert answer.json()["error"]["type"] in ("authentication_error", "invalid_request_error")

@@ -26,6 +26,11 @@ def as_chat(asked: CountRequest) -> ChatRequest:
         body["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     if asked.thinking is not None and asked.thinking.type != "adaptive":
         body["chat_template_kwargs"] = {"enable_thinking": asked.thinking.type == "enabled"}
+    config = asked.output_config
+    if config is not None and config.effort is not None:
+        body["reasoning_effort"] = config.effort
+    if config is not None and config.format is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": config.format.schema_}}
     if isinstance(asked, MessagesRequest):
         names = ("max_tokens", "temperature", "top_p", "top_k", "stream")
         body |= {name: value for name in names if (value := getattr(asked, name)) is not None}

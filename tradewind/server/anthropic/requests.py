@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tradewind.server.openai.requests import Loose, ModelRequest
+from tradewind.protocol.validate import MAX_TEMPERATURE
+from tradewind.server.openai.requests import MAX_MESSAGES, Loose, ModelRequest, Settings, within
 
 Blocks = list[dict[str, Any]]
 
@@ -13,7 +14,7 @@ class Turn(Loose):
     """One message. The blocks of its content are looked at one by one."""
 
     role: Literal["user", "assistant"]
-    content: str | Blocks
+    content: str | Annotated[Blocks, Field(max_length=MAX_MESSAGES)]
 
 
 class CustomTool(Loose):
@@ -25,7 +26,7 @@ class CustomTool(Loose):
     input_schema: dict[str, Any]
 
 
-class ToolChoice(Loose):
+class ToolChoice(Settings):
     """Who decides whether a tool is used."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -33,30 +34,43 @@ class ToolChoice(Loose):
     disable_parallel_tool_use: bool | None = None
 
 
-class Thinking(Loose):
+class Thinking(Settings):
     """Whether the model reasons, as far as its template can be told."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = None
+
+
+class OutputFormat(Settings):
+    """The JSON Schema that the answer's text is kept to."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Settings):
+    """What the answer is like. `effort` goes to the template as `reasoning_effort`."""
+
+    format: OutputFormat | None = None
+    effort: str | None = None
 
 
 class CountRequest(ModelRequest):
     """`POST /v1/messages/count_tokens`."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: str | Blocks | None = None
     tools: list[CustomTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesRequest(CountRequest):
     """`POST /v1/messages`."""
 
-    max_tokens: int
-    stop_sequences: list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
+    max_tokens: Annotated[int, Field(json_schema_extra={"minimum": 1})]
+    stop_sequences: list[Annotated[str, Field(json_schema_extra={"minLength": 1})]] | None = None
+    temperature: float | None = within(minimum=0, maximum=MAX_TEMPERATURE)
+    top_p: float | None = within(exclusiveMinimum=0, maximum=1)
+    top_k: int | None = within(minimum=-1)
     stream: bool | None = None
-    metadata: dict[str, Any] | None = None

@@ -1,14 +1,19 @@
 """What both kinds of answers have in common: ids, usage, and chunks built around the strings that change."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
 
 from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Usage
+from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.errors import error_body
+from tradewind.server.sse import JsonAnswer
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,6 +45,19 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+
+
+def encoded(value: Any) -> msgspec.Raw:
+    """A part of an answer, encoded by itself: what is encoded at once holds up all threads."""
+    return msgspec.Raw(_encode(value))
+
+
+async def whole_answer(build: Callable[[], dict[str, Any]], params: SamplingParams) -> Response:
+    """An answer in one piece. With log probabilities it can be large: a thread puts it together, and streams go on."""
+    if params.logprobs is None and params.prompt_logprobs is None:
+        return JsonAnswer(build())
+    body = await asyncio.to_thread(lambda: _encode(build()))
+    return Response(body, media_type=JsonAnswer.media_type)
 
 
 def event(value: Any) -> bytes:

@@ -10,7 +10,15 @@ from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.generation import Choice, Generation, Job, Told, collect
-from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, error_event, usage_object
+from tradewind.server.openai.answers import (
+    DONE,
+    AnswerHead,
+    ChunkFrame,
+    encoded,
+    error_event,
+    usage_object,
+    whole_answer,
+)
 from tradewind.server.openai.beams import beam_params, search_beams
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
@@ -22,7 +30,7 @@ from tradewind.server.openai.sampling import chat_sampling
 from tradewind.server.openai.structured import field_of
 from tradewind.server.openai.tools import ToolUse, tool_use
 from tradewind.server.service import Service
-from tradewind.server.sse import EventStream, JsonAnswer
+from tradewind.server.sse import EventStream
 from tradewind.server.trace import Trace
 from tradewind.text.answer_format import Reading
 
@@ -40,13 +48,13 @@ async def chat_completions(service: Service, request: Request) -> Response:
     if search is not None:
         choices, found = await search_beams(service, job, search, trace, request.receive)
         shape = ChatShape(asked, answering, service.engine.tokenizer, found, job.prompts[0], head)
-        return JsonAnswer(shape.whole(choices))
+        return await whole_answer(lambda: shape.whole(choices), job.params)
     generation = Generation(service, job, trace)
     shape = ChatShape(asked, answering, service.engine.tokenizer, generation, job.prompts[0], head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
     choices = await collect(generation, job.params.n, request.receive)
-    return JsonAnswer(shape.whole(choices))
+    return await whole_answer(lambda: shape.whole(choices), job.params)
 
 
 async def prepare(service: Service, request: Request, asked: ChatRequest, trace: Trace) -> "tuple[Job, Answering]":
@@ -150,7 +158,7 @@ class ChatShape:
         """The answer in one piece."""
         answer: dict[str, Any] = {
             **self._head.fields(),
-            "choices": [self._whole_choice(index, choice) for index, choice in enumerate(choices)],
+            "choices": [encoded(self._whole_choice(index, choice)) for index, choice in enumerate(choices)],
             "usage": usage_object(self._generation.usage),
         }
         if self._asked.prompt_logprobs is not None:

@@ -1,6 +1,5 @@
 """`POST /v1/completions`."""
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -10,16 +9,24 @@ from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.generation import Choice, Generation, Job, Told, collect
-from tradewind.server.openai.answers import DONE, AnswerHead, ChunkFrame, error_event, usage_object
+from tradewind.server.openai.answers import (
+    DONE,
+    AnswerHead,
+    ChunkFrame,
+    encoded,
+    error_event,
+    usage_object,
+    whole_answer,
+)
 from tradewind.server.openai.beams import beam_params, best_samples, search_beams, with_samples
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
-from tradewind.server.openai.prompts import TextOrIds, encode_prompt, parse_prompts
+from tradewind.server.openai.prompts import TextOrIds, encode_prompts, parse_prompts
 from tradewind.server.openai.requests import CompletionRequest
 from tradewind.server.openai.sampling import completion_sampling
 from tradewind.server.openai.structured import field_of
 from tradewind.server.service import Service
-from tradewind.server.sse import EventStream, JsonAnswer
+from tradewind.server.sse import EventStream
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
@@ -33,7 +40,7 @@ async def completions(service: Service, request: Request) -> Response:
     prompts = parse_prompts(asked.prompt)
     await service.engine.compile(params, field_of(asked))
     job = Job(
-        prompts=await _encode_all(tokenizer, prompts, asked.add_special_tokens is not False),
+        prompts=await encode_prompts(tokenizer, prompts, asked.add_special_tokens is not False),
         params=params if asked.use_beam_search else with_samples(asked, params),
         priority=asked.priority or 0,
         timeout_s=service.timeout_s(request, asked.timeout),
@@ -44,22 +51,13 @@ async def completions(service: Service, request: Request) -> Response:
     if search is not None:
         choices, found = await search_beams(service, job, search, trace, request.receive)
         shape = CompletionShape(asked, params, tokenizer, prompts, found, job, head)
-        return JsonAnswer(shape.whole(choices))
+        return await whole_answer(lambda: shape.whole(choices), params)
     generation = Generation(service, job, trace)
     shape = CompletionShape(asked, params, tokenizer, prompts, generation, job, head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
     choices = await collect(generation, len(prompts) * job.params.n, request.receive)
-    return JsonAnswer(shape.whole(best_samples(choices, job.params.n, params.n)))
-
-
-async def _encode_all(tokenizer: "Tokenizer", prompts: list[TextOrIds], add_special_tokens: bool) -> list[list[int]]:
-    return await asyncio.gather(
-        *(
-            encode_prompt(tokenizer, prompt, add_special_tokens, "prompt" if len(prompts) == 1 else f"prompt[{index}]")
-            for index, prompt in enumerate(prompts)
-        )
-    )
+    return await whole_answer(lambda: shape.whole(best_samples(choices, job.params.n, params.n)), params)
 
 
 class CompletionShape:
@@ -93,7 +91,7 @@ class CompletionShape:
 
     def whole(self, choices: list[Choice]) -> dict[str, Any]:
         """The answer in one piece."""
-        answers = [self._whole_choice(index, choice) for index, choice in enumerate(choices)]
+        answers = [encoded(self._whole_choice(index, choice)) for index, choice in enumerate(choices)]
         usage = self._final(self._generation.usage)
         return {**self._head.fields(), "choices": answers, "usage": usage_object(usage)}
 

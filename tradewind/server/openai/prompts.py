@@ -8,13 +8,13 @@ from tradewind.base.errors import RequestError
 from tradewind.server.openai.requests import Message
 from tradewind.server.openai.tools import ToolUse, described
 from tradewind.text import harmony
+from tradewind.text.tokenizer import LONG_CHARS
 from tradewind.text.tool_formats import BodyKind, format_of, knows_tools
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
 
 MAX_PROMPTS = 1024
-THREAD_CHARS = 8192  # longer texts are tokenised in a thread, so that they do not hold up streams
 
 TextOrIds = str | list[int]
 
@@ -60,18 +60,25 @@ def _is_id(value: Any) -> bool:
 
 async def encode(tokenizer: "Tokenizer", text: str, add_special_tokens: bool) -> list[int]:
     """Tokens of `text`; a long text does not hold up the event loop."""
-    if len(text) < THREAD_CHARS:
-        return tokenizer.encode(text, add_special_tokens)
-    return await asyncio.to_thread(tokenizer.encode, text, add_special_tokens)
+    (tokens,) = await _encode_all(tokenizer, [text], add_special_tokens)
+    return tokens
 
 
-async def encode_prompt(tokenizer: "Tokenizer", prompt: TextOrIds, add_special_tokens: bool, path: str) -> list[int]:
-    """Token ids of one completion prompt. Raises RequestError for a text without any token."""
-    if not isinstance(prompt, str):
-        return prompt
-    tokens = await encode(tokenizer, prompt, add_special_tokens)
-    if not tokens:
-        raise RequestError(f"{path} is empty: it holds no token to continue from", field=path)
+async def _encode_all(tokenizer: "Tokenizer", texts: list[str], add_special_tokens: bool) -> list[list[int]]:
+    if sum(map(len, texts)) < LONG_CHARS:
+        return [tokenizer.encode(text, add_special_tokens) for text in texts]
+    return await asyncio.to_thread(tokenizer.encode_batch, texts, add_special_tokens)
+
+
+async def encode_prompts(tokenizer: "Tokenizer", prompts: list[TextOrIds], add_special_tokens: bool) -> list[list[int]]:
+    """Token ids of a completion's prompts. Raises RequestError for a text without any token."""
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(await _encode_all(tokenizer, texts, add_special_tokens))
+    tokens = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for index, ids in enumerate(tokens):
+        if not ids:
+            path = "prompt" if len(prompts) == 1 else f"prompt[{index}]"
+            raise RequestError(f"{path} is empty: it holds no token to continue from", field=path)
     return tokens
 
 
@@ -99,15 +106,15 @@ async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
     if talk.add_generation_prompt and talk.continue_final_message:
         message = "continue_final_message goes without add_generation_prompt: set one of them to false"
         raise RequestError(message, field="continue_final_message")
-    turns = [message.model_dump(exclude_unset=True) for message in talk.messages]
-    tools = None if talk.tools is None else talk.tools.definitions
-    if talk.tools is not None and not knows_tools(template.source):
-        turns, tools = described(turns, talk.tools), None
-    if format_of(template.source).body is BodyKind.HARMONY:
-        turns, tools = harmony.told(turns), None if tools is None else harmony.described(tools)
     generate = not talk.continue_final_message if talk.add_generation_prompt is None else talk.add_generation_prompt
 
     def render_and_encode() -> list[int]:
+        turns = [message.model_dump(exclude_unset=True) for message in talk.messages]
+        tools = None if talk.tools is None else talk.tools.definitions
+        if talk.tools is not None and not knows_tools(template.source):
+            turns, tools = described(turns, talk.tools), None
+        if format_of(template.source).body is BodyKind.HARMONY:
+            turns, tools = harmony.told(turns), None if tools is None else harmony.described(tools)
         text = template.render(
             turns,
             tools=tools,

@@ -9,6 +9,7 @@ from tradewind.base.errors import RequestError
 from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
 from tradewind.server.openai.tools import ToolUse
 from tradewind.text.answer_format import AnswerFormat, Reading
+from tradewind.text.tool_formats import Tool
 
 if TYPE_CHECKING:
     from tradewind.engine.client import AsyncEngine
@@ -41,6 +42,7 @@ async def force_call(engine: "AsyncEngine", params: SamplingParams, use: ToolUse
     if params.structured_outputs is not None:
         message = "an answer that must call a tool cannot have a response format as well"
         raise RequestError(message, field="tool_choice")
+    _check_size(use.forced)
     names = [tool.name for tool in use.tools]
     for tool in use.forced:
         alone = msgspec.structs.replace(params, structured_outputs=StructuredOutputs(json=tool.parameters))
@@ -61,6 +63,19 @@ async def frame_answer(engine: "AsyncEngine", params: SamplingParams, reading: R
     params = msgspec.structs.replace(params, structured_outputs=StructuredOutputs(grammar=grammar))
     await engine.compile(params, field)
     return params
+
+
+def _check_size(tools: list[Tool]) -> None:
+    """Refuse before anything is built of them what would be refused at the end."""
+    from tradewind.grammar.compile import MAX_SOURCE_BYTES
+
+    try:
+        size = sum(len(msgspec.json.encode(tool.parameters)) for tool in tools)
+    except RecursionError:
+        raise RequestError("tools are nested too deeply", field="tools") from None
+    if size > MAX_SOURCE_BYTES:
+        message = f"the parameters of the tools are {size} bytes long; at most {MAX_SOURCE_BYTES} are allowed"
+        raise RequestError(message, field="tools")
 
 
 def let_reason(params: SamplingParams, reading: Reading, tokenizer: "Tokenizer") -> SamplingParams:

@@ -1,14 +1,36 @@
 """The bodies of OpenAI's requests, with vLLM's extra fields. Strict: a string is not a number.
 
-Ranges are not checked here: `tradewind.engine` does that for every kind of client. Fields that are unknown, or known
-and without effect here, are kept by name in `ignored`, and the answer says so.
+Ranges are only told here, for the OpenAPI document: `tradewind.engine` checks them for every kind of client.
+Fields that are unknown are kept by name in `ignored`, and the answer says so.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-TokenIds = list[int]
+from tradewind.protocol.validate import (
+    MAX_BAD_WORD_CHARS,
+    MAX_BAD_WORDS,
+    MAX_PENALTY,
+    MAX_SEQUENCES,
+    MAX_STOP_STRING_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_TEMPERATURE,
+    MIN_REPETITION_PENALTY,
+)
+
+
+def within(**bounds: Any) -> Any:
+    """A field that may be left out, whose bounds the document tells in JSON Schema's words."""
+    return Field(None, json_schema_extra=bounds)
+
+
+MAX_MESSAGES = 10_000
+FORMATS = ("text", "json_object", "json_schema")
+TOOL_CHOICES = ("auto", "none", "required")
+TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+TokenIds = list[TokenId]
+_STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS}
 
 Prompt = Annotated[
     Any,
@@ -18,10 +40,10 @@ Prompt = Annotated[
             "anyOf": [
                 {"type": "string"},
                 {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
                 {
                     "type": "array",
-                    "items": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+                    "items": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
                     "minItems": 1,
                 },
             ],
@@ -42,8 +64,17 @@ class Loose(BaseModel):
 
     @property
     def ignored(self) -> list[str]:
-        """The names of fields that were sent and have no effect."""
-        return [name for name, value in self.unknown.items() if value is not None]
+        """The names of fields that were sent and have no effect, `a.b` for those inside of settings."""
+        names = [name for name, value in self.unknown.items() if value is not None]
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name, None)
+            if isinstance(value, Settings):
+                names += [f"{name}.{inner}" for inner in value.ignored]
+        return names
+
+
+class Settings(Loose):
+    """A part of a body that nobody but this server reads: what is unknown in it has no effect."""
 
 
 class ModelRequest(Loose):
@@ -53,15 +84,14 @@ class ModelRequest(Loose):
     request_id: str | None = None
 
 
-class StreamOptions(Loose):
+class StreamOptions(Settings):
     """What a stream carries besides text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    include_obfuscation: bool | None = None
 
 
-class JsonSchemaFormat(Loose):
+class JsonSchemaFormat(Settings):
     """A named schema. It is always kept to, `strict` or not."""
 
     name: str | None = None
@@ -70,10 +100,10 @@ class JsonSchemaFormat(Loose):
     strict: bool | None = None
 
 
-class ResponseFormat(Loose):
-    """`text`, `json_object` or `json_schema`."""
+class ResponseFormat(Settings):
+    """`json_schema` is wanted by the type of that name."""
 
-    type: str
+    type: Annotated[str, Field(json_schema_extra={"enum": list(FORMATS)})]
     json_schema: JsonSchemaFormat | None = None
 
 
@@ -94,31 +124,40 @@ class GenerationRequest(ModelRequest):
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    allowed_token_ids: TokenIds | None = None
-    bad_words: list[str] | None = None
-    min_tokens: int | None = None
-    max_tokens: int | None = None
-    stop: str | list[str] | None = None
+    n: int | None = within(minimum=1, maximum=MAX_SEQUENCES)
+    temperature: float | None = within(minimum=0, maximum=MAX_TEMPERATURE)
+    top_p: float | None = within(exclusiveMinimum=0, maximum=1)
+    top_k: int | None = within(minimum=-1)
+    min_p: float | None = within(minimum=0, maximum=1)
+    seed: int | None = within(minimum=-(2**63), maximum=2**64 - 1)
+    presence_penalty: float | None = within(minimum=-MAX_PENALTY, maximum=MAX_PENALTY)
+    frequency_penalty: float | None = within(minimum=-MAX_PENALTY, maximum=MAX_PENALTY)
+    repetition_penalty: float | None = within(minimum=MIN_REPETITION_PENALTY, maximum=1000)
+    logit_bias: dict[str, Annotated[float, Field(json_schema_extra={"minimum": -100, "maximum": 100})]] | None = within(
+        propertyNames={"pattern": "^[0-9]{1,10}$"}
+    )
+    allowed_token_ids: TokenIds | None = within(minItems=1)
+    bad_words: (
+        list[Annotated[str, Field(json_schema_extra={"pattern": "\\S", "maxLength": MAX_BAD_WORD_CHARS})]] | None
+    ) = within(maxItems=MAX_BAD_WORDS)
+    min_tokens: int | None = within(minimum=0)
+    max_tokens: int | None = within(minimum=1)
+    stop: Annotated[
+        str | list[str] | None,
+        WithJsonSchema(
+            {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS}, {"type": "null"}]}
+        ),
+    ] = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    prompt_logprobs: int | None = None
+    prompt_logprobs: int | None = within(minimum=0)
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
-    priority: int | None = None
+    priority: int | None = within(minimum=-(2**63), maximum=2**63 - 1)
     cache_salt: str | None = None
-    timeout: float | None = None
+    timeout: float | None = within(exclusiveMinimum=0, maximum=86400)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputFields | None = None
     use_beam_search: bool | None = None
@@ -143,7 +182,7 @@ class CompletionRequest(GenerationRequest):
     suffix: str | None = None
     echo: bool | None = None
     best_of: int | None = None
-    logprobs: int | None = None
+    logprobs: int | None = within(minimum=0)
     add_special_tokens: bool | None = None
 
 
@@ -159,7 +198,7 @@ class Message(Loose):
     """One turn. Fields that are not listed go to the chat template as they came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_MESSAGES)] | None = None
     name: str | None = None
 
 
@@ -179,13 +218,13 @@ class ToolDefinition(Loose):
     function: FunctionDefinition
 
 
-class FunctionName(Loose):
+class FunctionName(Settings):
     """Which function."""
 
     name: str
 
 
-class NamedToolChoice(Loose):
+class NamedToolChoice(Settings):
     """This function must be called."""
 
     type: Literal["function"] = "function"
@@ -195,10 +234,10 @@ class NamedToolChoice(Loose):
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     logprobs: bool | None = None
-    top_logprobs: int | None = None
-    max_completion_tokens: int | None = None
+    top_logprobs: int | None = within(minimum=0)
+    max_completion_tokens: int | None = within(minimum=1)
     echo: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -206,7 +245,7 @@ class ChatRequest(GenerationRequest):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     tools: list[ToolDefinition] | None = None
-    tool_choice: str | NamedToolChoice | None = None
+    tool_choice: Annotated[str, Field(json_schema_extra={"enum": list(TOOL_CHOICES)})] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
 
@@ -214,7 +253,7 @@ class TokenizeRequest(ModelRequest):
     """`POST /tokenize`: a text, or a conversation."""
 
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -2,9 +2,7 @@
 
 from tradewind.base.errors import RequestError
 from tradewind.protocol.sampling import StructuredOutputs
-from tradewind.server.openai.requests import GenerationRequest, ResponseFormat
-
-_FORMATS = "text, json_object, json_schema"
+from tradewind.server.openai.requests import FORMATS, GenerationRequest, ResponseFormat
 
 
 def structured_outputs(request: GenerationRequest) -> StructuredOutputs | None:
@@ -44,7 +42,7 @@ def _of_format(asked: ResponseFormat) -> StructuredOutputs | None:
     if asked.type == "json_object":
         return StructuredOutputs(json_object=True)
     if asked.type != "json_schema":
-        message = f"response_format.type should be one of {_FORMATS}, not {asked.type[:40]!r}"
+        message = f"response_format.type should be one of {', '.join(FORMATS)}, not {asked.type[:40]!r}"
         raise RequestError(message, field="response_format.type")
     if asked.json_schema is None:
         raise RequestError("response_format.json_schema is missing", field="response_format.json_schema")

@@ -1,5 +1,7 @@
 """`POST /tokenize` and `/detokenize`, in vLLM's shapes."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,7 +30,9 @@ async def tokenize(service: Service, request: Request) -> Response:
             variables=asked.chat_template_kwargs,
         )
         tokens = await encode_chat(tokenizer, talk)
-    names = [tokenizer.token_text(token) for token in tokens] if asked.return_token_strs else None
+    names = None
+    if asked.return_token_strs:
+        names = await asyncio.to_thread(lambda: [tokenizer.token_text(token) for token in tokens])
     max_model_len = service.engine.ready.max_model_len
     return JsonAnswer({"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": names})
 
@@ -41,4 +45,5 @@ async def detokenize(service: Service, request: Request) -> Response:
         if not 0 <= token < vocab_size:
             field = f"tokens[{index}]"
             raise RequestError(f"{field}: {token} is not a token id; they are 0 to {vocab_size - 1}", field=field)
-    return JsonAnswer({"prompt": service.engine.tokenizer.decode(asked.tokens, skip_special_tokens=False)})
+    text = await asyncio.to_thread(service.engine.tokenizer.decode, asked.tokens, skip_special_tokens=False)
+    return JsonAnswer({"prompt": text})

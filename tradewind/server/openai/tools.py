@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tradewind.base.errors import RequestError
-from tradewind.server.openai.requests import ChatRequest, NamedToolChoice, ToolDefinition
+from tradewind.server.openai.requests import TOOL_CHOICES, ChatRequest, NamedToolChoice, ToolDefinition
 from tradewind.text.tool_formats import Tool, instructions
 
-_CHOICES = ("auto", "none", "required")
 MAX_TOOLS = 128
 
 
@@ -33,8 +32,8 @@ class ToolUse:
 def tool_use(request: ChatRequest) -> ToolUse | None:
     """None if the model is to know of no tools. Raises RequestError with the field that is wrong."""
     choice = request.tool_choice
-    if isinstance(choice, str) and choice not in _CHOICES:
-        message = f"tool_choice should be one of {', '.join(_CHOICES)} or name a function, not {choice[:40]!r}"
+    if isinstance(choice, str) and choice not in TOOL_CHOICES:
+        message = f"tool_choice should be one of {', '.join(TOOL_CHOICES)} or name a function, not {choice[:40]!r}"
         raise RequestError(message, field="tool_choice")
     if not request.tools:
         if choice not in (None, "none", "auto"):
