@@ -19,7 +19,9 @@ def test_an_object(url: str, mode: str) -> None:
     plain = openai.OpenAI(base_url=url, api_key="none")
     client = instructor.from_openai(plain, mode=getattr(instructor.Mode, mode))
     asked = [{"role": "user", "content": "Tell me of a city."}]
-    city = client.chat.completions.create(model="demo", response_model=City, messages=asked, max_tokens=200)
+    city = client.chat.completions.create(
+        model="demo", response_model=City, messages=asked, max_tokens=200, temperature=0
+    )
     assert isinstance(city, City)
 
 
@@ -28,7 +30,9 @@ def test_partial_objects_of_a_stream(url: str) -> None:
     client = instructor.from_openai(plain, mode=instructor.Mode.JSON_SCHEMA)
     asked = [{"role": "user", "content": "Tell me of a city."}]
     cities = list(
-        client.chat.completions.create_partial(model="demo", response_model=City, messages=asked, max_tokens=200)
+        client.chat.completions.create_partial(
+            model="demo", response_model=City, messages=asked, max_tokens=200, temperature=0
+        )
     )
     assert len(cities) > 1
     City.model_validate(cities[-1].model_dump())

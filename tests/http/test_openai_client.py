@@ -1,12 +1,10 @@
-"""The OpenAI SDK against a real model: the right tokens in every form, bodies that OpenAI's own document accepts."""
+"""The OpenAI SDK against a real model: the right tokens in every form."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
 import openai
 import pytest
 from live import Program
@@ -25,34 +23,9 @@ def aclient(program: Program) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{program.url}/v1", api_key="none", max_retries=0)
 
 
-@pytest.fixture(scope="session")
-def document(shared_data: Path) -> dict[str, Any]:
-    text = (shared_data / "specs" / "openai-openapi.json").read_text()
-
-    def with_null(value: dict[str, Any]) -> dict[str, Any]:
-        return {"anyOf": [value, {"type": "null"}]} if value.pop("nullable", False) else value
-
-    return dict(json.loads(text, object_hook=with_null))
-
-
-@cache
-def _validator(schema: str, document: int) -> Any:
-    return jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{schema}", **_DOCUMENTS[document]})
-
-
-_DOCUMENTS: dict[int, dict[str, Any]] = {}
-
-
-def check(document: dict[str, Any], schema: str, body: Any) -> None:
-    """Raise unless `body` is what OpenAI's document says of `schema`."""
-    _DOCUMENTS[id(document)] = {"components": document["components"]}
-    _validator(schema, id(document)).validate(body)
-
-
-def test_models(client: openai.OpenAI, program: Program, document: dict[str, Any]) -> None:
+def test_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny", "alias"]
     assert client.models.retrieve("alias").id == "alias"
-    check(document, "ListModelsResponse", httpx.get(f"{program.url}/v1/models").json())
     with pytest.raises(openai.NotFoundError) as caught:
         client.completions.create(model="gpt-9", prompt="x")
     assert caught.value.code == "model_not_found"
@@ -103,22 +76,6 @@ async def test_async_chat_stream_with_usage(aclient: openai.AsyncOpenAI) -> None
     assert chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 12
-
-
-def test_bodies_match_openais_document(program: Program, document: dict[str, Any]) -> None:
-    common = {"model": "tiny", "max_tokens": 8, "n": 2, "seed": 1}
-    chat = {**common, "messages": USER, "logprobs": True, "top_logprobs": 2}
-    text = {**common, "prompt": [PROMPT, "The"], "logprobs": 2}
-    with httpx.Client(base_url=program.url, timeout=60) as client:
-        check(document, "CreateChatCompletionResponse", client.post("/v1/chat/completions", json=chat).json())
-        check(document, "CreateCompletionResponse", client.post("/v1/completions", json=text).json())
-        error = client.post("/v1/completions", json={**text, "temperature": "x"})
-        check(document, "ErrorResponse", error.json())
-        options = {"stream": True, "stream_options": {"include_usage": True}}
-        lines = client.post("/v1/chat/completions", json={**chat, **options}).text.split("\n\n")
-        assert lines[-2:] == ["data: [DONE]", ""]
-        for line in lines[:-2]:
-            check(document, "CreateChatCompletionStreamResponse", json.loads(line.removeprefix("data: ")))
 
 
 def test_logprobs_are_those_of_the_tokens(client: openai.OpenAI) -> None:

@@ -422,7 +422,7 @@ class ResponseObject(Answer):
 
 
 class ResponseEvent(Struct):
-    """The data of one event of a stream, in OpenAI's kinds: `response.created`, `response.output_text.delta` and so on."""
+    """The data of one event of a stream, in OpenAI's kinds: `response.created`, `response.completed` and so on."""
 
     type: str
     sequence_number: int
