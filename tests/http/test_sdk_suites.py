@@ -13,18 +13,22 @@ from sdk_suites import Suite, download, run
 
 TEXT = "tests/api_resources/test_completions.py"
 CHAT = "tests/api_resources/chat/test_completions.py"
+RESPONSES = "tests/api_resources/test_responses.py"
 MODELS = "tests/api_resources/test_models.py"
+CREATES = ("method", "raw_response", "streaming_response")
 EVERYTHING = "test_method_create_with_all_params_overload_"
 
 OPENAI = Suite(
     package="openai",
     path="/v1",
-    files=(TEXT, CHAT, MODELS),
+    files=(TEXT, CHAT, RESPONSES, MODELS),
     models=("gpt-6-astra", "gpt-3.5-turbo-instruct"),
     context=256,
     unserved=(
         *((CHAT, part) for part in ("_retrieve", "_update", "_list", "_delete")),  # of stored chat completions
         (MODELS, "_delete"),
+        *((RESPONSES, part) for part in ("_cancel", "_compact")),
+        *((RESPONSES, part) for part in ("_retrieve", "_delete")),  # of a response that nobody has made
     ),
     # Each of these sends every parameter at once, with made-up values. The first that is refused is named.
     refused=(
@@ -32,6 +36,10 @@ OPENAI = Suite(
         (TEXT, f"{EVERYTHING}2", "suffix"),
         (CHAT, f"{EVERYTHING}1", "functions"),  # the old name of tools
         (CHAT, f"{EVERYTHING}2", "functions"),
+        (RESPONSES, f"{EVERYTHING}1", "background"),
+        (RESPONSES, f"{EVERYTHING}2", "background"),
+        # These send nothing at all.
+        *((RESPONSES, f"test_{how}_create_overload_{n}", "input") for how in CREATES for n in (1, 2)),
     ),
 )
 ANTHROPIC = Suite(
