@@ -110,6 +110,9 @@ def _sentence(steps: list[str | int], details: list[ErrorDetails]) -> str:
     path = path_text(steps)
     if details[0]["type"] == "missing":
         return f"{path} is missing"
+    for detail in details:
+        if detail["type"] in ("too_long", "too_short"):
+            return f"{path}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
     wanted: dict[str, None] = {}
     for detail in details:
         message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -10,7 +10,7 @@ from tradewind.base.clock import ManualClock
 from tradewind.config import CacheConfig, SchedulerConfig
 from tradewind.protocol.plan import RunnerInfo, StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
-from tradewind.protocol.result import Finish, Updates
+from tradewind.protocol.result import NO_TOKEN, Finish, Updates
 from tradewind.runner.fake import FakePending, FakeRunner, Faults, alone
 from tradewind.scheduler import Scheduler
 
@@ -122,7 +122,7 @@ class World:
     def expire(self) -> None:
         self.read(self.scheduler.expire())
 
-    def plan(self, failing_row: int | None = None) -> StepPlan | None:
+    def plan(self, failing_row: int | None = None, failure: str = "it broke") -> StepPlan | None:
         """Issue a step, if there is one and it may be issued now."""
         if len(self.pending) > self.shape.run_ahead:
             return None
@@ -132,7 +132,7 @@ class World:
             assert self.pending or not self.scheduler.has_work, "nothing in flight, nothing planned, yet work is left"
             return None
         if failing_row is not None:
-            self.failures[plan.step] = {int(plan.slots[failing_row % len(plan.slots)]): "it broke"}
+            self.failures[plan.step] = {int(plan.slots[failing_row % len(plan.slots)]): failure}
         self.pending.append(self.runner.run(plan))
         self.steps += 1
         return plan
@@ -194,7 +194,11 @@ class World:
             assert wanted.deadline_s <= self.clock.now_s()
             return
         if finish.reason is FinishReason.ERROR:
-            assert finish.message == "it broke"
+            assert finish.message in ("it broke", NO_TOKEN)
+            return
+        if finish.reason is FinishReason.REFUSED:
+            assert wanted.forbids_tokens
+            assert finish.message == NO_TOKEN
             return
         assert said == expected(wanted)
         is_stopped = said[-1] in wanted.stop_token_ids and len(said) > wanted.sampling.min_tokens

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,14 +53,21 @@ class FakeTokenizer:
 
     def __init__(self) -> None:
         self.chat_template: Any = FakeTemplate()
+        self.encoded_in: set[int] = set()  # threads
+        self.named_in: set[int] = set()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        self.encoded_in.add(threading.get_ident())
         return list(text.encode())
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        return [self.encode(text, add_special_tokens) for text in texts]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return bytes(ids).decode("utf-8", "replace")
 
     def token_text(self, token_id: int) -> str:
+        self.named_in.add(threading.get_ident())
         return self.decode([token_id])
 
     def token_bytes(self, token_id: int) -> bytes:

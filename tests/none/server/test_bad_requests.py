@@ -21,6 +21,9 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 USER = [{"role": "user", "content": "hi"}]
 
+TEXT_PART = {"type": "text", "text": "a"}
+LARGE = {"type": "object", "properties": {f"p{index}": {"type": "string"} for index in range(20_000)}}
+LARGE_TOOL = {"type": "function", "function": {"name": "f", "parameters": LARGE}}
 TOOL = {"type": "function", "function": {"name": "f"}}
 BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (TEXT, {"prompt": "a", "temperature": -1}, "temperature"),
@@ -97,6 +100,9 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {}, "messages"),
     (CHAT, {"messages": []}, "messages"),
     (CHAT, {"messages": "hi"}, "messages"),
+    (CHAT, {"messages": USER * 10_001}, "messages"),
+    (CHAT, {"messages": [{"role": "user", "content": [TEXT_PART] * 10_001}]}, "messages[0].content"),
+    (CHAT, {"messages": USER, "tools": [LARGE_TOOL], "tool_choice": "required"}, "tools"),
     (CHAT, {"messages": [{"role": "king", "content": "hi"}]}, "messages[0].role"),
     (CHAT, {"messages": [*USER, {"content": "hi"}]}, "messages[1].role"),
     (CHAT, {"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),

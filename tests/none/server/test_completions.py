@@ -1,6 +1,7 @@
 """Completions and chat: shapes, streams, usage, logprobs, echo, many prompts."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -295,3 +296,26 @@ async def test_tokenize_and_detokenize() -> None:
     chat = await caller.post("/tokenize", {"messages": USER})
     assert chat.json()["count"] == len("user: hi\nassistant:")
     assert (await caller.post("/detokenize", {"tokens": [104, 105]})).json() == {"prompt": "hi"}
+
+
+@pytest.mark.parametrize("path", [TEXT, "/tokenize"])
+async def test_long_texts_do_not_hold_up_streams(path: str) -> None:
+    for prompt, is_long in (("a", False), ("a" * 9000, True), *([(["a" * 100] * 100, True)] if path == TEXT else [])):
+        caller = Caller()
+        assert (await caller.post(path, {"prompt": prompt})).status == 200
+        assert (threading.get_ident() in caller.engine.tokenizer.encoded_in) != is_long
+
+
+async def test_names_of_many_tokens_do_not_hold_up_streams() -> None:
+    caller = Caller()
+    assert (await caller.post("/tokenize", {"prompt": "abc", "return_token_strs": True})).status == 200
+    assert threading.get_ident() not in caller.engine.tokenizer.named_in
+
+
+@pytest.mark.parametrize(("path", "logprobs"), [(TEXT, {"logprobs": 2}), (CHAT, {"logprobs": True, "top_logprobs": 2})])
+async def test_answers_with_log_probabilities_are_put_together_apart(path: str, logprobs: dict[str, Any]) -> None:
+    caller = Caller()
+    asked = {"prompt": "a"} if path == TEXT else {"messages": USER}
+    assert (await caller.post(path, {**asked, **logprobs, "n": 2})).json()["choices"][1]["logprobs"]
+    assert caller.engine.tokenizer.named_in
+    assert threading.get_ident() not in caller.engine.tokenizer.named_in
