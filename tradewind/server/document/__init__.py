@@ -39,12 +39,13 @@ class Route:
 class Said:
     """What a route answers with.
 
-    `body`: its JSON. `event`: the data of an event, where it streams. `texts`: media types of bodies that are no JSON.
-    `unavailable`: the body of a 503 that is no error. `queries`: what may stand behind its path.
+    `body`: its JSON. `event`: the data of an event, where it streams; `last_data`: that of the last one, where that is
+    no JSON. `texts`: media types of bodies that are no JSON. `unavailable`: the body of a 503 that is no error. `queries`: what may stand behind its path.
     """
 
     body: type | None = None
     event: type | None = None
+    last_data: str | None = None
     texts: tuple[str, ...] = ()
     unavailable: type | None = None
     error: type = answers.Error
@@ -62,8 +63,8 @@ SAID: dict[str, Said] = {
     "show_timeline": Said(answers.Timeline),
     "list_models": Said(answers.ModelList),
     "show_model": Said(answers.Model),
-    "chat_completions": Said(answers.ChatCompletion, event=answers.ChatCompletionChunk),
-    "completions": Said(answers.Completion, event=answers.CompletionChunk),
+    "chat_completions": Said(answers.ChatCompletion, event=answers.ChatCompletionChunk, last_data="[DONE]"),
+    "completions": Said(answers.Completion, event=answers.CompletionChunk, last_data="[DONE]"),
     "create_response": Said(answers.ResponseObject, event=answers.ResponseEvent),
     "show_response": Said(answers.ResponseObject, queries={"stream": {"enum": ["false"]}}),
     "delete_response": Said(answers.DeletedResponse),
@@ -128,7 +129,7 @@ def _responses(said: Said) -> Schema:
     if said.body is not None:
         content["application/json"] = {"schema": _reference(said.body)}
     if said.event is not None:
-        content["text/event-stream"] = {"schema": _event(said.event)}
+        content["text/event-stream"] = {"schema": _event(said)}
     error = {"description": "an error", "content": {"application/json": {"schema": _reference(said.error)}}}
     responses = {"200": {"description": "the answer", "content": content}, "4XX": error, "5XX": error}
     if said.unavailable is not None:
@@ -137,10 +138,14 @@ def _responses(said: Said) -> Schema:
     return responses
 
 
-def _event(data: type) -> Schema:
-    """One server-sent event; a stream that begins well may end with an error, and OpenAI's end with `[DONE]`."""
-    json = {"type": "string", "contentMediaType": "application/json", "contentSchema": _reference(data)}
-    return {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": json}}
+def _event(said: Said) -> Schema:
+    """One server-sent event. A stream that began well may still end with an error."""
+    assert said.event is not None
+    either = {"anyOf": [_reference(said.event), _reference(said.error)]}
+    data: Schema = {"type": "string", "contentMediaType": "application/json", "contentSchema": either}
+    if said.last_data is not None:
+        data = {"anyOf": [{"const": said.last_data}, data]}
+    return {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": data}}
 
 
 def _reference(body: type) -> Schema:
