@@ -128,6 +128,9 @@ class ServerConfig:
     max_logprobs: int = setting(20, "most logprobs per token that a request may ask for", low=0)
     default_timeout_s: float | None = setting(None, "deadline of requests that set none", low=0)
     drain_timeout_s: float = setting(60.0, "after SIGTERM, how long running streams may take to finish", low=0)
+    otlp_traces_endpoint: str | None = setting(
+        None, "URL of an OpenTelemetry collector (OTLP over HTTP) that gets a span for each request", metavar="URL"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "least level of log lines")
     log_json: bool = setting(False, "log lines as JSON objects")
 

@@ -24,6 +24,7 @@ from tradewind.server.app import create_app
 from tradewind.server.listen import HttpServer
 from tradewind.server.service import Limits
 from tradewind.server.sockets import bind
+from tradewind.server.spans import open_spans
 
 START_S = 60.0
 # Fails when asked to, goes on for ever when asked to.
@@ -120,7 +121,9 @@ async def serving(model: Path, *, limits: Limits | None = None, **settings: Any)
     )
     engine = await AsyncEngine.start(config)
     listener = bind("127.0.0.1", 0)
-    server = HttpServer(create_app(engine, config.server, limits))
+    endpoint = config.server.otlp_traces_endpoint
+    spans = open_spans(endpoint) if endpoint else None
+    server = HttpServer(create_app(engine, config.server, limits, spans))
     task = asyncio.create_task(server.serve([listener]))
     try:
         yield Inside(engine, *listener.getsockname()[:2])
@@ -128,6 +131,8 @@ async def serving(model: Path, *, limits: Limits | None = None, **settings: Any)
         server.stop()
         await task
         await engine.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
 
 
 @dataclass

@@ -28,6 +28,7 @@ from tradewind.server.responses import routes as responses
 from tradewind.server.responses.requests import ResponsesRequest
 from tradewind.server.responses.store import ResponseStore
 from tradewind.server.service import Limits, Service
+from tradewind.server.spans import Spans
 from tradewind.server.trace import trace_of
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ POSTS: dict[str, tuple[Route, type[BaseModel]]] = {
 }
 
 
-def create_app(engine: "AsyncEngine", config: ServerConfig, limits: Limits | None = None) -> ASGIApp:
+def create_app(
+    engine: "AsyncEngine", config: ServerConfig, limits: Limits | None = None, spans: Spans | None = None
+) -> ASGIApp:
     """An ASGI application over `engine`, which may still be starting: until it is ready, its routes answer 503.
 
     `config.served_model_name` should name the model; without a name it is called `default`. Raises ConfigError for a
-    file of keys that cannot be used.
+    file of keys that cannot be used. Closing `spans` is the caller's.
     """
     metrics = Metrics()
     engine.subscribe(metrics)
@@ -85,7 +88,9 @@ def create_app(engine: "AsyncEngine", config: ServerConfig, limits: Limits | Non
     app.add_exception_handler(Exception, _on_fault)
     app.openapi = cache(partial(_document, names))  # type: ignore[method-assign]
     gate = Gate(open_keys(config), service.allowances, frozenset(POSTS))
-    edge: ASGIApp = Edge(app, gate, metrics, frozenset((*GETS, *POSTS)))
+    if spans is not None:
+        spans.engine = engine
+    edge: ASGIApp = Edge(app, gate, metrics, frozenset((*GETS, *POSTS)), spans)
     return _with_cors(edge, config.allowed_origins) if config.allowed_origins else edge
 
 

@@ -19,6 +19,7 @@ from tradewind.server.errors import Disconnected, error_body, error_headers, int
 from tradewind.server.keys import ApiKeys, Caller
 from tradewind.server.metrics import Metrics
 from tradewind.server.playground import ASSETS_PATH
+from tradewind.server.spans import Spans
 from tradewind.server.trace import SCOPE_KEY, Trace, is_request_id
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,15 @@ QUIET_PATHS = OPEN_PATHS | {"/favicon.ico", "/engine/state"}
 class Edge:
     """Wraps the application. Every answer gets `X-Request-Id` and `Date`; a request's own id is kept if it is sane."""
 
-    def __init__(self, app: ASGIApp, gate: "Gate", metrics: Metrics, paths: frozenset[str]) -> None:
-        """`paths`: the routes there are, as the metrics name them."""
+    def __init__(
+        self, app: ASGIApp, gate: "Gate", metrics: Metrics, paths: frozenset[str], spans: Spans | None = None
+    ) -> None:
+        """`paths`: the routes there are, as the metrics name them. `spans`: where counted requests leave theirs."""
         self._app = app
         self._gate = gate
         self._metrics = metrics
         self._paths = paths
+        self._spans = spans
         self._date = (0, b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +63,8 @@ class Edge:
         finally:
             if trace.ticket is not None:
                 trace.ticket.close()
+                if self._spans is not None:
+                    self._spans.record(scope, trace)
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.responses[path, trace.status or Disconnected.status] += 1
             self._log(scope, trace)

@@ -90,8 +90,10 @@ class Generation:
             self.abort()
             raise
         if not job.is_part:
+            trace.params = job.params
+            trace.sequences = [number for stream in self._streams for number in stream.request_ids]
             service.metrics.on_asked(job.params)
-            service.timelines.add(trace, [number for stream in self._streams for number in stream.request_ids])
+            service.timelines.add(trace)
 
     def _reserve(self, max_model_len: int) -> None:
         """Tokens of the caller's allowance: the prompts, and as much of the answers as the request names.
@@ -193,6 +195,10 @@ class Generation:
             raise RequestError(f"this request cannot be answered: {delta.message}")
         if delta.finish_reason is FinishReason.ABORT:
             raise EngineFailed("the request was aborted because the server shut down before it was done")
+
+    def note_error(self, error: TradewindError) -> None:
+        """Write an error into the trace that the answer's status does not tell."""
+        self._trace.error = error.code or error.kind
 
     def note_usage(self) -> None:
         """Write the token counts into the trace."""

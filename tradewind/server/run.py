@@ -20,6 +20,7 @@ from tradewind.config import Config, ServerConfig
 from tradewind.engine.client import AsyncEngine
 from tradewind.server.greet import LoadingLine, greeting, say, served_names, url_of
 from tradewind.server.key_file import open_keys
+from tradewind.server.spans import Spans, check_endpoint, open_spans
 
 if TYPE_CHECKING:
     from tradewind.server.listen import HttpServer
@@ -38,6 +39,7 @@ def serve(config: Config) -> int:
     configure(config.server.log_level, config.server.log_json)
     try:
         open_keys(config.server)  # so that a fault in them is known at once; the application opens them itself
+        check_endpoint(config.server.otlp_traces_endpoint)
         listener = _bind(config.server)
     except StartupError as error:
         return _refuse(error)
@@ -81,9 +83,9 @@ class _Serving:
             loop.add_signal_handler(number, self._on_signal, number)
         engine = self._engine = AsyncEngine(self._config, self._loading.show)
         booting = asyncio.create_task(engine.boot())
-        server: HttpServer | None = None
+        spans: Spans | None = None
         try:
-            server = await asyncio.to_thread(_build, engine, self._config.server)
+            server, spans = await asyncio.to_thread(_build, engine, self._config.server)
             serving = asyncio.create_task(server.serve([self._listener]))
             status = await self._until_stopped(engine, booting)
             server.stop()
@@ -92,6 +94,8 @@ class _Serving:
         finally:
             booting.cancel()
             await engine.close()
+            if spans is not None:
+                await asyncio.to_thread(spans.close)
 
     async def _until_stopped(self, engine: AsyncEngine, booting: "asyncio.Task[None]") -> int:
         stopping = asyncio.create_task(self._signalled.wait())
@@ -128,9 +132,10 @@ class _Serving:
         os._exit(128 + number)
 
 
-def _build(engine: AsyncEngine, config: ServerConfig) -> "HttpServer":
+def _build(engine: AsyncEngine, config: ServerConfig) -> "tuple[HttpServer, Spans | None]":
     """Import the HTTP side, while the engine loads in its own process, and put it together."""
     from tradewind.server.app import create_app
     from tradewind.server.listen import HttpServer
 
-    return HttpServer(create_app(engine, config))
+    spans = open_spans(config.otlp_traces_endpoint) if config.otlp_traces_endpoint else None
+    return HttpServer(create_app(engine, config, spans=spans)), spans

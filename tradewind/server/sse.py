@@ -103,6 +103,7 @@ class EventStream(Response):
         except TradewindError as error:
             if not started or isinstance(error, Disconnected):
                 raise
+            self._generation.note_error(error)
             await writer.write(self._shape.error_event(error), last=True)
         else:
             await writer.write(self._shape.last_events(self._generation.usage), last=True)

@@ -27,13 +27,13 @@ class Timelines:
         self._by_id: OrderedDict[tuple[str, str], Entry] = OrderedDict()  # by caller and request id
         self._by_sequence: dict[int, Entry] = {}
 
-    def add(self, trace: Trace, sequences: list[int]) -> None:
-        """`trace`'s request has become these sequences. An id that a caller uses again means the newer request."""
+    def add(self, trace: Trace) -> None:
+        """`trace`'s request has become sequences. An id that a caller uses again means the newer request."""
         key = (trace.caller.name, trace.request_id)
         self._drop(key)
-        entry = Entry(trace.request_id, trace.caller.name, trace.started_s, tuple(sequences))
+        entry = Entry(trace.request_id, trace.caller.name, trace.started_s, tuple(trace.sequences))
         self._by_id[key] = entry
-        self._by_sequence.update(dict.fromkeys(sequences, entry))
+        self._by_sequence.update(dict.fromkeys(entry.sequences, entry))
         while len(self._by_id) > REQUESTS or (len(self._by_sequence) > SEQUENCES and len(self._by_id) > 1):
             self._drop(next(iter(self._by_id)))
 

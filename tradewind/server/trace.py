@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tradewind.engine.client import Usage
+from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.allowance import Ticket
 from tradewind.server.keys import Caller
 
@@ -27,6 +28,8 @@ class Trace:
     ticket: Ticket | None = None  # of a request that is counted
     status: int = 0
     model: str | None = None
+    params: SamplingParams | None = None
+    sequences: list[int] = field(default_factory=list)  # the engine's ids
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None

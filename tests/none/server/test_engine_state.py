@@ -29,8 +29,8 @@ def timings(request_id: int, finish_reason: FinishReason | None = FinishReason.S
     )  # fmt: skip
 
 
-def trace(request_id: str, caller: str = "one") -> Trace:
-    return Trace(request_id, True, KeyOwner(caller), 999.0, None)
+def trace(request_id: str, sequences: list[int]) -> Trace:
+    return Trace(request_id, True, KeyOwner("one"), 999.0, None, sequences=sequences)
 
 
 async def test_the_state() -> None:
@@ -92,7 +92,7 @@ async def test_a_timeline() -> None:
 
 def test_timelines_of_others_are_unknown() -> None:
     known = Timelines()
-    known.add(trace("a"), [1, 2])
+    known.add(trace("a", [1, 2]))
     assert known.of("a", "one") is not None
     assert known.of("a", "two") is None
     assert (known.name_of(2, "one"), known.name_of(2, "two"), known.name_of(3, "one")) == ("a", None, None)
@@ -103,11 +103,11 @@ def test_timelines_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timelines, "SEQUENCES", 10)
     known = Timelines()
     for number in range(6):
-        known.add(trace(str(number)), [number])
+        known.add(trace(str(number), [number]))
     assert [known.of(str(number), "one") is not None for number in range(6)] == [False] * 3 + [True] * 3
     assert known.name_of(0, "one") is None
-    known.add(trace("large"), list(range(100, 120)))
+    known.add(trace("large", list(range(100, 120))))
     assert known.of("5", "one") is None
     assert known.name_of(119, "one") == "large"
-    known.add(trace("large"), [7])
+    known.add(trace("large", [7]))
     assert (known.name_of(119, "one"), known.name_of(7, "one")) == (None, "large")
