@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -78,6 +79,7 @@ class AsyncEngine:
         # Of its own: a schema that takes long holds up other schemas, and nothing else.
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._draining = False
+        self._works = 0  # that are open: see `work`
         self._all_done: asyncio.Future[None] | None = None
 
     async def boot(self) -> None:
@@ -205,13 +207,14 @@ class AsyncEngine:
         priority: int = 0,
         timeout_s: float | None = None,
         cache_salt: str = "",
+        is_part: bool = False,
     ) -> Stream:
-        """Start a request, at once.
+        """Start a request, at once. `is_part`: of a piece of work (see `work`) that is open.
 
         Raises RequestError with the offending `field`, ContextLengthExceeded, Overloaded (the queue is full), Draining,
         or EngineUnavailable (starting, restarting, or failed for good).
         """
-        resolver = self._require_ready()
+        resolver = self._require_ready(is_part)
         terms = Terms(now_s=time.monotonic(), priority=priority, timeout_s=timeout_s, cache_salt=cache_salt)
         resolved = resolver.resolve(prompt_tokens, params, terms, self._next_id)
         self._require_room(len(resolved.requests))
@@ -225,6 +228,20 @@ class AsyncEngine:
         self._supervisor.watch()
         return Stream(feed, self._loop, self._abort)
 
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """A piece of work that is several requests, one after the other: a drain waits for it and refuses none of them.
+
+        Raises what `submit` raises when the engine takes nothing.
+        """
+        self._require_ready()
+        self._works += 1
+        try:
+            yield
+        finally:
+            self._works -= 1
+            self._note_done()
+
     def begin_search(self, prompt_tokens: list[int], params: BeamSearchParams) -> BeamSearch:
         """A beam search, for a caller that submits its beginnings (`step_params`) and tells it what came back.
 
@@ -237,8 +254,10 @@ class AsyncEngine:
         assert self._resolver is not None
         return self._resolver.end_search(prompt_tokens, search)
 
-    def _require_ready(self) -> Resolver:
+    def _require_ready(self, is_part: bool = False) -> Resolver:
         state = self.state
+        if state == "draining" and is_part:
+            state = self._supervisor.state
         if state == "ready" and self._resolver is not None:
             return self._resolver
         if state == "draining":
@@ -318,24 +337,29 @@ class AsyncEngine:
             self._history.add_ended(timings)
             for listener in self._listeners:
                 listener.on_finished(timings)
-        if not self._feeds and self._all_done is not None and not self._all_done.done():
-            self._all_done.set_result(None)
+        self._note_done()
+
+    def _note_done(self) -> None:
+        """Let a drain know, if nothing is open any more."""
+        done = self._all_done
+        if done is not None and not self._feeds and not self._works and not done.done():
+            done.set_result(None)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new work and wait for the running streams; what still runs after `timeout_s` is aborted.
 
-        Returns whether all of them ended by themselves.
+        Returns whether all of them ended by themselves. Pieces of work (see `work`) count as streams.
         """
         self._draining = True
-        if self._feeds:
+        if self._feeds or self._works:
             self._all_done = self._loop.create_future()
             await asyncio.wait([self._all_done], timeout=timeout_s)
         left = list(dict.fromkeys(self._feeds.values()))
         for feed in left:
             self._abort(feed)
-        return not left
+        return not left and not self._works
 
     async def close(self) -> None:
         """End the process and remove its temporary folder. Streams still open fail with EngineFailed. Idempotent."""

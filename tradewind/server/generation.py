@@ -84,6 +84,7 @@ class Generation:
                         priority=job.priority,
                         timeout_s=job.timeout_s,
                         cache_salt=job.cache_salt,
+                        is_part=job.is_part,
                     )
                 )
         except BaseException:

@@ -256,6 +256,29 @@ async def test_drain_aborts_what_takes_too_long(start_engine):
     assert last[0].finish_reason is FinishReason.ABORT
 
 
+async def test_drain_waits_for_a_piece_of_work_and_refuses_none_of_its_parts(start_engine):
+    engine = await start_engine(SLOW)
+    params = SamplingParams(seed=2, max_tokens=2, ignore_eos=True)
+    with engine.work():
+        draining = asyncio.create_task(engine.drain(5.0))
+        for _ in range(3):
+            _, tokens, _ = await read(engine.submit([1], params, is_part=True))
+            assert tokens[0] == expected([1], params)
+            await asyncio.sleep(0)
+        with pytest.raises(Draining):
+            engine.submit([1], params)
+        assert not draining.done()
+    assert await draining is True
+    with pytest.raises(Draining), engine.work():
+        pass
+
+
+async def test_drain_does_not_wait_for_ever_for_a_piece_of_work(start_engine):
+    engine = await start_engine(SLOW)
+    with engine.work():
+        assert await engine.drain(0.05) is False
+
+
 class Listener:
     """Keeps all it is told."""
 

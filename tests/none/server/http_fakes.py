@@ -1,9 +1,10 @@
 """An engine without a process, and a way to call the application without a socket."""
 
 import asyncio
+import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,6 +145,7 @@ class FakeEngine:
     submitted: list[dict[str, Any]] = field(default_factory=list)
     compiled: list[Any] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
+    works: int = 0
     ready: Ready = field(
         default_factory=lambda: Ready(
             max_model_len=512,
@@ -178,6 +180,12 @@ class FakeEngine:
 
     async def compile(self, params: SamplingParams, field: str = "structured_outputs") -> None:
         self.compiled.append((params.structured_outputs, field))
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        self.works += 1
+        yield
+        self.works -= 1
 
     def begin_search(self, prompt_tokens: list[int], params: BeamSearchParams) -> BeamSearch:
         validate_beams(params, VOCAB, 20)

@@ -1,5 +1,6 @@
 """OpenAI's Responses, with an engine that says what it is told to."""
 
+import asyncio
 import itertools
 import json
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 from http_fakes import Answer, Caller, FakeEngine, FakeTemplate, words
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tradewind.base.errors import EngineFailed, NotFound
 from tradewind.server.responses.store import ResponseStore, Stored
@@ -379,6 +382,35 @@ async def test_what_cannot_be_served_is_refused_by_name(fields: dict[str, Any], 
     answer = await ask(caller(), **{"asked": "hi", **fields} if "input" not in fields else fields)
     assert answer.status == (404 if param == "previous_response_id" else 400), answer.body
     assert answer.error()["param"] == param, answer.body
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.sampled_from(["", "x", "user", "text", "refusal", "message"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "text", "role"]), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+PARTS = st.lists(
+    st.fixed_dictionaries({"type": st.sampled_from(["input_text", "refusal"])}, optional={"text": ODD, "refusal": ODD})
+)
+KINDS = ["message", "function_call", "function_call_output", "reasoning", "item_reference"]
+ITEMS = st.fixed_dictionaries(
+    {"type": st.sampled_from(KINDS) | ODD},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "system"]) | ODD,
+        **dict.fromkeys(("content", "output", "summary"), PARTS | ODD | st.just("x")),
+        **dict.fromkeys(("id", "call_id", "name", "arguments"), ODD),
+    },
+)
+
+
+@given(st.lists(ITEMS, max_size=3))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_no_items_are_too_odd(items: list[dict[str, Any]]) -> None:
+    answer = asyncio.run(ask(caller(), items))
+    assert answer.status in (200, 400), answer.body
+    assert answer.status == 200 or answer.error()["param"].startswith("input")
 
 
 async def test_what_has_no_effect_is_said() -> None:

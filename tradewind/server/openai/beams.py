@@ -99,19 +99,8 @@ async def search_beams(
         most = len(searches) * params.beam_width * (params.max_tokens or 0)
         trace.ticket.reserve(cost.prompt_tokens + most, lambda: cost.prompt_tokens + cost.step_tokens)
     service.metrics.on_asked(job.params)
-    ends_s = None if job.timeout_s is None else time.monotonic() + job.timeout_s
-    while waiting := [(prompt, search) for prompt, search in zip(job.prompts, searches, strict=True) if search.live]:
-        step = replace(
-            job,
-            prompts=[prompt + beam.tokens for prompt, search in waiting for beam in search.live],
-            params=step_params(params),
-            timeout_s=None if ends_s is None else _left_s(ends_s, job),
-            is_part=True,
-        )
-        generation = Generation(service, step, trace)
-        choices = await collect(generation, len(step.prompts), receive)
-        cost.add(generation.usage)
-        _advance([search for _, search in waiting], iter(choices))
+    with engine.work():
+        await _run(service, job, searches, cost, trace, receive)
     found: list[Choice] = []
     for prompt, search in zip(job.prompts, searches, strict=True):
         for delta in engine.end_search(prompt, search)[: job.params.n]:
@@ -120,6 +109,25 @@ async def search_beams(
     usage = cost.usage(sum(len(choice.token_ids) for choice in found))
     trace.note_usage(usage)
     return found, Found(usage)
+
+
+async def _run(
+    service: Service, job: Job, searches: "list[BeamSearch]", cost: "_Cost", trace: Trace, receive: Receive
+) -> None:
+    """Step by step, until all searches are over."""
+    ends_s = None if job.timeout_s is None else time.monotonic() + job.timeout_s
+    while waiting := [(prompt, search) for prompt, search in zip(job.prompts, searches, strict=True) if search.live]:
+        step = replace(
+            job,
+            prompts=[prompt + beam.tokens for prompt, search in waiting for beam in search.live],
+            params=step_params(searches[0].params),
+            timeout_s=None if ends_s is None else _left_s(ends_s, job),
+            is_part=True,
+        )
+        generation = Generation(service, step, trace)
+        choices = await collect(generation, len(step.prompts), receive)
+        cost.add(generation.usage)
+        _advance([search for _, search in waiting], iter(choices))
 
 
 @dataclass(slots=True)

@@ -85,7 +85,8 @@ def _function_call(item: Item, path: str) -> Item:
 def _function_call_output(item: Item, path: str) -> Item:
     output = item.get("output")
     if not isinstance(output, str):
-        output = "".join(_part(part, where, "user")["text"] for part, where in _listed(output, f"{path}.output"))
+        parts = [_part(part, where, "user") for part, where in _listed(output, f"{path}.output")]
+        output = content_text({"content": parts})
     call_id = _text(item, "call_id", path)
     prefix = {"type": "function_call_output", "id": _id_of(item, "fco"), "status": "completed"}
     return {**prefix, "call_id": call_id, "output": output}
