@@ -12,6 +12,7 @@ from tests.cpu.runner.driving import Session, request
 from tests.cpu.tiny_models import VARIANTS, TinyModel, make_tiny_model, random_prompt, transformers_greedy
 from tradewind.base.errors import CheckpointError, ConfigError, ModelNotFound, NotEnoughMemory
 from tradewind.config import from_flat
+from tradewind.kernels import native
 from tradewind.runner import boot_device
 from tradewind.runner.boot import boot_runner
 from tradewind.runner.fake import FakeRunner
@@ -80,10 +81,16 @@ def test_auto_dtype_is_the_checkpoints_where_the_cpu_is_fast_with_it(
     own = half_directory.name
     config = from_flat({"device": "cpu", "threads": 1}).model
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(boot_device, "cpu_features", lambda: frozenset({"avx2"}))
-    assert boot_device.with_dtype(half_directory, config, cpu).dtype == "float32"
-    monkeypatch.setattr(boot_device, "cpu_features", lambda: frozenset({"avx512_bf16"}))
-    assert boot_device.with_dtype(half_directory, config, cpu).dtype == ("bfloat16" if own == "bfloat16" else "float32")
+    fast = "bfloat16" if own == "bfloat16" else "float32"
+    missing = native.Library("none", "not built")
+    for library, feature, expected in [
+        (missing, "avx2", "float32"),
+        (missing, "avx512_bf16", fast),
+        (native.Library("avx2"), "avx2", fast),
+    ]:
+        monkeypatch.setattr(native, "load", lambda library=library: library)
+        monkeypatch.setattr(boot_device, "cpu_features", lambda feature=feature: frozenset({feature}))
+        assert boot_device.with_dtype(half_directory, config, cpu).dtype == expected
     assert boot_device.with_dtype(half_directory, config, gpu).dtype == own
     assert boot_device.with_dtype(half_directory, replace(config, dtype="float16"), cpu).dtype == "float16"
 
