@@ -9,6 +9,7 @@ profile of decode steps, and serving over HTTP. Times are of the whole engine, s
 import argparse
 import functools
 import gc
+import itertools
 import random
 import time
 from collections.abc import Iterator
@@ -235,15 +236,30 @@ def _offline(model: _Model, form: str, tokens_in: int, tokens_out: int, count: i
 
 
 def _profile(model: _Model, form: str) -> None:
-    """Decode steps of one row and of 64, each kernel's share of them."""
-    for batch in (1, 64):
-        for request in _requests(model, 1024, 60, batch):
-            model.engine.add(request)
-        steps = _drain(model.engine)
+    """Decode steps of one row, of 64 and of as many as may run, and steps full of prompts: each kernel's share."""
+    layers, info = model.runner.spec.layers, model.runner.info
+    most = min(info.max_running, info.num_blocks * info.block_tokens // 1200)
+    for batch in sorted({1, min(64, most), most}):
+        steps = _issue(model, 1024, 160, batch)
         while next(steps) < batch:
             pass
-        for _ in range(5):
-            next(steps)
-        print(f"{form}, {batch} x 1024:", profile_steps(functools.partial(next, steps), 10, model.runner.spec.layers))
-        for _ in steps:
-            pass
+        _skip(steps, 5)
+        print(f"{form}, {batch} x 1024:", profile_steps(functools.partial(next, steps), 10, layers))
+        _skip(steps)
+    steps = _issue(model, 2048, 2, 10 * info.step_tokens // 2048)
+    _skip(steps, 3)
+    print(f"{form}, prompts of 2048:", profile_steps(functools.partial(next, steps), 4, layers))
+    _skip(steps)
+
+
+def _issue(model: _Model, tokens_in: int, tokens_out: int, count: int) -> Iterator[int]:
+    """The steps of so many requests, as in _drain."""
+    for request in _requests(model, tokens_in, tokens_out, count):
+        model.engine.add(request)
+    return _drain(model.engine)
+
+
+def _skip(steps: Iterator[int], count: int | None = None) -> None:
+    """Take so many steps, or all that are left."""
+    for _ in itertools.islice(steps, count):
+        pass
