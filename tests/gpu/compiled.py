@@ -117,7 +117,8 @@ def _attention() -> list[Variant]:
     }  # fmt: skip
     found = []
     for tiles, pages, head_dim, rows in (
-        (SMALL, BF16, 128, 16), (SMALL, FP8, 128, 16), (SMALL, BF16, 128, 1024), (SMALL, BF16, 64, 16),
+        (SMALL, BF16, 128, 16), (SMALL, FP8, 128, 16), (SMALL, FP8, 128, 512), (SMALL, BF16, 128, 1024),
+        (SMALL, BF16, 64, 16),
         (LARGE, BF16, 128, 256), (LARGE, FP8, 128, 256), (LARGE, BF16, 64, 256),
     ):  # fmt: skip
         tile, is_small = tiles[1 if pages is FP8 else 2], tiles is SMALL
