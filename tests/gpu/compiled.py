@@ -22,8 +22,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
-from tradewind.kernels.fused_linear.triton import TACTICS, fused_linear_kernel
-from tradewind.kernels.linear.tactics import Tactics
+from tradewind.kernels.fused_linear import MOST_ROWS
+from tradewind.kernels.fused_linear.triton import fused_linear_kernel
+from tradewind.kernels.fused_linear.vector import vector_kernel
+from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
+from tradewind.kernels.linear.tactics import FusedTactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel
 from tradewind.kernels.paged_attention.triton import LARGE, SMALL, paged_attention_kernel
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
@@ -31,7 +34,7 @@ from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filter
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
 from tradewind.kernels.step_inputs.triton import step_inputs_kernel
 
-BF16, FP8, F32, I32, I64 = "*bf16", "*fp8e4nv", "*fp32", "*i32", "*i64"
+BF16, FP8, F16, F32, I16, I32, I64 = "*bf16", "*fp8e4nv", "*fp16", "*fp32", "*i16", "*i32", "*i64"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Outcome:
 
 def variants() -> list[Variant]:
     """Those of models with heads of 128 and a hidden size of 4096."""
-    return [*_rowwise(), *_attention(), *_linear(), *_fused(), *_sampling()]
+    return [*_rowwise(), *_attention(), *_linear(), *_fused(), *_blocks(), *_sampling()]
 
 
 def _rowwise() -> list[Variant]:
@@ -163,22 +166,70 @@ def _linear() -> list[Variant]:
     return list(found.values())
 
 
+# What a layout gives to the kernel of fused products: the weight, its scales, and constants.
+_LAYOUTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "dense": (BF16, None, {"PARTS": 1, "GROUP": 0, "SPAN": 1}),
+    "fp8": (FP8, F32, {"PARTS": 1, "GROUP": 0, "SPAN": 1}),
+    "fp8-blocks": (FP8, F32, {"PARTS": 1, "GROUP": 128, "SPAN": 128}),
+    "int4": (I16, F16, {"PARTS": 4, "GROUP": 128, "SPAN": 1}),
+}
+
+
 def _fused() -> list[Variant]:
+    """All that the shipped table may launch, with groups of 128 where it is 4 bits."""
+    found = {}
+    for entry in Tactics.shipped().fused:
+        tactic = entry.tactic
+        residual = not entry.normed and entry.rows <= MOST_ROWS
+        parts = ["norm"] * entry.normed + ["gate"] * entry.gated + ["residual"] * residual
+        shape = f"{tactic.outputs}x{tactic.rows}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
+        name = " ".join(("fused", entry.layout, *parts, shape))
+        found[name] = _fused_variant(name, entry.layout, tuple(parts), tactic)
+    return list(found.values())
+
+
+def _fused_variant(name: str, layout: str, parts: tuple[str, ...], tactic: FusedTactic) -> Variant:
     types = {
-        "x": BF16, "x_stride": "i32=16", "w": BF16, "y": BF16, "T": "i32", "N": "i32=16", "D": "i32=16", "eps": "fp32"
+        "x": BF16, "scale_stride_n": "i32=16", "scale_stride_k": "i32=16", "y": BF16, "N": "i32=16", "D": "i32=16",
+        "WIDTH": "i32=16", "eps": "fp32",
     }  # fmt: skip
-    found = []
-    for (normed, gated), tactic in TACTICS.items():
-        more = ({"gain": BF16} if normed else {}) | ({} if gated else {"residual": BF16})
-        constants: dict[str, Any] = {name: None for name in ("gain", "residual") if name not in more}
-        constants |= {
-            "NORMED": normed, "GATED": gated, "HAS_RESIDUAL": not gated, "EVEN": True, "OVERLAPS": True,
-            "BN": tactic.outputs, "BT": 16, "BK": tactic.inputs, "STAGES": tactic.stages,
-        }  # fmt: skip
-        name = f"fused{' norm' if normed else ''}{' gate' if gated else ''}"
-        options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
-        found.append(Variant(name, fused_linear_kernel, {**types, **more}, constants, options, "wgmma"))
-    return found
+    weight, scales, constants = _LAYOUTS[layout]
+    types |= {"w": weight} | ({"scales": scales} if scales else {})
+    types |= {name: BF16 for name, part in (("gain", "norm"), ("residual", "residual")) if part in parts}
+    missing: dict[str, Any] = {name: None for name in ("gain", "scales", "bias", "residual") if name not in types}
+    constants = constants | missing
+    constants |= {
+        "SCALED": scales is not None, "NORMED": "norm" in parts, "GATED": "gate" in parts, "HAS_BIAS": False,
+        "HAS_RESIDUAL": "residual" in parts, "EVEN": True, "IN_PAIRS": True, "OVERLAPS": True, "BN": tactic.outputs,
+        "BK": tactic.inputs,
+    }  # fmt: skip
+    options = {"num_warps": tactic.warps}
+    if tactic.rows == 1:
+        constants["VEC"] = 16 if weight is FP8 else 8
+        return Variant(name, vector_kernel, types, constants, options)
+    types |= {"x_stride": "i32=16", "T": "i32"}
+    constants |= {"BT": tactic.rows, "STAGES": tactic.stages}
+    matrix = "wgmma" if tactic.outputs >= 64 else "mma.sync"
+    return Variant(name, fused_linear_kernel, types, constants, options | {"num_stages": tactic.stages}, matrix)
+
+
+def _blocks() -> list[Variant]:
+    block_n, block_t, warps, stages = TILE
+    sizes = {"T": "i32", "N": "i32=16", "D": "i32=16"}
+    product = {"x": FP8, "x_scales": F32, "w": FP8, "w_scales": F32, "y": BF16, **sizes}
+    constants = {
+        "bias": None, "residual": None, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True, "OVERLAPS": True,
+        "BN": block_n, "BT": block_t, "STAGES": stages,
+    }  # fmt: skip
+    options = {"num_warps": warps, "num_stages": stages}
+    quantise = {"x": BF16, "x_stride": "i32=16", "out": FP8, "scales": F32, "T": "i32", "D": "i32=16"}
+    widen = {"w": I16, "scales": F16, "out": BF16, "N": "i32=16", "D": "i32=16", "WIDTH": "i32=16"}
+    on = {"OVERLAPS": True}
+    return [
+        Variant("blocks fp8", blocks_kernel, product, constants, options, "wgmma"),
+        Variant("quantise_groups", quantise_groups_kernel, quantise, {**on, "GROUPS": 32}, {"num_warps": 4}),
+        Variant("widen int4", widen_kernel, widen, {**on, "GROUP": 128, "ROWS": 16}, {"num_warps": 4}),
+    ]
 
 
 def _sampling() -> list[Variant]:

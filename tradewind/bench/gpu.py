@@ -22,7 +22,7 @@ import torch
 
 from tradewind.base.units import format_bytes
 from tradewind.bench import gpu_gate, gpu_serve, gpu_tune
-from tradewind.bench.gpu_kernels import ceilings, kernels
+from tradewind.bench.gpu_kernels import FORMS, ceilings, kernels
 from tradewind.bench.gpu_profile import profile_steps
 from tradewind.bench.report import Report, Row
 from tradewind.config import Config, from_flat
@@ -84,8 +84,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tradewind bench gpu", description=__doc__, allow_abbrev=False)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a model's config.json, or its folder")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=_USUAL, help="'tune' searches for tactics")
-    forms: dict[str, Any] = {"nargs": "+", "choices": ["bf16", "fp8"], "default": ["bf16", "fp8"]}
-    parser.add_argument("--forms", **forms, help="of the weights and of the KV cache")
+    forms: dict[str, Any] = {"nargs": "+", "choices": FORMS, "default": ["bf16", "fp8"]}
+    parser.add_argument("--forms", **forms, help="of the weights; keys and values are in 8 bits beside all but bf16")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="rows of the decode measurements")
     works: dict[str, Any] = {"type": _work, "nargs": "+", "default": [_work(text) for text in _OFFLINE]}
     parser.add_argument("--offline", **works, metavar="IN/OUTxN", help="tokens in and out of N requests")
@@ -169,8 +169,8 @@ def _settings(options: argparse.Namespace, form: str) -> dict[str, Any]:
         "prefix_caching": False,
         "exact": options.exact,
     }
-    if form == "fp8":
-        settings |= {"quantization": "fp8", "kv_dtype": "fp8"}
+    if form != "bf16":
+        settings |= {"quantization": form, "kv_dtype": "fp8"}
     return settings
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.fused_linear import Norm
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
@@ -50,14 +51,18 @@ def checks(device: torch.device) -> Iterator[Check]:
         suffix = ", exact" if exact else ""
         yield from _linear(ops, device, "bf16" + suffix)
         yield from _attention(ops, device, BF16, suffix)
-    yield from _fused(plain, device)
+    yield from _fused(plain, device, "bf16")
     yield from _rowwise(plain, device)
+    for name in ("int4", "int4-g128"):
+        yield from _quantised(name, device)
     yield from _rope(plain, device, BF16)
     yield from _draw(device)
     if torch.cuda.get_device_capability(device) >= (8, 9):
         fp8 = choose_ops(device, BF16, quantisation=Quantisation.named("fp8"))
         yield from _rowwise(fp8, device)
         yield from _linear(fp8, device, "fp8")
+        yield from _fused(fp8, device, "fp8")
+        yield from _quantised("fp8-blocks", device)
         yield from _attention(plain, device, FP8, "")
         yield from _rope(plain, device, FP8)
 
@@ -85,24 +90,53 @@ def _linear(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
         yield Check(f"logits {kind} {outputs}", _error(logits, truth[:9]), limit)
 
 
-def _fused(ops: Ops, device: torch.device) -> Iterator[Check]:
+def _quantised(name: str, device: torch.device) -> Iterator[Check]:
+    """Weights that stand for other numbers: against these. Many rows are quantised too, if the weights are floats."""
+    quantisation = Quantisation.named(name)
+    for exact in (False, True):
+        ops = choose_ops(device, BF16, quantisation=quantisation, exact=exact)
+        suffix = ", exact" if exact else ""
+        for outputs, inputs in ((6144, HIDDEN), (HIDDEN, FFN), (1000, 208)):
+            packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), None)
+            for tokens in (1, 5, 16, 17, 64, 65, 256, 300):
+                x_TD = _randn(device, tokens, inputs)
+                truth = x_TD.double() @ _numbers(packed).T
+                y_TN, logits_TN = ops.linear(x_TD, packed), ops.logits(x_TD, packed)
+                limit = _LIMIT_FP8 if "fp8" in name and tokens > 16 and not exact else _LIMIT
+                yield Check(f"linear {name} {tokens}x{inputs}->{outputs}{suffix}", _error(y_TN, truth), limit)
+                yield Check(f"logits {name} {tokens}x{inputs}->{outputs}{suffix}", _error(logits_TN, truth), limit)
+    yield from _fused(choose_ops(device, BF16, quantisation=quantisation), device, name)
+
+
+def _numbers(weight: LinearWeight) -> Tensor:
+    """What a packed weight stands for, float64 [N, D]."""
+    if weight.layout == reference.LAYOUT:
+        return weight.data.double()
+    if weight.layout == fp8.LAYOUT:
+        return fp8.dense(weight).double()
+    if weight.layout == fp8_blocks.LAYOUT:
+        return fp8_blocks.dense(weight, torch.float64)
+    return int4.dense(weight, torch.float64)
+
+
+def _fused(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
     assert ops.fused_linear is not None
     for outputs, inputs in ((HIDDEN, FFN), (2 * FFN, HIDDEN), (6144, HIDDEN), (200, 208)):
-        weight_ND = _randn(device, outputs, inputs, scale=inputs**-0.5)
-        packed = ops.pack(weight_ND.clone(), None)
+        packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), None)
         norm = Norm(_randn(device, inputs), 1e-5)
-        for tokens, gated, has_norm in itertools.product((1, 5, 16), (False, True), (False, True)):
+        counts = [tokens for tokens in (1, 5, 16) if tokens <= ops.fused_rows]
+        for tokens, gated, has_norm in itertools.product(counts, (False, True), (False, True)):
             x_TD = _randn(device, tokens, inputs, scale=3.0)
             truth = x_TD.double()
             if has_norm:
                 truth = truth / (truth.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight_D.double()
-            truth = truth @ weight_ND.double().T
+            truth = truth @ _numbers(packed).T
             if gated:
                 gate, up = truth.chunk(2, -1)
                 truth = gate / (1 + (-gate).exp()) * up
             residual_TN = _randn(device, *truth.shape)
             y_TN = ops.fused_linear(x_TD, packed, norm if has_norm else None, gated, residual_TN)
-            name = f"fused_linear {tokens}x{inputs}->{outputs} gated={gated} norm={has_norm}"
+            name = f"fused_linear {kind} {tokens}x{inputs}->{outputs} gated={gated} norm={has_norm}"
             yield Check(name, _error(y_TN, truth + residual_TN.double()), _LIMIT)
 
 

@@ -16,6 +16,7 @@ from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.quantised_rows import FP8, quantise_rows
 from tradewind.kernels.rows import Rows
 
+FORMS = ("bf16", "fp8", "fp8-blocks", "int4", "int4-g64", "int4-g128")
 _MANY_BYTES = 1 << 30  # kernels take turns over so many bytes of weights, so that none are found in a cache
 
 
@@ -90,13 +91,13 @@ def layer_shapes(shape: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def _linears(shape: dict[str, Any], form: str, device: torch.device) -> Iterator[Row]:
-    ops = choose_ops(device, torch.bfloat16, quantisation=Quantisation.named("fp8" if form == "fp8" else "none"))
+    ops = choose_ops(device, torch.bfloat16, quantisation=Quantisation.named("none" if form == "bf16" else form))
     for name, (outputs, inputs) in layer_shapes(shape).items():
         count = max(2, _MANY_BYTES // (outputs * inputs * 2))
         weights = [ops.pack(torch.randn(outputs, inputs, device=device).bfloat16(), None) for _ in range(count)]
         for tokens in (1, 8, 16, 32, 64, 128, 256, 1024, 8192):
             x = torch.randn(tokens, inputs, device=device).bfloat16()
-            given: Any = quantise_rows(x) if form == "fp8" else x
+            given: Any = quantise_rows(x) if form == "fp8" and tokens > 1 else x
             each_s = replayed_s([functools.partial(ops.linear, given, weight) for weight in weights])
             yield {
                 "kernel": f"{name} {outputs}x{inputs} {form}",
@@ -115,7 +116,7 @@ def _attentions(shape: dict[str, Any], form: str, device: torch.device) -> Itera
     heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
     head_dim = shape.get("head_dim", shape["hidden_size"] // heads)
     attend = choose_ops(device, torch.bfloat16).paged_attention
-    dtype = FP8 if form == "fp8" else torch.bfloat16
+    dtype = torch.bfloat16 if form == "bf16" else FP8
     for count, context, new in _ATTENTION:
         blocks = -(-context // 16)
         turns = 8 if count * context < 100_000 else 2

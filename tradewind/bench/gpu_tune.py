@@ -1,7 +1,7 @@
 """The search for tactics of products of few rows, which is never done while serving: `bench gpu --parts tune`.
 
 Every tactic is compiled by several processes first, so that the measuring one finds it in Triton's cache. What comes
-out is a table like those shipped in tradewind/kernels/linear/tactics.
+out is a table like those shipped in tradewind/kernels/linear/tactics; it has only what `--forms` names.
 """
 
 import argparse
@@ -10,23 +10,37 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tradewind.bench.gpu_kernels import layer_shapes, replayed_s
+from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.gpu import Chip
-from tradewind.kernels.linear import LinearWeight, fp8, reference
-from tradewind.kernels.linear.tactics import Tactic
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, reference
+from tradewind.kernels.linear.int4 import Int4
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.linear.tactics import FusedTactic, Tactic
 from tradewind.kernels.linear.torch_linear import linear as by_torch
 from tradewind.kernels.quantised_rows import QuantisedRows, quantise_rows
 
 ROWS = (16, 64)
 _SHARED_BYTES = 220_000  # of a multiprocessor, for one program
 _TURN_BYTES = 400 << 20
+_BF16 = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class FusedWork:
+    """What a fused product is measured for: as many rows as `rows`, of a weight in the layout of `form`."""
+
+    form: str
+    rows: int
+    normed: bool
+    gated: bool
 
 
 def tune(options: argparse.Namespace, device: torch.device) -> Path:
@@ -36,16 +50,21 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     workers = max(1, (os.cpu_count() or 2) - 1)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         pool.map(_compile_part, [(part, workers, tuple(options.forms)) for part in range(workers)])
-    shape = json.loads((options.config / "config.json").read_text())
+    shapes = layer_shapes(json.loads((options.config / "config.json").read_text()))
     entries: list[dict[str, Any]] = []
+    fused: list[dict[str, Any]] = []
     for form in options.forms:
-        for outputs, inputs in layer_shapes(shape).values():
-            entries.extend(_search(form, outputs, inputs, device))
+        for name, (outputs, inputs) in shapes.items():
+            weights = _weights(form, outputs, inputs, device, _TURN_BYTES)
+            if form in ("bf16", "fp8"):
+                entries.extend(_search(form, weights, device))
+            fused.extend(_search_fused(work, weights, device) for work in _fused_works(form, name))
     table = {
         "gpu": torch.cuda.get_device_name(device),
         "torch": str(torch.__version__),
         "triton": str(triton.__version__),
         "linear": entries,
+        "fused": fused,
     }
     major, minor = torch.cuda.get_device_capability(device)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -65,10 +84,54 @@ def candidates(size: int, rows: int) -> Iterator[Tactic]:
             yield Tactic(outputs, inputs, warps, stages, rows_first)
 
 
+def fused_candidates(work: FusedWork) -> Iterator[FusedTactic]:
+    """Tactics worth trying. Four numbers of 4 bits are two bytes, and belong to four parts of a row."""
+    inputs_s: tuple[int, ...]
+    if work.rows == 1:
+        inputs_s = (128, 256, 512, 1024) if work.form.startswith("int4") else (512, 1024, 2048)
+        yield from (
+            FusedTactic(outputs, 1, inputs, warps, 1)
+            for outputs, inputs, warps in itertools.product((2, 4, 8, 16, 32, 64), inputs_s, (2, 4, 8))
+            if 512 <= outputs * inputs // warps <= 2048
+        )
+        return
+    size = {"bf16": 2, "fp8": 1, "fp8-blocks": 1}.get(work.form, 2)
+    parts = 4 if work.form.startswith("int4") else 1
+    inputs_s = (128,) if work.form in ("fp8-blocks", "int4-g128") else (128, 256, 512)
+    choices = itertools.product((32, 64, 128), inputs_s, (4, 8), (2, 3, 4, 5, 6))
+    for outputs, inputs, warps, stages in choices:
+        for rows in (16,) if work.rows == 16 else (64, 128):
+            weights_bytes = outputs * inputs * size * (2 if work.gated else 1)
+            staged_bytes = (weights_bytes + rows * inputs * 2 * parts) * (stages - 1)
+            is_odd = rows > work.rows or (outputs < 64 and (warps == 8 or rows > 16))
+            is_odd |= parts > 1 and outputs * rows > 2048 * warps  # registers would not suffice
+            if weights_bytes * (stages - 1) >= 24_000 and staged_bytes <= _SHARED_BYTES and not is_odd:
+                yield FusedTactic(outputs, rows, inputs, warps, stages)
+
+
+def _fused_works(form: str, name: str) -> Iterator[FusedWork]:
+    """Few rows come with the norm or gate of their place in a layer, more rows without."""
+    for rows in (1,) if form == "fp8" else (1, 16):
+        yield FusedWork(form, rows, name in ("qkv", "gate_up"), name == "gate_up")
+    if form.startswith("int4"):
+        for rows in (64, 256):
+            yield FusedWork(form, rows, False, False)
+
+
+def _pack(form: str) -> Callable[[torch.Tensor, torch.Tensor | None], LinearWeight]:
+    if form == "bf16":
+        return reference.pack
+    if form in ("fp8", "fp8-blocks"):
+        return fp8.pack if form == "fp8" else fp8_blocks.pack
+    quantisation = Quantisation.named(form)
+    assert quantisation is not None
+    return Int4(quantisation.group).pack
+
+
 def _weights(form: str, outputs: int, inputs: int, device: torch.device, nbytes: int) -> list[LinearWeight]:
-    pack = fp8.pack if form == "fp8" else reference.pack
-    count = max(1, nbytes // (outputs * inputs * (1 if form == "fp8" else 2)))
-    return [pack(torch.randn(outputs, inputs, device=device).bfloat16(), None) for _ in range(count)]
+    first = _pack(form)(torch.randn(outputs, inputs, device=device).bfloat16(), None)
+    more = nbytes // first.nbytes
+    return [first, *(_pack(form)(torch.randn(outputs, inputs, device=device).bfloat16(), None) for _ in range(more))]
 
 
 def _rows(form: str, rows: int, inputs: int, device: torch.device) -> torch.Tensor | QuantisedRows:
@@ -76,34 +139,58 @@ def _rows(form: str, rows: int, inputs: int, device: torch.device) -> torch.Tens
     return quantise_rows(x_TD) if form == "fp8" else x_TD
 
 
+def _fused_call(
+    work: FusedWork, weight: LinearWeight, tactic: FusedTactic, device: torch.device, chip: Chip
+) -> Callable[[], object]:
+    from tradewind.kernels.fused_linear.triton import Extras, fused_linear
+
+    x_TD = torch.randn(work.rows, weight.in_features, device=device).bfloat16()
+    norm = Norm(torch.ones(weight.in_features, device=device, dtype=_BF16), 1e-5) if work.normed else None
+    residual_TN = None
+    if work.rows <= ROWS[0] and not work.normed:
+        residual_TN = torch.randn(work.rows, weight.out_features, device=device).bfloat16()
+    return functools.partial(fused_linear, x_TD, weight, Extras(norm, work.gated, residual_TN), tactic, chip, _BF16)
+
+
 def _compile_part(work: tuple[int, int, tuple[str, ...]]) -> None:
     from triton.runtime.errors import TritonError
 
-    from tradewind.kernels.linear.triton import few_rows
-
     part, parts, forms = work
     device = torch.device("cuda", 0)
-    chip = Chip.of(device)
-    jobs = [(form, rows, one) for form in forms for rows in ROWS for one in candidates(1 if form == "fp8" else 2, rows)]
-    for form, rows, tactic in jobs[part::parts]:
-        (weight,) = _weights(form, 256, 4096, device, 1)
+    for call in itertools.islice(_compilations(forms, device), part, None, parts):
         try:
-            few_rows(_rows(form, rows, 4096, device), weight, None, torch.bfloat16, tactic, chip)
+            call()()
         except TritonError:  # the compiler needs more than there is: the search leaves it out, too
             continue
 
 
-def _search(form: str, outputs: int, inputs: int, device: torch.device) -> Iterator[dict[str, Any]]:
+def _compilations(forms: tuple[str, ...], device: torch.device) -> Iterator[Callable[[], Callable[[], object]]]:
+    """What to call for a launch of each kernel, on a small weight."""
+    from tradewind.kernels.linear.triton import few_rows
+
+    chip = Chip.of(device)
+    for form in forms:
+        weight = _weights(form, 256, 4096, device, 1)[0]
+        for rows in ROWS if form in ("bf16", "fp8") else ():
+            x = _rows(form, rows, 4096, device)
+            for tactic in candidates(weight.data.itemsize, rows):
+                yield functools.partial(functools.partial, few_rows, x, weight, None, _BF16, tactic, chip)
+        for work in dict.fromkeys(work for name in ("qkv", "out", "gate_up") for work in _fused_works(form, name)):
+            for fused_tactic in fused_candidates(work):
+                yield functools.partial(_fused_call, work, weight, fused_tactic, device, chip)
+
+
+def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[dict[str, Any]]:
     from triton.runtime.errors import TritonError
 
     from tradewind.kernels.linear.triton import few_rows
 
-    chip, weights = Chip.of(device), _weights(form, outputs, inputs, device, _TURN_BYTES)
+    chip, outputs, inputs = Chip.of(device), weights[0].out_features, weights[0].in_features
     for rows in ROWS:
         x = _rows(form, rows, inputs, device)
         times_s: dict[Tactic, float] = {}
         for tactic in candidates(weights[0].data.itemsize, rows):
-            call = functools.partial(few_rows, residual_TN=None, out_dtype=torch.bfloat16, tactic=tactic, chip=chip)
+            call = functools.partial(few_rows, residual_TN=None, out_dtype=_BF16, tactic=tactic, chip=chip)
             try:
                 times_s[tactic] = replayed_s([functools.partial(call, x, weight) for weight in weights], 4)
             except TritonError:
@@ -119,6 +206,28 @@ def _search(form: str, outputs: int, inputs: int, device: torch.device) -> Itera
             "us": round(times_s[best] * 1e6, 1),
             "vendor_us": round(vendor_s * 1e6, 1),
         }
+
+
+def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.device) -> dict[str, Any]:
+    from triton.runtime.errors import TritonError
+
+    chip, times_s = Chip.of(device), dict[FusedTactic, float]()
+    for tactic in fused_candidates(work):
+        try:
+            times_s[tactic] = replayed_s([_fused_call(work, weight, tactic, device, chip) for weight in weights], 4)
+        except TritonError:
+            continue
+    best = min(times_s, key=lambda tactic: times_s[tactic])
+    return {
+        "layout": weights[0].layout.partition("-g")[0],
+        "rows": work.rows,
+        "outputs": weights[0].out_features,
+        "inputs": weights[0].in_features,
+        "normed": work.normed,
+        "gated": work.gated,
+        "tactic": asdict(best),
+        "us": round(times_s[best] * 1e6, 1),
+    }
 
 
 def _vendor(x: torch.Tensor | QuantisedRows, weight: LinearWeight) -> torch.Tensor:

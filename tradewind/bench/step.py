@@ -163,7 +163,7 @@ def load_variant(directory: Path, name: str, blocks: int, settings: Mapping[str,
     config = from_flat({"quantization": quantization, "kv_dtype": kv or "auto", **(settings or {})})
     model_config = with_dtype(directory, config.model, _CPU)
     spec = load_spec(directory, model_config)
-    model = load_model(directory, model_config, _CPU, ops_for(config, _CPU, spec.dtype))
+    model = load_model(directory, model_config, _CPU, ops_for(config, _CPU, spec))
     return Variant(name, model, _full_pool(model, config, blocks), torch.get_num_threads())
 
 

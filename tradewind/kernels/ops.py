@@ -47,7 +47,9 @@ class Ops:
     silu_mul: silu_mul.SiluMul | silu_mul.QuantisingSiluMul  # what comes out is for `linear` alone
     embedding: embedding.Embedding
     bind_layers: decoder_layers.BindLayers | None  # all layers in one call; None where they run op by op
-    fused_linear: FusedLinear | None  # for a few rows, where one kernel is faster than its parts
+    takes_stored: bool  # `linear` reads a checkpoint's own 8-bit floats (fp8.py, fp8_blocks.py)
+    fused_linear: FusedLinear | None  # for up to `fused_rows` rows, where one kernel is faster than its parts
+    fused_rows: int
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
 
@@ -82,7 +84,7 @@ def choose_ops(
     norm = add_rms_norm.choose(device, dtype, prefer, level)
     rope = qk_norm_rope_write.choose(device, dtype, prefer, level)
     attention = paged_attention.choose(device, dtype, prefer, level, exact=exact)
-    quantises = quantisation is not None and quantisation.is_float
+    quantises = quantisation is not None and quantisation.quantises_rows
     gate: Choice[Any] = silu_mul.choose(device, dtype, prefer, level)
     layer_norm: Choice[Any] = norm
     if quantises:
@@ -95,9 +97,9 @@ def choose_ops(
         from tradewind.kernels.decoder_layers.cpu import Bind
 
         bind_layers = Bind(native.load(level), quantisation)
-    fused = (
-        fused_linear.choose(device, dtype, exact=exact) if matmul.kind == "triton" and quantisation is None else None
-    )
+    fused = fused_linear.choose(device, dtype, exact=exact) if matmul.kind == "triton" else None
+    # Where more rows can be quantised once for all products that read them, that is faster than not to quantise.
+    fused_rows = 1 if quantises else fused_linear.MOST_ROWS
     chosen = {
         "linear": Chosen(matmul.kind, matmul.reason),
         "add_rms_norm": Chosen(layer_norm.kind, _with_quantising(layer_norm.reason, quantises)),
@@ -107,7 +109,9 @@ def choose_ops(
         "embedding": Chosen(lookup.kind, lookup.reason),
     }
     if fused is not None:
-        chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one, up to {fused_linear.MOST_ROWS} rows")
+        chosen["fused_linear"] = Chosen(
+            "triton", f"norm, product and gate in one kernel, where a step has at most {fused_rows} tokens"
+        )
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
@@ -120,7 +124,9 @@ def choose_ops(
         embedding=lookup.run,
         packed_embedding=matmul.run.embedding,
         bind_layers=bind_layers,
+        takes_stored=quantisation is not None and quantisation.stored,
         fused_linear=fused,
+        fused_rows=fused_rows,
         chosen=chosen,
     )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tradewind.kernels.fused_linear import MOST_ROWS, FusedLinear
+from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.rows import Rows
 from tradewind.layers.attention import Attention
 from tradewind.layers.feed_forward import FeedForward
@@ -20,12 +20,13 @@ class DecoderLayer:
     post_norm: RmsNorm
     feed_forward: FeedForward
     fused: FusedLinear | None = None  # for steps of a few tokens: six kernels, with the residual sum always complete
+    fused_rows: int = 0  # so many tokens at most
 
     def __call__(
         self, x_TD: Tensor, residual_TD: Tensor | None, rows: Rows, pages: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         """(x_TD, residual_TD) of the layer before -> those for the layer after; `pages` as in KVPool.layer."""
-        if self.fused is not None and len(x_TD) <= MOST_ROWS:
+        if self.fused is not None and len(x_TD) <= self.fused_rows:
             assert residual_TD is None
             return self._few(x_TD, rows, pages, self.fused), None
         normed, residual_TD = self.input_norm(x_TD, residual_TD)

@@ -138,7 +138,6 @@ def _build_layer(
     qk_norm = None
     if declared.q_norm and declared.k_norm:
         qk_norm = QkNorm(loader.tensor(declared.q_norm), loader.tensor(declared.k_norm), spec.norm_eps)
-    has_bias = spec.qkv_bias or spec.out_bias or spec.ffn_bias
     attention = Attention(
         shape=HeadShape(spec.heads, spec.kv_heads, spec.head_dim),
         qkv=loader.linear(declared.qkv),
@@ -154,5 +153,6 @@ def _build_layer(
         attention=attention,
         post_norm=RmsNorm(loader.tensor(declared.post_norm), spec.norm_eps, ops.norm_for_linear),
         feed_forward=FeedForward(loader.linear(declared.gate_up), loader.linear(declared.down), ops.silu_mul),
-        fused=None if has_bias else ops.fused_linear,
+        fused=ops.fused_linear,
+        fused_rows=ops.fused_rows,
     )

@@ -38,6 +38,9 @@ class DummyWeights:
             flat[done : done + step] = block[:step]
             done += step
 
+    def read_quantised(self, tensor: TensorSpec) -> None:
+        """None is."""
+
     def _scaled(self, dtype: torch.dtype, device: torch.device, inputs: int) -> Tensor:
         """The block for matrices with this many inputs (few kinds, so each is kept)."""
         key = (dtype, device, inputs)

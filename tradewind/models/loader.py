@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks
 from tradewind.kernels.memory import empty
 from tradewind.kernels.ops import Ops
 from tradewind.layers.linear import Linear
@@ -17,6 +18,13 @@ class WeightSource(Protocol):
 
     def read(self, tensor: TensorSpec, into: Tensor) -> None:
         """Fill `into` (contiguous, of the tensor's shape, any float dtype and device), casting if need be."""
+        ...
+
+    def read_quantised(self, tensor: TensorSpec) -> tuple[Tensor, Tensor] | None:
+        """A weight that is kept in 8-bit floats, as it is: float8_e4m3fn [N, D], and its scales in float32.
+
+        They are [N], or a matrix of those of blocks. None: it is kept in full.
+        """
         ...
 
 
@@ -48,10 +56,38 @@ class Loader:
     def linear(self, spec: LinearSpec) -> Linear:
         """A linear layer from one or several weights; only the packed form remains."""
         bias_N = self._stack(spec.biases) if spec.biases else None
+        if self.ops.takes_stored:
+            kept = self._as_kept(spec, bias_N)
+            if kept is not None:
+                return kept
         memory = self._memory(sum(weight.numel for weight in spec.weights), self._spare)
         linear = Linear.build(self._stack(spec.weights, memory), bias_N, self.ops)
         self._spare = None if _lies_in(linear, memory) else memory
         return linear
+
+    def _as_kept(self, spec: LinearSpec, bias_N: Tensor | None) -> Linear | None:
+        """The layer in the checkpoint's own 8-bit floats. None where parts are in full, or their blocks do not join."""
+        parts = [self._source.read_quantised(weight) for weight in spec.weights]
+        if any(part is None for part in parts):
+            return None
+        values, scales = zip(*(part for part in parts if part is not None), strict=True)
+        outputs, inputs = sum(weight.shape[0] for weight in spec.weights), spec.weights[0].shape[1]
+        has_blocks = scales[0].ndim == 2
+        if has_blocks:
+            sizes = [weight.shape[0] for weight in spec.weights[:-1]]
+            blocks = (-(-outputs // fp8_blocks.BLOCK), -(-inputs // fp8_blocks.BLOCK))
+            if any(size % fp8_blocks.BLOCK for size in sizes) or torch.cat(scales).shape != blocks:
+                return None
+        layout = fp8_blocks.LAYOUT if has_blocks else fp8.LAYOUT
+        data_ND = torch.cat([part.view(torch.uint8) for part in values]).view(values[0].dtype).to(self.device)
+        extras = (torch.cat(scales).to(self.device),)
+        self._count(outputs * inputs)
+        return Linear(LinearWeight(data_ND, bias_N, outputs, inputs, layout, extras), self.ops.linear)
+
+    def _count(self, numbers: int) -> None:
+        self._done_bytes += numbers * self._dtype.itemsize
+        if self._progress:
+            self._progress(self._done_bytes, self._total_bytes)
 
     def _memory(self, numel: int, spare: Tensor | None = None) -> Tensor:
         """Room for so many numbers: the spare, if it suffices, or new."""
@@ -67,9 +103,7 @@ class Loader:
             last = first + spec.shape[0]
             self._source.read(spec, stacked[first:last])
             first = last
-            self._done_bytes += spec.numel * self._dtype.itemsize
-            if self._progress:
-                self._progress(self._done_bytes, self._total_bytes)
+            self._count(spec.numel)
         return stacked
 
 

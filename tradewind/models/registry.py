@@ -21,7 +21,7 @@ from tradewind.models.loader import Loader, WeightSource
 from tradewind.models.mistral import MISTRAL
 from tradewind.models.qwen2 import QWEN2
 from tradewind.models.qwen3 import QWEN3
-from tradewind.models.spec import ModelSpec
+from tradewind.models.spec import ModelSpec, StoredFp8
 
 FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
 
@@ -29,7 +29,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Fields that change what a model computes and that no family here has: refused unless they are null, false or 0.
 _REFUSED = {
-    "quantization_config": "quantised checkpoints cannot be loaded; use one in float32, bfloat16 or float16",
     "compression_config": "compressed checkpoints cannot be loaded; use one in float32, bfloat16 or float16",
     "attn_logit_softcapping": "no family here has it",
     "final_logit_softcapping": "no family here has it",
@@ -77,7 +76,7 @@ def load_model(
     if config.load_format == "dummy":
         source = DummyWeights(declaration, config.weights_seed)
         return build(spec, declaration, Loader(source, declaration, spec.dtype, device, ops, progress), positions)
-    with Checkpoint.open(directory) as checkpoint:
+    with Checkpoint.open(directory, spec.stored) as checkpoint:
         checkpoint.verify(declaration)
         return build(spec, declaration, Loader(checkpoint, declaration, spec.dtype, device, ops, progress), positions)
 
@@ -107,6 +106,7 @@ def read_spec(reader: ConfigReader, family: Family, dtype: torch.dtype | None) -
         tied=reader.flag("tie_word_embeddings", family.tied),
         bos_token_id=next(iter(reader.ids("bos_token_id")), None),
         eos_token_ids=reader.ids("eos_token_id"),
+        stored=_read_stored(reader),
         **family.traits(reader, layers),
     )
 
@@ -155,6 +155,24 @@ def _own_dtype(reader: ConfigReader) -> torch.dtype:
     if name not in DTYPES:
         raise reader.refuse(field, f"it must be one of {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _read_stored(reader: ConfigReader) -> StoredFp8 | None:
+    """`quantization_config`: 8-bit floats, as transformers and vLLM write them ("fp8") or as compressed-tensors."""
+    if not reader.raw("quantization_config"):
+        return None
+    inner = reader.inside("quantization_config")
+    method = inner.text("quant_method", "none")
+    if method == "fp8":
+        sizes = inner.raw("weight_block_size")
+        if sizes is None:
+            return StoredFp8(None)
+        if not (isinstance(sizes, list) and len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)):
+            raise inner.error("weight_block_size", sizes, "a list of two sizes")
+        return StoredFp8((sizes[0], sizes[1]))
+    if method == "compressed-tensors" and inner.text("format", "none") == "float-quantized":
+        return StoredFp8(None)
+    raise inner.refuse("quant_method", "of quantised checkpoints, only those in 8-bit floats can be loaded")
 
 
 def _read_rope(reader: ConfigReader, max_position: int) -> RopeSpec:

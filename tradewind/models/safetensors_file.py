@@ -15,7 +15,7 @@ from tradewind.base.errors import CheckpointError
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _PIECE = 1 << 24  # numbers copied at once
 
-# Every dtype of the format, by bytes per number; those in _FLOATS can be loaded.
+# Every dtype of the format, by bytes per number; those in _FLOATS can be loaded as they are.
 _WIDTHS = {
     "BOOL": 1,
     "U8": 1,
@@ -30,6 +30,7 @@ _WIDTHS = {
 }
 _WIDTHS |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_READABLE = _FLOATS | {"F8_E4M3": torch.float8_e4m3fn}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class SafetensorsFile:
         The file's pages are given back piece by piece, or the whole file would count as this process's memory.
         """
         entry = self.entries[name]
-        dtype = _FLOATS[entry.dtype]
+        dtype = _READABLE[entry.dtype]
         flat = into.view(-1)
         for first in range(0, len(flat), _PIECE):
             piece = flat[first : first + _PIECE]
@@ -82,7 +83,7 @@ class SafetensorsFile:
             self._release(begin, begin + length)
 
     def is_float(self, name: str) -> bool:
-        """Whether the tensor can be read: float64, float32, float16 or bfloat16."""
+        """Whether the tensor is what its numbers say: float64, float32, float16 or bfloat16."""
         return self.entries[name].dtype in _FLOATS
 
     def _release(self, begin: int, end: int) -> None:

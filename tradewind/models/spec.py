@@ -8,6 +8,16 @@ from tradewind.kernels.pages import PoolShape
 from tradewind.layers.rope import RopeSpec
 
 
+@dataclass(frozen=True)
+class StoredFp8:
+    """The checkpoint has weights in 8-bit floats.
+
+    `block`: outputs and inputs that share a scale; None: a scale for each output, or one for a whole weight.
+    """
+
+    block: tuple[int, int] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """The shape of a decoder, whatever its family. Made by `tradewind.models.registry.load_spec`.
@@ -34,6 +44,7 @@ class ModelSpec:
     out_bias: bool = False
     ffn_bias: bool = False
     qk_norm: bool = False
+    stored: StoredFp8 | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 

@@ -64,8 +64,13 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     torch.set_num_threads(threads)
     model_config = with_dtype(directory, config.model, device)
     spec = load_spec(directory, model_config)
-    check_weights(estimate_weights_bytes(spec, config), free_bytes(device))
-    ops = ops_for(config, device, spec.dtype)
+    check_weights(estimate_weights_bytes(spec, config, device), free_bytes(device))
+    ops = ops_for(config, device, spec)
+    if spec.stored is not None and not ops.takes_stored:
+        log.info(
+            "the checkpoint's 8-bit floats are widened while loading",
+            extra=fields(dtype=DTYPE_NAMES[spec.dtype], because="GPUs of compute capability 8.9 multiply them"),
+        )
     progress("loading weights", 0.0)
     model = load_model(
         directory, model_config, device, ops, lambda done, total: progress("loading weights", done / max(total, 1))
@@ -94,15 +99,25 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     return runner
 
 
-def ops_for(config: Config, device: torch.device, dtype: torch.dtype) -> Ops:
+def ops_for(config: Config, device: torch.device, spec: ModelSpec) -> Ops:
     """The ops that the settings ask for. ConfigError for an instruction set that this machine lacks."""
     return choose_ops(
         device,
-        dtype,
+        spec.dtype,
         level=_level(config.runner),
-        quantisation=Quantisation.named(config.model.quantization),
+        quantisation=quantisation_of(config, device, spec),
         exact=config.runner.exact,
     )
+
+
+def quantisation_of(config: Config, device: torch.device, spec: ModelSpec) -> Quantisation | None:
+    """Of the weights: what the settings ask for, or else the checkpoint's own where the device multiplies it."""
+    asked = Quantisation.named(config.model.quantization)
+    if asked is not None or spec.stored is None or config.model.load_format == "dummy":
+        return asked
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9) or spec.dtype == torch.float32:
+        return None
+    return Quantisation(8, 128 if spec.stored.block else 0, is_float=True, stored=True)
 
 
 def _level(config: RunnerConfig) -> str | None:
@@ -166,9 +181,9 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
 
 
-def estimate_weights_bytes(spec: ModelSpec, config: Config) -> int:
+def estimate_weights_bytes(spec: ModelSpec, config: Config, device: torch.device) -> int:
     """Bytes of the big matrices: enough to know before loading that a model cannot fit."""
-    quantisation = Quantisation.named(config.model.quantization)
+    quantisation = quantisation_of(config, device, spec)
     attention = spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads)
     per_layer = attention + 3 * spec.hidden * spec.ffn
     embedding = spec.vocab * spec.hidden

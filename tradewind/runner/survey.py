@@ -77,7 +77,7 @@ def survey(directory: Path, config: Config) -> Survey:
     """Decide as boot would. Raises what it raises, but for NotEnoughMemory, which is part of the answer."""
     device = choose_device(config.runner.device)
     spec = load_spec(directory, with_dtype(directory, config.model, device))
-    free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec, config)
+    free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec, config, device)
     ask = memory_ask(spec, config, device, free - weights_bytes)
     workspace = workspace_bytes(spec, ask.max_running, ask.step_tokens)
     if device.type == "cuda":
@@ -89,7 +89,7 @@ def survey(directory: Path, config: Config) -> Survey:
         plan = plan_memory(ask)
     except NotEnoughMemory as error:
         shortage = error.message
-    chosen = {**ops_for(config, device, spec.dtype).chosen, **_around_the_model(device)}
+    chosen = {**ops_for(config, device, spec).chosen, **_around_the_model(device)}
     return Survey(
         device=device,
         described=describe(device, config.runner),

@@ -119,7 +119,12 @@ def test_unknown_family_gets_the_list_of_known_ones(tmp_path: Path, architecture
         ({"architectures": "LlamaForCausalLM"}, CheckpointError, "architectures"),
         ({"torch_dtype": "int8"}, UnsupportedModel, "torch_dtype"),
         ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act"),
-        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModel, "quantization_config"),
+        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModel, "quantization_config.quant_method"),
+        (
+            {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
+            CheckpointError,
+            "quantization_config.weight_block_size",
+        ),
         ({"final_logit_softcapping": 30.0}, UnsupportedModel, "final_logit_softcapping"),
         ({"num_local_experts": 8}, UnsupportedModel, "num_local_experts"),
         ({"partial_rotary_factor": 0.5}, UnsupportedModel, "partial_rotary_factor"),

@@ -25,10 +25,12 @@ from tests.cpu.kernels.test_ops import (
 from tests.cpu.paged import make_rows
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
 from tradewind.kernels.fused_linear import Norm
-from tradewind.kernels.fused_linear.triton import TritonFusedLinear
+from tradewind.kernels.fused_linear.triton import Extras, fused_linear
 from tradewind.kernels.gpu import Chip
-from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.linear import LinearWeight, blocks, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear import triton as linear
+from tradewind.kernels.linear.int4 import Int4
+from tradewind.kernels.linear.tactics import FusedTactic
 from tradewind.kernels.paged_attention.triton import TritonPagedAttention
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
@@ -242,26 +244,72 @@ def test_linear_of_few_8_bit_rows(tokens: int, outputs: int, inputs: int) -> Non
     torch.testing.assert_close(y_TN.double(), truth, rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(2, 1), (62, 300), (128, 256)])
-@pytest.mark.parametrize("has_norm", [False, True])
-@pytest.mark.parametrize("gated", [False, True])
-def test_fused_linear(outputs: int, inputs: int, has_norm: bool, gated: bool) -> None:
+PACKS = {
+    "dense": reference.pack,
+    "fp8": fp8.pack,
+    "fp8-blocks": fp8_blocks.pack,
+    "int4-g32": Int4(32).pack,
+    "int4-g128": Int4(128).pack,
+}
+
+
+def numbers(weight: LinearWeight) -> Tensor:
+    """What a packed weight stands for, [N, D]."""
+    if weight.layout == "dense":
+        return weight.data.double()
+    if weight.layout == fp8.LAYOUT:
+        return fp8.dense(weight).double()
+    if weight.layout == fp8_blocks.LAYOUT:
+        return fp8_blocks.dense(weight, torch.float64)
+    return int4.dense(weight, torch.float64)
+
+
+@pytest.mark.parametrize("layout", PACKS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(2, 1), (62, 140), (256, 516)])
+@pytest.mark.parametrize(("has_norm", "gated"), [(False, False), (True, True)])
+def test_fused_linear(layout: str, outputs: int, inputs: int, has_norm: bool, gated: bool) -> None:
     dtype = torch.float16
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
     norm = Norm(randn(inputs, dtype=dtype, seed=4), 1e-5) if has_norm else None
-    for tokens in (1, 7):
+    for tokens, rows in ((1, 1), (1, 16), (19, 16)):
+        bias_N = randn(outputs, dtype=dtype, seed=6) if rows == 16 else None
+        weight = PACKS[layout](weight_ND, bias_N)
         x_TD = randn(tokens, inputs, dtype=dtype)
         truth = x_TD.double()
         if norm is not None:
             truth = truth / (truth.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight_D.double()
-        truth = truth @ weight_ND.double().T
+        truth = truth @ numbers(weight).T + (0 if bias_N is None else bias_N.double())
         if gated:
             gate, up = truth.chunk(2, -1)
             truth = gate / (1 + (-gate).exp()) * up
-        weight = LinearWeight(weight_ND, None, outputs, inputs)
         for residual in (None, randn(*truth.shape, dtype=dtype, seed=5)):
-            y_TN = TritonFusedLinear(CHIP)(strided(x_TD), weight, norm, gated, residual)
+            tactic = FusedTactic(64, rows, 128, 4, 2)
+            y_TN = fused_linear(strided(x_TD), weight, Extras(norm, gated, residual), tactic, CHIP, dtype)
             assert_near(y_TN, truth if residual is None else truth + residual.double(), dtype)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 35])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (130, 300)])
+def test_product_of_blocks(tokens: int, outputs: int, inputs: int) -> None:
+    """Rows of 8-bit numbers already, with another power of two for each 128 columns: nothing is rounded."""
+    values_TD = randn(tokens, inputs, dtype=torch.float32, scale=50.0).to(FP8).float()
+    values_TD[:, ::128] = 448.0
+    powers_T = 2.0 ** -torch.arange(tokens).unsqueeze(1) / 8
+    x_TD = values_TD * powers_T * 2.0 ** (torch.arange(inputs) // 128)
+    bias_N, residual_TN = randn(outputs, dtype=torch.float32), randn(tokens, outputs, dtype=torch.float32, seed=3)
+    weight = fp8_blocks.pack(randn(outputs, inputs, dtype=torch.float32, scale=inputs**-0.5, seed=2), bias_N)
+    quantised_TD, scales_KT = blocks.quantise_groups(strided(x_TD), CHIP)
+    assert torch.equal(fp8_blocks.spread(quantised_TD, scales_KT.t(), 1, 128), x_TD)
+    truth = x_TD.double() @ fp8_blocks.dense(weight, torch.float64).T + bias_N.double() + residual_TN.double()
+    y_TN = blocks.blocks_product(x_TD, weight, residual_TN, torch.float32, CHIP)
+    assert_near(y_TN, truth, torch.float32)
+
+
+@pytest.mark.parametrize("group", [32, 128])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (19, 300), (16, 1024)])
+def test_widen(group: int, outputs: int, inputs: int) -> None:
+    weight = Int4(group).pack(randn(outputs, inputs, dtype=torch.float32), None)
+    assert torch.equal(blocks.widen(weight, torch.float32, CHIP), int4.dense(weight, torch.float32))
 
 
 @dtypes

@@ -24,9 +24,9 @@ class FusedLinear(Protocol):
     """`fused_linear(x_TD, weight, norm=None, gated=False, residual_TN=None) -> y_TN`.
 
     y = linear(norm(x)), plus the residual if there is one; with `gated`, y = silu(first half) * second half, half as
-    wide as the weight. The weight is dense and has no bias. Nothing is rounded between the parts, except that the
-    rows are rounded to the dtype of x before they are multiplied. The residual is left as it is; x may have up to
-    MOST_ROWS.
+    wide as the weight. The weight is in any layout that a GPU has. Nothing is rounded between the parts, except that
+    the rows are rounded to the dtype of x before they are multiplied: for no weight are they quantised. The residual is
+    left as it is; x may have up to MOST_ROWS.
     """
 
     def __call__(
@@ -49,5 +49,6 @@ def choose(device: torch.device, dtype: torch.dtype, *, exact: bool = False) -> 
     if exact or gpu.why_not(device, dtype) is not None or dtype == torch.float32:
         return None
     from tradewind.kernels.fused_linear.triton import TritonFusedLinear
+    from tradewind.kernels.linear.tactics import Tactics
 
-    return TritonFusedLinear(gpu.Chip.of(device))
+    return TritonFusedLinear(gpu.Chip.of(device), Tactics.shipped())

@@ -21,18 +21,24 @@ _LEAST_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True)
 class Chip:
-    """What launches depend on. `processors`: multiprocessors. `overlaps`: kernels start before the last one is over."""
+    """What launches depend on. `processors`: multiprocessors. `overlaps`: kernels start before the last one is over.
+
+    `has_block_product`: the vendor's library multiplies 8-bit floats with scales for 128 numbers or 128 x 128.
+    """
 
     processors: int
     overlaps: bool = False
     has_fp8: bool = False
+    has_block_product: bool = False
 
     @classmethod
     def of(cls, device: torch.device) -> "Chip":
         """Of a CUDA device."""
         properties = torch.cuda.get_device_properties(device)
         capability = (properties.major, properties.minor)
-        return cls(properties.multi_processor_count, capability >= (9, 0), capability >= (8, 9))
+        cuda = tuple(int(part) for part in (torch.version.cuda or "0").split("."))
+        has_block_product = capability == (9, 0) and cuda >= (12, 9)
+        return cls(properties.multi_processor_count, capability >= (9, 0), capability >= (8, 9), has_block_product)
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -54,6 +60,7 @@ def candidates(
     otherwise: F,
     *,
     needs_fp8: bool = False,
+    needs_halves: bool = False,
     about: str = "",
 ) -> list[Candidate[F]]:
     """Triton's implementation as one of an op's candidates; none at all where no GPU is used.
@@ -68,6 +75,8 @@ def candidates(
     chip = Chip.of(device)
     if why is None and needs_fp8 and not chip.has_fp8:
         why = f"the GPU is of compute capability {major}.{minor}, and 8-bit floats need 8.9"
+    if why is None and needs_halves and dtype == torch.float32:
+        why = "its rows must be in 16 bits"
     run = build(chip) if why is None else otherwise
     return [Candidate("triton", run, lambda _device, _dtype: why, f"Triton, sm_{major}{minor}{about}")]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from tradewind.base.errors import ConfigError
 from tradewind.kernels.choice import Candidate, Choice, pick
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Linear(Protocol):
     """`linear(x_TD, weight, residual_TN=None) -> y_TN`, by position.
 
     y = x @ W.T + bias + residual, accumulated in float32 and rounded once to x's dtype. If the weight is quantised, so
-    is each row of x: by itself, to 8 bits and one scale. x_TD: in_features wide, rows may be strided; where the weight
-    is in 8-bit floats, they may also come quantised already (QuantisedRows). residual_TN: same dtype as x; the caller
-    gives it up, and the result may be written into it.
+    may be each row of x: by itself, to 8 bits and one scale (or one for every 128 columns). x_TD: in_features wide,
+    rows may be strided; where the weight is in 8-bit floats with one scale an output, they may also come quantised
+    already (QuantisedRows). residual_TN: same dtype as x; the caller gives it up, the result may be written into it.
     """
 
     def __call__(self, x: Any, weight: LinearWeight, residual_TN: Tensor | None = None, /) -> Tensor: ...
@@ -100,7 +101,9 @@ def choose(
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
     if quantisation is not None and quantisation.is_float:
-        return _choose_fp8(device, dtype, prefer, exact)
+        return _choose_fp8(device, dtype, prefer, quantisation, exact)
+    if quantisation is not None and device.type == "cuda":
+        return _choose_int4_gpu(device, dtype, prefer, quantisation, exact)
     if quantisation is not None:
         return _choose_quantised(device, dtype, prefer, level, quantisation)
     from tradewind.kernels import gpu, native
@@ -146,22 +149,54 @@ def _choose_quantised(
     return pick(candidates, device, dtype, prefer)
 
 
-def _choose_fp8(device: torch.device, dtype: torch.dtype, prefer: str | None, exact: bool) -> Choice[LinearKernel]:
+def _choose_int4_gpu(
+    device: torch.device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
+) -> Choice[LinearKernel]:
     from tradewind.kernels import gpu
-    from tradewind.kernels.linear import fp8
+    from tradewind.kernels.linear.int4 import Int4
+    from tradewind.kernels.linear.tactics import Tactics
+
+    if quantisation.bits != 4:
+        raise ConfigError("--quantization int8 is for CPUs; use fp8 on a GPU", field="quantization")
+    tactics = Tactics.shipped()
+
+    def triton(chip: gpu.Chip) -> LinearKernel:
+        from tradewind.kernels.linear.gpu import quantised
+
+        return quantised(chip, tactics, quantisation, exact=exact)
+
+    reference = Int4(quantisation.group).kernel()
+    about = f", {quantisation.layout}, widened in registers ({tactics.about}), in memory for many rows"
+    candidates = [
+        *gpu.candidates(device, dtype, triton, reference, needs_halves=True, about=about),
+        Candidate("reference", reference, about=quantisation.layout),
+    ]
+    return pick(candidates, device, dtype, prefer)
+
+
+def _choose_fp8(
+    device: torch.device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
+) -> Choice[LinearKernel]:
+    from tradewind.kernels import gpu
+    from tradewind.kernels.linear import fp8, fp8_blocks, stored
     from tradewind.kernels.linear.tactics import Tactics
 
     tactics = Tactics.shipped()
 
     def triton(chip: gpu.Chip) -> LinearKernel:
-        from tradewind.kernels.linear.gpu import GpuFp8Linear
+        from tradewind.kernels.linear.gpu import quantised
 
-        return GpuFp8Linear(chip, tactics, exact=exact).kernel()
+        return quantised(chip, tactics, quantisation, exact=exact)
 
-    reference = fp8.kernel()
-    about = f", 8-bit floats, for few rows ({tactics.about}), else cuBLAS"
+    has_blocks = quantisation.group > 0
+    reference = fp8_blocks.kernel() if has_blocks else fp8.kernel()
+    if quantisation.stored:
+        reference = stored.in_torch()
+    kind = "8-bit floats, a scale for 128 x 128" if has_blocks else "8-bit floats"
+    vendor = "with rows quantised too" if has_blocks else "cuBLAS"
+    about = f", {kind}, for few rows ({tactics.about}), else {vendor}"
     candidates = [
-        *gpu.candidates(device, dtype, triton, reference, needs_fp8=True, about=about),
-        Candidate("reference", reference, about="8-bit floats"),
+        *gpu.candidates(device, dtype, triton, reference, needs_fp8=True, needs_halves=has_blocks, about=about),
+        Candidate("reference", reference, about=kind),
     ]
     return pick(candidates, device, dtype, prefer)

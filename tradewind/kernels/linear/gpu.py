@@ -1,17 +1,25 @@
-"""linear on a GPU: Triton's kernel of few rows where reading the weights is all, the vendor's product elsewhere."""
+"""linear on a GPU: Triton's kernels of few rows where reading the weights is all, the vendor's product elsewhere."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tradewind.kernels.fused_linear.triton import Extras, fused_linear
 from tradewind.kernels.gpu import Chip
-from tradewind.kernels.linear import LinearKernel, LinearWeight, fp8, reference
-from tradewind.kernels.linear.tactics import Tactic, Tactics
+from tradewind.kernels.linear import LinearKernel, LinearWeight, blocks, fp8, fp8_blocks, int4, reference
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.linear.stored import StoredLinear
+from tradewind.kernels.linear.tactics import FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows, quantise
 from tradewind.kernels.quantised_rows import Activations, QuantisedRows
 
 # One order of summation for every number of rows.
 _EXACT = Tactic(64, 64, 4, 3, rows_first=True)
+_EXACT_FUSED = FusedTactic(64, 64, 64, 4, 3)
+
+# Up to so many rows the weights' bytes count more than the arithmetic: rows are not worth quantising for 8-bit weights,
+# and 4-bit weights not worth being widened in memory.
+_FEW_FOR_FP8, _FEW_FOR_BLOCKS, _FEW_FOR_INT4 = 1, 16, 256
 
 
 class GpuLinear:
@@ -48,7 +56,7 @@ class GpuLinear:
 
 
 class GpuFp8Linear:
-    """8-bit weights, as in fp8.py."""
+    """8-bit weights, as in fp8.py. A few rows in 16 bits are multiplied as they are, more of them quantised."""
 
     def __init__(self, chip: Chip, tactics: Tactics, *, exact: bool = False) -> None:
         self._chip = chip
@@ -66,14 +74,21 @@ class GpuFp8Linear:
     def _product(
         self, x: Activations, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
+        if isinstance(x, Tensor) and x.itemsize == 2 and len(x) <= _FEW_FOR_FP8 and not self._exact:
+            tactic = _find_fused(self._tactics, len(x), weight)
+            return fused_linear(x, weight, Extras(residual_TN=residual_TN), tactic, self._chip, out_dtype)
         rows = x if isinstance(x, QuantisedRows) else quantise(x, self._chip)
+        return self._product_of_quantised(rows, weight, residual_TN, out_dtype)
+
+    def _product_of_quantised(
+        self, rows: QuantisedRows, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype
+    ) -> Tensor:
         tactic = _EXACT if self._exact else _find(self._tactics, rows.shape[0], weight)
         if tactic is None and (weight.in_features % 16 or weight.out_features % 16):
             tactic = _EXACT  # cuBLAS takes multiples of 16 only
         if tactic is not None:
             return few_rows(rows, weight, residual_TN, out_dtype, tactic, self._chip)
-        y_TN = fp8.by_vendor(rows, weight)
-        y_TN = y_TN.to(x.dtype)
+        y_TN = fp8.by_vendor(rows, weight).to(rows.dtype)
         return y_TN if residual_TN is None else y_TN.add_(residual_TN)
 
     def kernel(self) -> LinearKernel:
@@ -81,5 +96,89 @@ class GpuFp8Linear:
         return LinearKernel(fp8.pack, self.linear, logits=self.logits)
 
 
+class GpuFp8BlocksLinear:
+    """8-bit weights with a scale for each block, as in fp8_blocks.py; the rows are in 16 bits."""
+
+    def __init__(self, chip: Chip, tactics: Tactics, *, exact: bool = False) -> None:
+        self._chip = chip
+        self._tactics = tactics
+        self._exact = exact
+
+    def linear(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
+        """See `tradewind.kernels.linear.Linear`."""
+        return self._product(x_TD, weight, residual_TN, x_TD.dtype)
+
+    def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
+        """See `tradewind.kernels.linear.Logits`."""
+        return self._product(x_RD, weight, None, torch.float32)
+
+    def _product(
+        self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype
+    ) -> Tensor:
+        if len(x_TD) > _FEW_FOR_BLOCKS and not self._exact:
+            y_TN = blocks.by_vendor(x_TD, weight, self._chip)
+            if y_TN is not None:
+                y_TN = y_TN.to(out_dtype)
+                return y_TN if residual_TN is None else y_TN.add_(residual_TN)
+            return blocks.blocks_product(x_TD, weight, residual_TN, out_dtype, self._chip)
+        tactic = _EXACT_FUSED if self._exact else _find_fused(self._tactics, len(x_TD), weight)
+        return fused_linear(x_TD, weight, Extras(residual_TN=residual_TN), tactic, self._chip, out_dtype)
+
+    def kernel(self) -> LinearKernel:
+        """The op, as `tradewind.kernels.linear.choose` wants it."""
+        return LinearKernel(fp8_blocks.pack, self.linear, logits=self.logits)
+
+
+class GpuInt4Linear:
+    """4-bit weights, as in int4.py; the rows are in 16 bits."""
+
+    def __init__(self, chip: Chip, tactics: Tactics, group: int, *, exact: bool = False) -> None:
+        self._chip = chip
+        self._tactics = tactics
+        self._pack = int4.Int4(group).pack
+        self._exact = exact
+
+    def linear(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
+        """See `tradewind.kernels.linear.Linear`."""
+        return self._product(x_TD, weight, residual_TN, x_TD.dtype)
+
+    def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
+        """See `tradewind.kernels.linear.Logits`."""
+        return self._product(x_RD, weight, None, torch.float32).float()
+
+    def _product(
+        self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype
+    ) -> Tensor:
+        if len(x_TD) > _FEW_FOR_INT4 and not self._exact:
+            y_TN = functional.linear(x_TD, blocks.widen(weight, x_TD.dtype, self._chip), weight.bias_N)
+            return y_TN if residual_TN is None else y_TN.add_(residual_TN)
+        tactic = _EXACT_FUSED if self._exact else _find_fused(self._tactics, len(x_TD), weight)
+        return fused_linear(x_TD, weight, Extras(residual_TN=residual_TN), tactic, self._chip, out_dtype)
+
+    def kernel(self) -> LinearKernel:
+        """The op, as `tradewind.kernels.linear.choose` wants it."""
+        return LinearKernel(self._pack, self.linear, logits=self.logits)
+
+
+def quantised(chip: Chip, tactics: Tactics, quantisation: Quantisation, *, exact: bool) -> LinearKernel:
+    """The op for weights of 4 bits, or of 8-bit floats."""
+    if quantisation.stored:
+        by_layout = {
+            reference.LAYOUT: GpuLinear(chip, tactics, exact=exact).kernel(),
+            fp8.LAYOUT: GpuFp8Linear(chip, tactics, exact=exact).kernel(),
+            fp8_blocks.LAYOUT: GpuFp8BlocksLinear(chip, tactics, exact=exact).kernel(),
+        }
+        return StoredLinear(by_layout).kernel()
+    if not quantisation.is_float:
+        return GpuInt4Linear(chip, tactics, quantisation.group, exact=exact).kernel()
+    if quantisation.group:
+        return GpuFp8BlocksLinear(chip, tactics, exact=exact).kernel()
+    return GpuFp8Linear(chip, tactics, exact=exact).kernel()
+
+
 def _find(tactics: Tactics, rows: int, weight: LinearWeight) -> Tactic | None:
     return tactics.find(8 * weight.data.itemsize, rows, weight.out_features, weight.in_features)
+
+
+def _find_fused(tactics: Tactics, rows: int, weight: LinearWeight) -> FusedTactic:
+    return tactics.find_fused(weight.layout, rows, weight.out_features, weight.in_features)

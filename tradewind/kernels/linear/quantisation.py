@@ -18,20 +18,24 @@ GROUPS = (32, 64, 128)
 class Quantisation:
     """`bits`: 8 or 4. `group`: how many inputs share a scale, one of GROUPS; 0 (all of them) with 8 bits.
 
-    `is_float`: the 8 bits are a float (fp8.py), not a whole number.
+    `is_float`: the 8 bits are a float (fp8.py), not a whole number; a group is one of outputs too (fp8_blocks.py).
+    `stored`: the checkpoint's own: weights that it has in full stay so.
     """
 
     bits: int
     group: int
     is_float: bool = False
+    stored: bool = False
 
     @classmethod
     def named(cls, name: str) -> "Quantisation | None":
-        """By its name in the settings: "none", "fp8", "int8", "int4" (groups of 32), "int4-g64", "int4-g128"."""
+        """By its name in the settings: none, fp8, fp8-blocks, int8, int4 (groups of 32), int4-g64, int4-g128."""
         if name == "none":
             return None
         if name == "fp8":
             return cls(8, 0, is_float=True)
+        if name == "fp8-blocks":
+            return cls(8, 128, is_float=True)
         if name == "int8":
             return cls(8, 0)
         kind, _, group = name.partition("-g")
@@ -43,13 +47,18 @@ class Quantisation:
     @property
     def bits_per_weight(self) -> float:
         """Scales included, but for the few of whole columns."""
-        return self.bits + (16 / self.group if self.group else 0)
+        return self.bits + (16 / self.group if self.group and not self.is_float else 0)
+
+    @property
+    def quantises_rows(self) -> bool:
+        """Whether norms and gates give `linear` rows of 8 bits."""
+        return self.is_float and not self.group and not self.stored
 
     @property
     def layout(self) -> str:
         """A name that tells this quantisation from others."""
         if self.is_float:
-            return "fp8"
+            return "fp8-blocks" if self.group else "fp8"
         return "int8" if self.bits == 8 else f"int4-g{self.group}"
 
 

@@ -4,6 +4,8 @@ from torch import Tensor
 
 from tradewind.kernels.linear import LinearWeight
 
+LAYOUT = "dense"
+
 
 def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
     """Keep the weight as it is: the result shares its storage."""

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,40 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class FusedTactic:
+    """How a fused product is launched: outputs and rows of a program, inputs at a time, and how it is pipelined."""
+
+    outputs: int
+    rows: int
+    inputs: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class MeasuredFused:
+    """The fastest tactic for up to `rows` rows of a weight in this layout (int4: with any groups).
+
+    With one row a program has no tensor cores and no stages: see tradewind.kernels.fused_linear.vector.
+    """
+
+    layout: str
+    rows: int
+    outputs: int
+    inputs: int
+    normed: bool
+    gated: bool
+    tactic: FusedTactic
+    us: float
+
+
+@dataclass(frozen=True)
 class Tactics:
     """A table, and where it comes from: `about` names the GPU and the versions it was measured with."""
 
     about: str
     entries: tuple[Measured, ...]
+    fused: tuple[MeasuredFused, ...] = ()
 
     @classmethod
     def shipped(cls) -> "Tactics":
@@ -53,17 +82,37 @@ class Tactics:
     def parse(cls, table: dict[str, Any]) -> "Tactics":
         """From a file's content."""
         entries = tuple(Measured(**{**entry, "tactic": Tactic(**entry["tactic"])}) for entry in table["linear"])
-        return cls(f"measured on {table['gpu']} with Triton {table['triton']}, torch {table['torch']}", entries)
+        fused = tuple(MeasuredFused(**{**entry, "tactic": FusedTactic(**entry["tactic"])}) for entry in table["fused"])
+        about = f"measured on {table['gpu']} with Triton {table['triton']}, torch {table['torch']}"
+        return cls(about, entries, fused)
 
     def find(self, bits: int, rows: int, outputs: int, inputs: int) -> Tactic | None:
         """For a product of so many rows: that of the nearest shape. None: the vendor's product is faster."""
         fitting = [entry for entry in self.entries if entry.bits == bits and entry.rows >= rows]
         if not fitting:
             return None
-        least = min(entry.rows for entry in fitting)
-
-        def distance(entry: Measured) -> float:
-            return abs(math.log(entry.outputs / outputs)) + abs(math.log(entry.inputs / inputs))
-
-        best = min((entry for entry in fitting if entry.rows == least), key=distance)
+        best = _nearest(fitting, outputs, inputs)
         return best.tactic if best.us < best.vendor_us else None
+
+    def find_fused(
+        self, layout: str, rows: int, outputs: int, inputs: int, *, normed: bool = False, gated: bool = False
+    ) -> FusedTactic:
+        """For a fused product of so many rows, or else of as many as were measured."""
+        kind = layout.partition("-g")[0]
+        known = [entry for entry in self.fused if entry.layout == kind and entry.gated == gated]
+        known = [entry for entry in known if entry.normed == normed] or known
+        most = max(entry.rows for entry in known)
+        return _nearest([entry for entry in known if entry.rows >= min(rows, most)], outputs, inputs).tactic
+
+
+M = TypeVar("M", Measured, MeasuredFused)
+
+
+def _nearest(entries: list[M], outputs: int, inputs: int) -> M:
+    """Of those for the fewest rows, the one of the nearest shape."""
+    least = min(entry.rows for entry in entries)
+
+    def distance(entry: M) -> float:
+        return abs(math.log(entry.outputs / outputs)) + abs(math.log(entry.inputs / inputs))
+
+    return min((entry for entry in entries if entry.rows == least), key=distance)
