@@ -122,7 +122,8 @@ def _numbers(weight: LinearWeight) -> Tensor:
 def _fused(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
     assert ops.fused_linear is not None
     for outputs, inputs in ((HIDDEN, FFN), (2 * FFN, HIDDEN), (6144, HIDDEN), (200, 208)):
-        packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), None)
+        bias_N = _randn(device, outputs) if outputs == 6144 else None
+        packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), bias_N)
         norm = Norm(_randn(device, inputs), 1e-5)
         counts = [tokens for tokens in (1, 5, 16) if tokens <= ops.fused_rows]
         for tokens, gated, has_norm in itertools.product(counts, (False, True), (False, True)):
@@ -130,7 +131,7 @@ def _fused(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
             truth = x_TD.double()
             if has_norm:
                 truth = truth / (truth.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight_D.double()
-            truth = truth @ _numbers(packed).T
+            truth = truth @ _numbers(packed).T + (0 if bias_N is None else bias_N.double())
             if gated:
                 gate, up = truth.chunk(2, -1)
                 truth = gate / (1 + (-gate).exp()) * up

@@ -98,8 +98,9 @@ def choose_ops(
 
         bind_layers = Bind(native.load(level), quantisation)
     fused = fused_linear.choose(device, dtype, exact=exact) if matmul.kind == "triton" else None
-    # Where more rows can be quantised once for all products that read them, that is faster than not to quantise.
-    fused_rows = 1 if quantises else fused_linear.MOST_ROWS
+    # Rows that weights with one scale an output are multiplied with are best quantised, but for a single one.
+    is_fp8 = quantisation is not None and quantisation.layout == "fp8"
+    fused_rows = 1 if is_fp8 else fused_linear.MOST_ROWS
     chosen = {
         "linear": Chosen(matmul.kind, matmul.reason),
         "add_rms_norm": Chosen(layer_norm.kind, _with_quantising(layer_norm.reason, quantises)),

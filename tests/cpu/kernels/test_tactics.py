@@ -1,6 +1,6 @@
 """The shipped table of tactics, and how a shape finds its own."""
 
-from tradewind.kernels.linear.tactics import Measured, Tactic, Tactics
+from tradewind.kernels.linear.tactics import FusedTactic, Measured, MeasuredFused, Tactic, Tactics
 
 NARROW, WIDE = Tactic(16, 256), Tactic(128, 128)
 
@@ -33,3 +33,35 @@ def test_the_shipped_table_serves_decodes_of_both_kinds() -> None:
             block_t = max(64, rows) if tactic.rows_first else max(16, rows)
             shared = (tactic.outputs + block_t) * tactic.inputs * tactic.stages * bits // 8
             assert shared <= 227 * 1024
+
+
+def test_a_fused_product_finds_its_place_rows_and_shape() -> None:
+    def of(layout: str, rows: int, outputs: int, normed: bool, gated: bool, tactic: FusedTactic) -> MeasuredFused:
+        return MeasuredFused(layout, rows, outputs, 4096, normed, gated, tactic, 1.0)
+
+    one, few, many, gate = (FusedTactic(number, rows, 64, 4, 1) for number, rows in ((1, 1), (2, 16), (3, 64), (4, 16)))
+    table = Tactics(
+        "",
+        (),
+        (
+            of("int4", 1, 4096, False, False, one),
+            of("int4", 16, 4096, True, False, few),
+            of("int4", 64, 4096, False, False, many),
+            of("int4", 16, 4096, True, True, gate),
+        ),
+    )
+    assert table.find_fused("int4-g32-quarters", 1, 4096, 4096) == one
+    assert table.find_fused("int4-g128-quarters", 7, 4096, 4096, normed=True) == few
+    assert table.find_fused("int4-g128-quarters", 7, 4096, 4096) == many
+    assert table.find_fused("int4-g128-quarters", 500, 4096, 4096) == many
+    assert table.find_fused("int4-g128-quarters", 1, 28672, 4096, gated=True) == gate
+
+
+def test_the_shipped_table_has_fused_tactics_for_all_that_is_fused() -> None:
+    table = Tactics.shipped()
+    for layout, most in (("dense", 16), ("fp8", 1), ("fp8-blocks", 16), ("int4-g64-quarters", 256)):
+        for rows in (1, 2, 16, 17, 256):
+            for gated in (False, True):
+                if rows <= most and not (gated and rows > 16):
+                    tactic = table.find_fused(layout, rows, 12288, 4096, normed=gated, gated=gated)
+                    assert (tactic.rows == 1) == (rows == 1)

@@ -25,8 +25,8 @@ class FusedLinear(Protocol):
 
     y = linear(norm(x)), plus the residual if there is one; with `gated`, y = silu(first half) * second half, half as
     wide as the weight. The weight is in any layout that a GPU has. Nothing is rounded between the parts, except that
-    the rows are rounded to the dtype of x before they are multiplied: for no weight are they quantised. The residual is
-    left as it is; x may have up to MOST_ROWS.
+    the rows may be rounded to the dtype of x before they are multiplied: for no weight are they quantised. The residual
+    is left as it is; x may have up to MOST_ROWS, and with 8-bit floats that have one scale an output just one.
     """
 
     def __call__(
