@@ -40,7 +40,8 @@ class Said:
     """What a route answers with.
 
     `body`: its JSON. `event`: the data of an event, where it streams; `last_data`: that of the last one, where that is
-    no JSON. `texts`: media types of bodies that are no JSON. `unavailable`: the body of a 503 that is no error. `queries`: what may stand behind its path.
+    no JSON. `texts`: media types of bodies that are no JSON. `unavailable`: the body of a 503 that is no error.
+    `queries`: what may stand behind its path.
     """
 
     body: type | None = None
