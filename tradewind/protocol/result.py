@@ -29,7 +29,7 @@ class StepResult:
     device_s: float = 0.0  # time the device took, 0 where unknown
 
 
-NO_TOKEN = "the model's logits are not finite numbers, or every token is forbidden"
+NOTHING_TO_DRAW = "the model's logits are not finite numbers, or every token is forbidden"
 """Why a row failed that had no token to draw."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tradewind.protocol.plan import TokenMasks
-from tradewind.protocol.result import NO_TOKEN, PromptLogprobs, StepResult, TokenLogprobs
+from tradewind.protocol.result import NOTHING_TO_DRAW, PromptLogprobs, StepResult, TokenLogprobs
 from tradewind.runner.prompt_logprobs import PromptColumns
 from tradewind.runner.sample import Drawn
 
@@ -96,7 +96,7 @@ def result_of(step: int, drawn: Drawn | None, prompts: list[PromptColumns], devi
     if drawn is not None:
         slots, tokens = drawn.slots_N.astype(np.int32), drawn.tokens_N.numpy().astype(np.int32)
         if tokens.min() < 0:
-            failed = dict.fromkeys(slots[tokens < 0].tolist(), NO_TOKEN)
+            failed = dict.fromkeys(slots[tokens < 0].tolist(), NOTHING_TO_DRAW)
             tokens = np.maximum(tokens, 0)
         if drawn.logprobs is not None:
             logprobs = dict(zip(slots[drawn.asking_N].tolist(), drawn.logprobs.rows(), strict=True))

@@ -25,7 +25,7 @@ from tradewind.config import CacheConfig, SchedulerConfig
 from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason
 from tradewind.protocol.result import (
-    NO_TOKEN,
+    NOTHING_TO_DRAW,
     Admission,
     EngineStats,
     Finish,
@@ -410,7 +410,7 @@ class Scheduler:
             sequence = self._owner(flight, slot)
             if sequence is not None:
                 self._depart(sequence, is_sound=False)
-                is_own_fault = message == NO_TOKEN and sequence.request.forbids_tokens
+                is_own_fault = message == NOTHING_TO_DRAW and sequence.request.forbids_tokens
                 reason = FinishReason.REFUSED if is_own_fault else FinishReason.ERROR
                 updates.finished.append(Finish(sequence.request_id, reason, message=message))
 

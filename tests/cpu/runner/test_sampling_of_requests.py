@@ -231,6 +231,6 @@ def test_a_request_that_forbids_every_token_fails_alone(model: Model, prompt: li
     session = Session(make_runner(model))
     session.add([ask(1, prompt, nothing), ask(2, prompt, GREEDY)])
     heard = session.finish()
-    assert heard[1].reason == "error"
+    assert heard[1].reason == "refused"
     assert "forbidden" in heard[1].message
     assert len(heard[2].tokens) > 1

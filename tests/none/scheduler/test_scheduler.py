@@ -10,7 +10,7 @@ from world import VOCAB, Shape, World, expected, request
 from tradewind.base.errors import ContextLengthExceeded, Overloaded, RequestError
 from tradewind.protocol.plan import StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason
-from tradewind.protocol.result import NO_TOKEN
+from tradewind.protocol.result import NOTHING_TO_DRAW
 from tradewind.scheduler.residents import MERCY_EVERY
 from tradewind.scheduler.sharing import PATIENCE_PLANS
 
@@ -444,7 +444,7 @@ def test_a_request_that_leaves_itself_no_token_is_refused_and_another_one_fails(
     world.add(request(0, [1, 2], 8, allowed_token_ids=[5]))
     world.add(request(1, [3, 4], 8))
     for row in (0, 0):
-        world.plan(failing_row=row, failure=NO_TOKEN)
+        world.plan(failing_row=row, failure=NOTHING_TO_DRAW)
         world.apply()
     world.drain()
     assert world.stories[0].finish.reason is FinishReason.REFUSED

@@ -10,7 +10,7 @@ from tradewind.base.clock import ManualClock
 from tradewind.config import CacheConfig, SchedulerConfig
 from tradewind.protocol.plan import RunnerInfo, StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
-from tradewind.protocol.result import NO_TOKEN, Finish, Updates
+from tradewind.protocol.result import NOTHING_TO_DRAW, Finish, Updates
 from tradewind.runner.fake import FakePending, FakeRunner, Faults, alone
 from tradewind.scheduler import Scheduler
 
@@ -194,11 +194,11 @@ class World:
             assert wanted.deadline_s <= self.clock.now_s()
             return
         if finish.reason is FinishReason.ERROR:
-            assert finish.message in ("it broke", NO_TOKEN)
+            assert finish.message in ("it broke", NOTHING_TO_DRAW)
             return
         if finish.reason is FinishReason.REFUSED:
             assert wanted.forbids_tokens
-            assert finish.message == NO_TOKEN
+            assert finish.message == NOTHING_TO_DRAW
             return
         assert said == expected(wanted)
         is_stopped = said[-1] in wanted.stop_token_ids and len(said) > wanted.sampling.min_tokens
