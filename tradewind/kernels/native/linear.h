@@ -56,7 +56,7 @@ static __attribute__((noinline)) void linear_tile(const LinearArgs& args, const 
     constexpr int64_t UNIT_BYTES = sizeof(typename E::Unit);
     multiply<E, MR, 1>(a, b + part * UNIT_BYTES, PANEL * UNIT_BYTES, steps, ahead, sums);
     finish_tile<E, MR>(args, sums, row, panel * PANEL + part);
-    ahead.lines = 0;
+    ahead.each = 0;
   }
 }
 
@@ -102,12 +102,13 @@ static void linear_block(const LinearArgs& args, const typename E::A* a, const H
   constexpr int LINES = PANEL * (int)sizeof(typename E::Unit) * 4 / 64;
   const int64_t panel_bytes = steps * PANEL * (int64_t)sizeof(typename E::Unit);
   bool alone = to - from == 1;
-  const char* next = (const char*)args.weight + (panel + 1) * panel_bytes - (alone ? panel_bytes - 4096 : 0);
+  int64_t calls = alone ? CALLS_ALONE : (steps + 3) / 4;
+  const char* next = (const char*)args.weight + panel * panel_bytes + (alone ? calls * LINES * 64 : panel_bytes);
   for (int64_t tile = from; tile < to; tile++) {
     int lines = lines_ahead(tile - from, to - from, LINES);
     int64_t row = heights.first(tile);
-    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead{next, lines});
-    next += lines * 64 * ((steps + 3) / 4);
+    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead(next, lines, calls));
+    next += lines * 64 * calls;
   }
 }
 

@@ -145,7 +145,7 @@ static __attribute__((noinline)) void quantised_tile(const RowQuad* a, const int
                                                      float* out) {
   for (int part = 0; part < PANEL; part += TILE_COLUMNS) {
     quantised_columns<Q, MR>(a, zeros, row_scales, panel, k, group, part, ahead, out);
-    ahead.lines = 0;
+    ahead.each = 0;
   }
 }
 
@@ -186,16 +186,17 @@ static void quantised_block(const LinearArgs& args, int64_t group, const Quantis
   int64_t panel_bytes = Q::panel_bytes(k, group);
   const char* weight = (const char*)args.weight + panel * panel_bytes;
   bool alone = to - from == 1;
-  const char* next = weight + (alone ? 4096 : panel_bytes);
+  int64_t calls = alone ? CALLS_ALONE : quads / (4 * Q::QUADS);
+  const char* next = weight + (alone ? calls * LINES * 64 : panel_bytes);
   for (int64_t tile = from; tile < to; tile++) {
-    int lines = alone ? LINES + Q::GROUPED : lines_ahead(tile - from, to - from, LINES), height = heights.height(tile);
+    int lines = lines_ahead(tile - from, to - from, LINES), height = heights.height(tile);
     int64_t row = heights.first(tile);
     float sums[TILE_ROWS * PANEL];
     pick_quantised_tile<Q>(height, std::make_integer_sequence<int, Q::ROWS>())(
         rows.quads + row * quads, rows.zeros + row * groups, rows.scales + row, weight, k, group,
-        LinesAhead{next, lines}, sums);
+        LinesAhead(next, lines, calls), sums);
     finish_rows<E>(args, sums, height, row, panel * PANEL);
-    next += lines * 64 * (quads / (4 * Q::QUADS));
+    next += lines * 64 * calls;
   }
 }
 

@@ -19,16 +19,32 @@ struct Sums {
   F at[MR][NV];
 };
 
-// What to ask memory for while a tile is computed, into the second-level cache: called every 4 steps. A tile that is alone
-// asks for what it will read itself a little later, several tiles for what comes after them.
+// What to ask memory for while a tile is computed, into the second-level cache: called every 4 steps. The bytes that are
+// wanted next are asked for at several places at once: the processor's own prefetchers follow each of these streams, and
+// one alone does not keep memory busy while there is much to compute.
 struct LinesAhead {
+  static constexpr int STREAMS = 4;
   const char* next;
-  int lines;
+  int streams, each;    // lines of each stream at a call
+  int64_t calls, left;  // that ask for one piece of memory; then comes the following piece
+  int64_t apart;        // bytes from stream to stream
+
+  LinesAhead(const char* from, int lines, int64_t calls_)
+      : next(from), streams(lines >= STREAMS ? STREAMS : 1), each(lines / streams), calls(calls_), left(calls_),
+        apart(calls_ * each * 64) {}
+
   TW_INLINE void ask(LinesAhead& self) {
-    for (int line = 0; line < self.lines; line++) __builtin_prefetch(self.next + 64 * line, 0, 2);
-    self.next += 64 * self.lines;
+    for (int stream = 0; stream < self.streams; stream++)
+      for (int line = 0; line < self.each; line++)
+        __builtin_prefetch(self.next + stream * self.apart + 64 * line, 0, 2);
+    self.next += 64 * self.each;
+    if (--self.left == 0) self.left = self.calls, self.next += (self.streams - 1) * self.apart;
   }
 };
+
+// A tile that is alone reads its weights once: it asks for pieces of this many calls, one piece ahead of itself. Several
+// tiles together ask for the panel that comes after theirs.
+constexpr int CALLS_ALONE = 128;
 
 // sums[r][column] += sum over steps of a[step, r] * b[step, column], in the order of the steps: nothing about one sum
 // depends on MR or NV or on the other rows. a[step, r] is at a[step * STEP_STRIDE + r * ROW_STRIDE]; the columns of a step
