@@ -49,7 +49,7 @@ static void attend_split(const AttentionArgs& args, const QueryUnit& unit, const
       find_tile(args, unit, base + KEYS, next);
     else
       find_tile(args, *following, following->low / KEYS * KEYS, next);
-    RowsAhead ahead{(const char* const*)&next, (const char* const*)(&next + 1), P::row_bytes(args.head_dim), 0};
+    RowsAhead ahead{(const char* const*)&next, P::row_bytes(args.head_dim), 0, 0};
     P::load_tile(args, unit, places[now], ahead, space);
     for (int64_t tile = 0; tile < heights.tiles; tile++)
       P::tile(heights.height(tile))(args, unit, space, places[now], heights.first(tile), base, ahead);

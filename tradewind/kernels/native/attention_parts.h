@@ -112,15 +112,16 @@ static void find_tile(const AttentionArgs& args, const QueryUnit& unit, int64_t 
 }
 
 // Asks memory for the rows of the following tile, a few at a time, so that fetching and computing overlap. A tile is
-// computed in four phases, and each asks for a quarter.
+// computed in four phases, and each asks for a quarter. Rows of several pages come in turns (see LinesAhead).
 struct RowsAhead {
-  const char* const* next;
-  const char* const* end;
-  int row_bytes, rows;  // rows: at each call
+  static constexpr int STREAMS = 8, PLACES = 2 * KEYS;
+  const char* const* places;  // of keys, then of values
+  int row_bytes, rows, asked;  // rows: at each call
   TW_INLINE void ask(RowsAhead& self) {
-    for (int i = 0; i < self.rows && self.next < self.end; i++, self.next++)
-      for (int byte = 0; *self.next && byte < self.row_bytes; byte += 64)
-        __builtin_prefetch(*self.next + byte, 0, 2);
+    for (int i = 0; i < self.rows && self.asked < PLACES; i++, self.asked++) {
+      const char* place = self.places[self.asked % STREAMS * (PLACES / STREAMS) + self.asked / STREAMS];
+      for (int byte = 0; place && byte < self.row_bytes; byte += 64) __builtin_prefetch(place + byte, 0, 2);
+    }
   }
   void phase(int64_t calls) { rows = (int)((KEYS / 2 + calls - 1) / calls); }
 };

@@ -181,15 +181,15 @@ static void finish_rows(const LinearArgs& args, const float* sums, int height, i
 template <class E, class Q>
 static void quantised_block(const LinearArgs& args, int64_t group, const QuantisedRows& rows, const Heights& heights,
                             int64_t from, int64_t to, int64_t panel) {
-  constexpr int LINES = 4 * UNIT_ROW / 64;
+  constexpr int LINES = 4 * UNIT_ROW / 64, LINES_ALONE = LINES + Q::GROUPED;  // with a group's scales
   int64_t k = args.in_features, quads = Q::padded(k, group) / 4, groups = Q::padded(k, group) / Q::group_of(k, group);
   int64_t panel_bytes = Q::panel_bytes(k, group);
   const char* weight = (const char*)args.weight + panel * panel_bytes;
   bool alone = to - from == 1;
   int64_t calls = alone ? CALLS_ALONE : quads / (4 * Q::QUADS);
-  const char* next = weight + (alone ? calls * LINES * 64 : panel_bytes);
+  const char* next = weight + (alone ? calls * LINES_ALONE * 64 : panel_bytes);
   for (int64_t tile = from; tile < to; tile++) {
-    int lines = lines_ahead(tile - from, to - from, LINES), height = heights.height(tile);
+    int lines = alone ? LINES_ALONE : lines_ahead(tile - from, to - from, LINES), height = heights.height(tile);
     int64_t row = heights.first(tile);
     float sums[TILE_ROWS * PANEL];
     pick_quantised_tile<Q>(height, std::make_integer_sequence<int, Q::ROWS>())(

@@ -23,15 +23,14 @@ struct Sums {
 // wanted next are asked for at several places at once: the processor's own prefetchers follow each of these streams, and
 // one alone does not keep memory busy while there is much to compute.
 struct LinesAhead {
-  static constexpr int STREAMS = 4;
   const char* next;
-  int streams, each;    // lines of each stream at a call
+  int streams, each;    // each: lines of a stream at a call
   int64_t calls, left;  // that ask for one piece of memory; then comes the following piece
   int64_t apart;        // bytes from stream to stream
 
   LinesAhead(const char* from, int lines, int64_t calls_)
-      : next(from), streams(lines >= STREAMS ? STREAMS : 1), each(lines / streams), calls(calls_), left(calls_),
-        apart(calls_ * each * 64) {}
+      : next(from), streams(lines % 4 == 0 ? 4 : (lines % 3 == 0 ? 3 : 1)), each(lines / streams), calls(calls_),
+        left(calls_), apart(calls_ * each * 64) {}
 
   TW_INLINE void ask(LinesAhead& self) {
     for (int stream = 0; stream < self.streams; stream++)
@@ -44,7 +43,7 @@ struct LinesAhead {
 
 // A tile that is alone reads its weights once: it asks for pieces of this many calls, one piece ahead of itself. Several
 // tiles together ask for the panel that comes after theirs.
-constexpr int CALLS_ALONE = 128;
+constexpr int CALLS_ALONE = 64;
 
 // sums[r][column] += sum over steps of a[step, r] * b[step, column], in the order of the steps: nothing about one sum
 // depends on MR or NV or on the other rows. a[step, r] is at a[step * STEP_STRIDE + r * ROW_STRIDE]; the columns of a step
