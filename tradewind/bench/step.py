@@ -24,6 +24,7 @@ from tradewind.bench.ceilings import Ceilings, best_s, measure_ceilings
 from tradewind.bench.report import Report, Row
 from tradewind.config import Config, from_flat
 from tradewind.engine.model_files import locate
+from tradewind.kernels import mask_logits
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.int8_pages import quantise
 from tradewind.kernels.pages import KVPool
@@ -34,6 +35,7 @@ from tradewind.protocol.request import RowSampling
 from tradewind.runner.boot_device import kv_dtype, ops_for, with_dtype
 from tradewind.runner.machine import usable_cpus
 from tradewind.runner.runner import DeviceRunner
+from tradewind.runner.sample import SampleOps
 
 _BLOCK_TOKENS = 16
 _WORKS = ("1x255+1", "8x319+1", "32x319+1", "1x15999+1", "1x0+100", "1x3900+100", "1x0+512")
@@ -99,7 +101,8 @@ class Variant:
             weights_bytes=self.model.weights_bytes,
             kv_bytes=self.pool.nbytes,
         )
-        runner = DeviceRunner(self.model, self.pool, info, sampling.choose(_CPU).run, threads=self.threads)
+        ops = SampleOps(sampling.choose(_CPU).run, mask_logits.choose(_CPU).run)
+        runner = DeviceRunner(self.model, self.pool, info, ops, threads=self.threads)
         runner.run(first_plan(work, spec.vocab, seed)).result()
         return runner
 

@@ -1,9 +1,10 @@
-"""The grammars of one engine's sequences: built in a thread, advanced by each token, asked for masks.
+"""The grammars of one engine's sequences: built in threads, advanced by each token, asked for masks.
 
 A sequence with a grammar waits here, outside the scheduler, until its grammar has been built; no step ever waits for
 that. Sequences without one cost nothing: they are looked up together, by array, and only while there are others.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
     from tradewind.grammar.matcher import Matcher, Vocabulary
 
-    Int32s = NDArray[np.int32]
     Int64s = NDArray[np.int64]
+
+log = logging.getLogger(__name__)
 
 _KEPT = 256  # grammars that are kept built for the next request with the same
 _BUILD_THREADS = 2  # so that one grammar that is slow to build does not hold up all others
-_EVERYTHING = -1  # a word of a mask that allows all
 
 
 class Constraint:
@@ -49,24 +50,27 @@ class Constraint:
             return self.matcher.advance(token)
         return True
 
-    def fill(self, bits_W: "Int32s") -> None:
-        """Write the mask of what may be said next over one that allows everything."""
-        if self._reasons:
-            return
-        self.matcher.fill(bits_W)
-        if self._may_reason:
-            token = self._grammar.reasoning_begin or 0
-            bits_W.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
+    @property
+    def awake(self) -> "Matcher | None":
+        """The matcher, if it decides what may be said next."""
+        return None if self._reasons else self.matcher
+
+    @property
+    def also_allowed(self) -> int | None:
+        """A token that may be said although the matcher does not know it."""
+        return self._grammar.reasoning_begin if self._may_reason else None
 
 
 class Constraints:
-    """See above. Belongs to the thread of the engine's loop; its own threads build and compute."""
+    """See above. Belongs to the thread of the engine's loop; its own threads build."""
 
     def __init__(self, load: Callable[[], "Vocabulary"]) -> None:
-        """`load` makes the vocabulary; it is called once, in a thread, when the first grammar comes."""
+        """`load` makes the vocabulary; it is called in a thread, when the first grammar comes.
+
+        What it raises ends the sequences that waited for it; it is called again for the next one.
+        """
         self._load = load
         self._builders = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="grammar")
-        self._masker = ThreadPoolExecutor(1, thread_name_prefix="masks")
         self._vocabulary: Future[Vocabulary] | None = None
         self._building: dict[int, tuple[EngineRequest, Future[Matcher]]] = {}
         self._built: OrderedDict[str, Future[Matcher]] = OrderedDict()
@@ -102,15 +106,23 @@ class Constraints:
         runnable, finishes = [], []
         for request in done:
             _, built = self._building.pop(request.request_id)
-            matcher = built.result()
+            fault = built.exception() or built.result().error
             assert request.grammar is not None
-            if matcher.error is None:
-                self._open[request.request_id] = Constraint(matcher.copy(), request.grammar)
+            if fault is None:
+                self._open[request.request_id] = Constraint(built.result().copy(), request.grammar)
                 runnable.append(request)
             else:
-                message = f"its grammar cannot be built: {matcher.error}"
-                finishes.append(Finish(request.request_id, FinishReason.REFUSED, message=message))
+                reason = FinishReason.ERROR if built.exception() else FinishReason.REFUSED
+                finishes.append(Finish(request.request_id, reason, message=f"its grammar cannot be built: {fault}"))
+                self._forget_built(request.grammar.text)
         return runnable, finishes
+
+    def _forget_built(self, text: str) -> None:
+        """Build it anew when it is asked for again, and load the vocabulary anew if that is what failed."""
+        self._built.pop(text, None)
+        if self._vocabulary is not None and self._vocabulary.done() and self._vocabulary.exception() is not None:
+            log.error("no grammar can be built: the vocabulary cannot be loaded", exc_info=self._vocabulary.exception())
+            self._vocabulary = None
 
     def forget(self, request_ids: Iterable[int]) -> None:
         """These are over. Ids without a grammar are ignored."""
@@ -124,10 +136,12 @@ class Constraints:
         self.forget([finish.request_id for finish in updates.finished])
         if not self._open:
             return []
-        constrained = np.fromiter(self._open, np.int64, len(self._open))
-        rows = np.flatnonzero(np.isin(updates.request_ids, constrained))
-        said = zip(updates.request_ids[rows].tolist(), updates.tokens[rows].tolist(), strict=True)
-        return [self._end(request_id) for request_id, token in said if not self._open[request_id].advance(token)]
+        said = zip(updates.request_ids.tolist(), updates.tokens.tolist(), strict=True)
+        return [
+            self._end(request_id)
+            for request_id, token in said
+            if (constraint := self._open.get(request_id)) is not None and not constraint.advance(token)
+        ]
 
     def _end(self, request_id: int) -> Finish:
         error = self._open.pop(request_id).matcher.error
@@ -135,26 +149,22 @@ class Constraints:
             return Finish(request_id, FinishReason.STOP)
         return Finish(request_id, FinishReason.REFUSED, message=f"its grammar cannot go on: {error}")
 
-    def masks(self, request_ids: "Int64s") -> "Future[TokenMasks]":
-        """Begin to compute the masks of these sequences, in a thread; nothing may `advance` before they are there.
+    def masks(self, request_ids: "Int64s") -> TokenMasks:
+        """What these sequences may say next.
 
         A sequence that is over meanwhile, and whose token nobody will see, may say anything.
         """
-        constraints = [self._open.get(request_id) for request_id in request_ids.tolist()]
-        return self._masker.submit(self._fill, constraints)
-
-    def _fill(self, constraints: list[Constraint | None]) -> TokenMasks:
         assert self._vocabulary is not None
-        bits_MW = np.full((len(constraints), self._vocabulary.result().words), _EVERYTHING, np.int32)
-        for bits_W, constraint in zip(bits_MW, constraints, strict=True):
-            if constraint is not None:
-                constraint.fill(bits_W)
+        constraints = [self._open.get(request_id) for request_id in request_ids.tolist()]
+        bits_MW = self._vocabulary.result().masks([None if one is None else one.awake for one in constraints])
+        for row, constraint in enumerate(constraints):
+            if constraint is not None and (token := constraint.also_allowed) is not None:
+                bits_MW.view(np.uint32)[row, token // 32] |= np.uint32(1 << token % 32)
         return TokenMasks(bits_MW)
 
     def close(self) -> None:
         """End the threads."""
         self._builders.shutdown(wait=False, cancel_futures=True)
-        self._masker.shutdown(wait=False, cancel_futures=True)
 
 
 def _build(vocabulary: "Future[Vocabulary]", text: str) -> "Matcher":

@@ -8,7 +8,7 @@ a step late, so each result is applied where it was issued.
 
 A step with rows that a grammar constrains is issued in two halves. Its sampling needs masks, and those need the tokens
 of the step before: so the second half is issued once that step has been applied, while the device computes the forward.
-A device that computes inside `run` finds its masks computed beside it, in a thread.
+Where `run` itself computes the forward (the CPU), they come after it: beside it they would take its cores from it.
 
 A step that raises takes the engine with it: a runner names the rows that failed alone (`StepResult.failed`), so an
 exception means that nobody knows which slots, tables and cached blocks hold what they should. The process ends, the
@@ -17,8 +17,8 @@ client starts a new one, and requests can be sent again.
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,11 @@ from tradewind.base.errors import RequestError, TradewindError
 from tradewind.engine.constraints import Constraints
 from tradewind.engine.model_files import load_text
 from tradewind.protocol.messages import Step
-from tradewind.protocol.plan import TokenMasks
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import EngineStats, Finish, Updates
 from tradewind.protocol.snapshot import EngineView
 from tradewind.runner.boot import boot_runner
+from tradewind.runner.machine import usable_cpus
 from tradewind.scheduler.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 ProgressCall = Callable[[str, float], None]
 
 
+_MASK_THREADS = 8  # at most
 _BUILD_WAIT_S = 0.01  # with nothing else to do, how long to wait for a grammar before looking for news
 
 
@@ -59,7 +60,6 @@ class InFlight:
     pending: "Pending"
     issued_s: float
     masked_ids: "NDArray[np.int64] | None" = None
-    masks: Future[TokenMasks] | None = None
 
 
 class Engine:
@@ -145,10 +145,8 @@ class Engine:
         if not len(plan.masked):
             self._in_flight.append(InFlight(self.runner.run(plan), now_s))
             return
-        assert self._constraints is not None
         masked_ids = self.scheduler.masked_ids()
-        masks = None if self._in_flight else self._constraints.masks(masked_ids)
-        self._in_flight.append(InFlight(self.runner.run(plan), now_s, masked_ids, masks))
+        self._in_flight.append(InFlight(self.runner.run(plan), now_s, masked_ids))
 
     def _mask_oldest(self) -> None:
         """Issue the second half of the oldest step in flight, if it waits for masks: all tokens before are known."""
@@ -158,8 +156,7 @@ class Engine:
         if oldest.masked_ids is None:
             return
         assert self._constraints is not None
-        masks = oldest.masks or self._constraints.masks(oldest.masked_ids)
-        oldest.pending.mask(masks.result())
+        oldest.pending.mask(self._constraints.masks(oldest.masked_ids))
         oldest.masked_ids = None
 
     def _collect(self) -> Updates:
@@ -252,7 +249,10 @@ def build_engine(directory: Path, config: "Config", on_progress: ProgressCall) -
     """
     runner = boot_runner(directory, config, on_progress)
     vocab_size = runner.info.vocab_size
-    return join(runner, config, Constraints(lambda: load_vocabulary(directory, config.model, vocab_size)))
+    # Where the device is the CPU itself, a second thread for masks would wait behind those of the forward.
+    mask_threads = min(usable_cpus(), _MASK_THREADS) if runner.info.asynchronous else 1
+    load = partial(load_vocabulary, directory, config.model, vocab_size, mask_threads)
+    return join(runner, config, Constraints(load))
 
 
 def join(runner: "Runner", config: "Config", constraints: Constraints | None = None) -> Engine:
@@ -262,11 +262,12 @@ def join(runner: "Runner", config: "Config", constraints: Constraints | None = N
     return Engine(scheduler, runner, clock, config.engine.run_ahead, constraints)
 
 
-def load_vocabulary(directory: Path, config: "ModelConfig", vocab_size: int) -> "Vocabulary":
+def load_vocabulary(directory: Path, config: "ModelConfig", vocab_size: int, mask_threads: int = 1) -> "Vocabulary":
     """The model's tokens for grammars. `vocab_size`: of its logits, which may be more than the tokenizer knows."""
     from tradewind.grammar.matcher import Vocabulary  # here: most engines never need it
 
     tokenizer, defaults = load_text(directory, config)
     tokens = [tokenizer.token_bytes(token) for token in range(vocab_size)]
     special_ids = [token for token in tokenizer.special_ids if token < vocab_size]
-    return Vocabulary(tokens, special_ids, sorted(token for token in defaults.eos_token_ids if token < vocab_size))
+    eos_ids = sorted(token for token in defaults.eos_token_ids if token < vocab_size)
+    return Vocabulary(tokens, special_ids, eos_ids, mask_threads)

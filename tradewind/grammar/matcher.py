@@ -14,45 +14,68 @@ if TYPE_CHECKING:
     Int32s = NDArray[np.int32]
 
 
+_FEW_TOKENS = 2**14  # up to which looking at all is faster than llguidance's shortcuts for the insides of texts
+_EVERYTHING, _NOTHING = -1, 0  # words of a mask
+
+
 class Vocabulary:
     """A model's tokens, as grammars see them. Immutable; takes about half a second to build for 150,000 tokens."""
 
-    def __init__(self, tokens: list[bytes], special_ids: Sequence[int], eos_ids: Sequence[int]) -> None:
-        """`tokens[i]`: the bytes that token i adds to a text; empty for a token that is never to be said."""
-        source = _Source(tokens, special_ids, eos_ids)
-        self._library = llguidance.LLTokenizer(source, eos_token=list(eos_ids) or None)  # type: ignore[arg-type]
-        self.words = -(-len(tokens) // 32)
+    def __init__(
+        self, tokens: list[bytes], special_ids: Sequence[int], eos_ids: Sequence[int], mask_threads: int = 1
+    ) -> None:
+        """`tokens[i]`: the bytes that token i adds to a text; empty for a token that is never to be said.
+
+        `mask_threads`: how many cores are free while masks are computed. With 1 it is the caller's thread that does it.
+        """
+        self._library = llguidance.LLTokenizer(
+            _Source(tokens, special_ids, eos_ids),  # type: ignore[arg-type]
+            eos_token=list(eos_ids) or None,
+            slices=None if len(tokens) > _FEW_TOKENS else [],
+        )
+        self._words = -(-len(tokens) // 32)
+        self._pool = llguidance.LLExecutor(mask_threads) if mask_threads > 1 else None
 
     def begin(self, text: str) -> "Matcher":
         """A matcher at the beginning of a compiled grammar; one in error if it cannot be built after all."""
         return Matcher(llguidance.LLMatcher(self._library, text, log_level=0, limits=new_limits()))
+
+    def masks(self, matchers: "Sequence[Matcher | None]") -> "Int32s":
+        """bits_MW (see TokenMasks): what may be said next. Everything where there is no matcher.
+
+        In an error that is nothing at all, not even an end: what was said so far is not what was asked for.
+        """
+        bits_MW = np.empty((len(matchers), self._words), np.int32)
+        start, stride = bits_MW.ctypes.data, bits_MW.strides[0]
+        asked = [(matcher.library, row) for row, matcher in enumerate(matchers) if matcher is not None]
+        if self._pool is not None and asked:
+            self._pool.unsafe_compute_mask_ptr(asked, start, stride, len(matchers))
+        elif self._pool is None:
+            for library, row in asked:
+                library.unsafe_compute_mask_ptr(start + row * stride, stride)
+        bits_MW[[row for row, matcher in enumerate(matchers) if matcher is None]] = _EVERYTHING
+        bits_MW[[row for library, row in asked if library.is_error()]] = _NOTHING
+        return bits_MW
 
 
 class Matcher:
     """One sequence's place in its grammar."""
 
     def __init__(self, library: llguidance.LLMatcher) -> None:
-        self._library = library
+        self.library = library
 
     def copy(self) -> "Matcher":
         """Another one at the same place. Cheap: what has been compiled is shared."""
-        return Matcher(self._library.deep_copy())
+        return Matcher(self.library.deep_copy())
 
     def advance(self, token: int) -> bool:
         """Take the token that was said; whether more may follow. False also after an error."""
-        return bool(self._library.consume_token(token)) and not self._library.is_stopped()
+        return bool(self.library.consume_token(token)) and not self.library.is_stopped()
 
     @property
     def error(self) -> str | None:
         """Why it cannot go on, where that is not simply the end."""
-        return str(self._library.get_error()).strip() if self._library.is_error() else None
-
-    def fill(self, bits_W: "Int32s") -> None:
-        """Write the mask of what may be said next (see TokenMasks). In an error that is nothing at all, not even an
-        end: what was said so far is not what was asked for."""
-        self._library.unsafe_compute_mask_ptr(bits_W.ctypes.data, bits_W.nbytes)
-        if self._library.is_error():
-            bits_W.fill(0)
+        return str(self.library.get_error()).strip() if self.library.is_error() else None
 
 
 class _Source:

@@ -13,6 +13,7 @@ from tradewind.base.errors import ConfigError
 from tradewind.base.log import fields
 from tradewind.base.units import format_bytes
 from tradewind.config import Config, ModelConfig, RunnerConfig
+from tradewind.kernels import mask_logits as masking
 from tradewind.kernels import native
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.linear.quantisation import Quantisation
@@ -29,6 +30,7 @@ from tradewind.runner.boot import Progress
 from tradewind.runner.machine import bfloat16_feature, cpu_features, usable_cpus
 from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, plan_memory
 from tradewind.runner.runner import DeviceRunner
+from tradewind.runner.sample import SampleOps
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +90,11 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
         warm_up(runner)
         progress("ready", 1.0)
         return runner
-    sample = sampling.choose(device)
+    sample, mask_logits = sampling.choose(device), masking.choose(device, level=level_of(config.runner))
     info = info_of(model, described, ask)
-    info.implementations["sample"] = sample.kind
+    info.implementations.update(sample=sample.kind, mask_logits=mask_logits.kind)
     pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), kv_dtype(spec, config, device), device)
-    runner = DeviceRunner(model, pool, info, sample.run, threads=threads)
+    runner = DeviceRunner(model, pool, info, SampleOps(sample.run, mask_logits.run), threads=threads)
     progress("warming up", 0.0)
     warm_up(runner)
     progress("ready", 1.0)
@@ -104,7 +106,7 @@ def ops_for(config: Config, device: torch.device, spec: ModelSpec) -> Ops:
     return choose_ops(
         device,
         spec.dtype,
-        level=_level(config.runner),
+        level=level_of(config.runner),
         quantisation=quantisation_of(config, device, spec),
         exact=config.runner.exact,
     )
@@ -120,7 +122,8 @@ def quantisation_of(config: Config, device: torch.device, spec: ModelSpec) -> Qu
     return Quantisation(8, 128 if spec.stored.block else 0, is_float=True, stored=True)
 
 
-def _level(config: RunnerConfig) -> str | None:
+def level_of(config: RunnerConfig) -> str | None:
+    """The instruction set that the settings ask for; None for the best."""
     return None if config.instruction_set == "auto" else config.instruction_set
 
 
@@ -171,7 +174,7 @@ def describe(device: torch.device, config: RunnerConfig) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     threads = config.threads or usable_cpus()
-    library = native.load(_level(config))
+    library = native.load(level_of(config))
     kernels = library.level if library.why_not is None else "torch's kernels"
     return f"cpu ({threads} thread{'s' if threads > 1 else ''}, {kernels})"
 

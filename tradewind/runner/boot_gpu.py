@@ -9,6 +9,7 @@ import torch
 from tradewind.base.log import fields
 from tradewind.base.units import format_bytes
 from tradewind.config import Config
+from tradewind.kernels import mask_logits as masking
 from tradewind.kernels import sample as sampling
 from tradewind.kernels import step_inputs
 from tradewind.kernels.gpu.ready import ReadyKernels
@@ -86,12 +87,12 @@ def boot_gpu(
     workspace = measure_workspace(model, ask.max_running, ask.step_tokens, ask.block_tokens, dtype)
     info = info_of(workspace.taken_from(ask, torch.cuda.mem_get_info(device)[0]))
     pool = KVPool.allocate(model.spec.pool_shape(info.num_blocks + 1, info.block_tokens), dtype, device)
-    draw, inputs = sampling.choose_draw(device), step_inputs.choose(device)
-    info.implementations.update(sample=draw.kind, step_inputs=inputs.kind)
+    draw, inputs, mask_logits = sampling.choose_draw(device), step_inputs.choose(device), masking.choose(device)
+    info.implementations.update(sample=draw.kind, step_inputs=inputs.kind, mask_logits=mask_logits.kind)
     graphs = None
     if config.runner.graphs:
         graphs = Graphs(device, GraphBudget(GRAPH_SECONDS, workspace.step_bytes + workspace.graphs_bytes))
-    runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run), graphs, ready)
+    runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run, mask_logits.run), graphs, ready)
     progress("recording graphs", 0.0)
     runner.record(lambda share: progress("recording graphs", share))
     report = runner.report

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tradewind.kernels.gpu.ready import ReadyKernels
+from tradewind.kernels.mask_logits import MaskLogits
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import Rows
 from tradewind.kernels.sample import Draw
-from tradewind.kernels.sample.adjust import Masked
 from tradewind.kernels.step_inputs import SlotTables, StepInputs, StepTensors
 from tradewind.models.decoder import Model
 from tradewind.models.spec import ModelSpec
@@ -31,7 +31,7 @@ from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_b
 from tradewind.runner.graphs import Graphs, GraphsReport
 from tradewind.runner.pending import Done, Finish, Halved, Issued, result_of
 from tradewind.runner.prompt_logprobs import PromptColumns, prompt_columns
-from tradewind.runner.sample import Drawn, draw, masked_rows
+from tradewind.runner.sample import Drawn, Mask, draw, masking
 from tradewind.runner.state import StateRows, StateShape
 from tradewind.runner.step_columns import StepColumns, StepShape
 from tradewind.runner.transfer import to_device, to_host
@@ -45,6 +45,7 @@ class StepOps:
 
     inputs: StepInputs
     draw: Draw
+    mask_logits: MaskLogits
 
 
 class GraphRunner:
@@ -153,7 +154,7 @@ class GraphRunner:
         try:
             prompts = prompt_columns(plan, shape.starts_R, hidden_TD, state, self._model)
             if len(shape.slots_N):
-                drawn = self._draw(shape, masked_rows(plan, masks, state.device))
+                drawn = self._draw(shape, masking(plan, masks, self._ops.mask_logits, state.device))
         except torch.OutOfMemoryError:
             shed |= dict.fromkeys(plan.slots[state.flags_S[plan.slots] != 0].tolist(), _NO_MEMORY)
             shed |= dict.fromkeys(shape.slots_N[plan.masked].tolist(), _NO_MEMORY)
@@ -216,8 +217,8 @@ class GraphRunner:
 
     # --- the second half ---------------------------------------------------------------------------------------------
 
-    def _draw(self, shape: StepShape, masked: Masked | None) -> Drawn:
-        if masked is None and not self._state.flags_S[shape.slots_N].any():
+    def _draw(self, shape: StepShape, mask: Mask | None) -> Drawn:
+        if mask is None and not self._state.flags_S[shape.slots_N].any():
             return self._draw_plainly(shape)
         count = len(shape.slots_N)
 
@@ -225,7 +226,7 @@ class GraphRunner:
             return self._choose(logits_NV)[:count]
 
         logits_NV = self._model.logits(self._last_ND[:count]).contiguous()
-        return draw(logits_NV, shape.slots_N, shape.positions_N, self._state, choose, masked)
+        return draw(logits_NV, shape.slots_N, shape.positions_N, self._state, choose, mask)
 
     def _draw_plainly(self, shape: StepShape) -> Drawn:
         """Of rows that ask for no more than temperature and filters, or are to be treated so."""

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels.pages import KVPool
-from tradewind.kernels.sample import Sample
 from tradewind.models.decoder import Model
 from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.runner.batch import Batch, build_batch
 from tradewind.runner.pending import Done, Finish, Halved, SecondHalf, result_of
 from tradewind.runner.prompt_logprobs import prompt_columns
-from tradewind.runner.sample import choosing, draw, masked_rows
+from tradewind.runner.sample import SampleOps, choosing, draw, masking
 from tradewind.runner.state import StateRows, StateShape
 from tradewind.runner.transfer import to_device
 
@@ -28,12 +27,12 @@ class DeviceRunner:
     """
 
     def __init__(
-        self, model: Model, pool: KVPool, info: RunnerInfo, sample: Sample, *, threads: int | None = None
+        self, model: Model, pool: KVPool, info: RunnerInfo, ops: SampleOps, *, threads: int | None = None
     ) -> None:
         self._model = model
         self._pool: KVPool | None = pool
         self._info = info
-        self._sample = sample
+        self._ops = ops
         self._threads = threads
         shape = StateShape(info.max_running, info.max_model_len, info.block_tokens, info.vocab_size)
         self._state = StateRows(shape, model.device)
@@ -80,9 +79,9 @@ class DeviceRunner:
         def sample(masks: TokenMasks | None) -> Finish:
             drawn = None
             if logits_NV is not None:
-                masked = masked_rows(plan, masks, state.device)
-                choose = choosing(batch.slots_N, batch.positions_N, state, self._sample)
-                drawn = draw(logits_NV, batch.slots_N, batch.positions_N, state, choose, masked)
+                mask = masking(plan, masks, self._ops.mask_logits, state.device)
+                choose = choosing(batch.slots_N, batch.positions_N, state, self._ops.sample)
+                drawn = draw(logits_NV, batch.slots_N, batch.positions_N, state, choose, mask)
             return lambda device_s: result_of(plan.step, drawn, prompts, device_s)
 
         return sample

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tradewind.kernels.mask_logits import Masked, MaskLogits
 from tradewind.kernels.sample import Sample, SampleRows
-from tradewind.kernels.sample.adjust import Masked, adjust, mask
+from tradewind.kernels.sample.adjust import adjust
 from tradewind.kernels.sample.logprobs import top_logprobs
 from tradewind.kernels.sample.random import uniforms
 from tradewind.protocol.plan import StepPlan, TokenMasks
@@ -24,6 +25,14 @@ from tradewind.runner.transfer import to_device, to_host
 Int64s = NDArray[np.int64]
 
 _NOBODY: Int64s = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOps:
+    """The ops of the second half."""
+
+    sample: Sample
+    mask_logits: MaskLogits
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class Drawn:
 
 
 # `choose(logits_NV)`: tokens_N (int64, -1 where the row failed), stored where the next step reads them.
+Mask = Callable[[Tensor], None]  # forbids, in place, what the masks of some rows do not allow
 Choose = Callable[[Tensor], Tensor]
 
 
@@ -70,7 +80,7 @@ def draw(
     positions_N: Int64s,
     state: StateRows,
     choose: Choose,
-    masked: Masked | None = None,
+    mask: Mask | None = None,
 ) -> Drawn:
     """Draw the token at positions_N[n] of each slot, after all that its row asks for.
 
@@ -80,8 +90,8 @@ def draw(
     is_plain = not flags_N.any()
     asking_N = _NOBODY if is_plain else np.flatnonzero(flags_N & LOGPROBS)
     raw_NV = logits_NV[to_device(asking_N, state.device)] if len(asking_N) else None  # a copy
-    if masked is not None:
-        mask(logits_NV, masked)
+    if mask is not None:
+        mask(logits_NV)
     adjustments = None if is_plain else build_adjustments(state, slots_N, positions_N)
     if adjustments is not None:
         adjust(logits_NV, adjustments)
@@ -98,12 +108,13 @@ def draw(
     return Drawn(slots_N, to_host(tokens_N), asking_N, logprobs)
 
 
-def masked_rows(plan: StepPlan, masks: TokenMasks | None, device: torch.device) -> Masked | None:
-    """The masks of a plan's masked rows, on the device; None if it has none."""
+def masking(plan: StepPlan, masks: TokenMasks | None, mask_logits: MaskLogits, device: torch.device) -> Mask | None:
+    """What applies the masks of a plan's masked rows; None if it has none."""
     if masks is None:
         return None
     assert len(masks.bits_MW) == len(plan.masked), (masks.bits_MW.shape, len(plan.masked))
-    return Masked(to_device(plan.masked.astype(np.int64), device), to_device(masks.bits_MW, device))
+    masked = Masked(to_device(plan.masked.astype(np.int64), device), to_device(masks.bits_MW, device))
+    return lambda logits_NV: mask_logits(logits_NV, masked)
 
 
 def choosing(slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Choose:

@@ -10,6 +10,7 @@ import torch
 
 from tradewind.base.errors import NotEnoughMemory
 from tradewind.config import Config
+from tradewind.kernels import mask_logits as masking
 from tradewind.kernels import sample as sampling
 from tradewind.kernels import step_inputs
 from tradewind.kernels.native.library import load as load_native
@@ -21,6 +22,7 @@ from tradewind.runner.boot_device import (
     describe,
     estimate_weights_bytes,
     free_bytes,
+    level_of,
     memory_ask,
     ops_for,
     with_dtype,
@@ -89,7 +91,7 @@ def survey(directory: Path, config: Config) -> Survey:
         plan = plan_memory(ask)
     except NotEnoughMemory as error:
         shortage = error.message
-    chosen = {**ops_for(config, device, spec).chosen, **_around_the_model(device)}
+    chosen = {**ops_for(config, device, spec).chosen, **_around_the_model(device, level_of(config.runner))}
     return Survey(
         device=device,
         described=describe(device, config.runner),
@@ -104,9 +106,12 @@ def survey(directory: Path, config: Config) -> Survey:
     )
 
 
-def _around_the_model(device: torch.device) -> dict[str, Chosen]:
+def _around_the_model(device: torch.device, level: str | None) -> dict[str, Chosen]:
+    mask_logits = masking.choose(device, level=level)
+    masked = {"mask_logits": Chosen(mask_logits.kind, mask_logits.reason)}
     if device.type != "cuda":
         sample = sampling.choose(device)
-        return {"sample": Chosen(sample.kind, sample.reason)}
+        return {"sample": Chosen(sample.kind, sample.reason), **masked}
     draw, inputs = sampling.choose_draw(device), step_inputs.choose(device)
-    return {"step_inputs": Chosen(inputs.kind, inputs.reason), "sample": Chosen(draw.kind, draw.reason)}
+    around = {"step_inputs": Chosen(inputs.kind, inputs.reason), "sample": Chosen(draw.kind, draw.reason)}
+    return {**around, **masked}

@@ -13,7 +13,7 @@ from tradewind.engine.constraints import Constraints
 from tradewind.engine.core import Engine
 from tradewind.grammar.matcher import Vocabulary
 from tradewind.grammar.source import HEAD
-from tradewind.kernels import sample
+from tradewind.kernels import mask_logits, sample
 from tradewind.kernels.pages import KVPool
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model
@@ -22,8 +22,10 @@ from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, 
 from tradewind.protocol.result import PromptLogprobs, TokenLogprobs
 from tradewind.protocol.runner import Pending, Runner
 from tradewind.runner.runner import DeviceRunner
+from tradewind.runner.sample import SampleOps
 from tradewind.scheduler.scheduler import Scheduler
 
+CPU = torch.device("cpu")
 GREEDY = RowSampling(seed=0, temperature=0.0)
 CLOCK = SystemClock()
 
@@ -71,7 +73,7 @@ def make_runner(model: Model, limits: Limits = Limits()) -> DeviceRunner:
         weights_bytes=0,
         kv_bytes=pool.nbytes,
     )
-    return DeviceRunner(model, pool, info, sample.choose(torch.device("cpu")).run)
+    return DeviceRunner(model, pool, info, SampleOps(sample.choose(CPU).run, mask_logits.choose(CPU).run))
 
 
 class Session:

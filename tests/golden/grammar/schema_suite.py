@@ -48,9 +48,7 @@ def accepts(matcher: Matcher, text: str) -> bool:
 
 def allowed(matcher: Matcher) -> "np.ndarray[Any, Any]":
     """The mask, a bool for each byte and the end."""
-    bits_W = np.zeros(BYTES.words, np.int32)
-    matcher.fill(bits_W)
-    return np.unpackbits(bits_W.view(np.uint8), bitorder="little").astype(bool)
+    return np.unpackbits(BYTES.masks([matcher])[0].view(np.uint8), bitorder="little").astype(bool)
 
 
 def draw(matcher: Matcher, rng: random.Random) -> str | None:

@@ -192,6 +192,27 @@ def test_a_grammar_that_cannot_be_built_ends_its_sequence_alone() -> None:
     assert text(tokens[2]) == "exactly this"
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_vocabulary_that_cannot_be_loaded_ends_the_sequences_that_need_it_alone(ahead: bool) -> None:
+    faults = [OSError("no such file")]
+
+    def load() -> Vocabulary:
+        if faults:
+            raise faults.pop()
+        return VOCABULARY
+
+    made = engine(ahead, load)
+    made.add(request(1, FIXED))
+    made.add(request(2))
+    tokens, finishes = run(made)
+    assert finishes[1].reason is FinishReason.ERROR
+    assert "no such file" in finishes[1].message
+    assert tokens[2] == alone(request(2), VOCAB)
+    made.add(request(3, FIXED))
+    tokens, finishes = run(made)
+    assert text(tokens[3]) == "exactly this"
+
+
 def test_too_many_are_refused_one_by_one() -> None:
     made = engine(False, max_running=2)
     made.scheduler._config = SchedulerConfig(max_waiting=1)
@@ -216,8 +237,8 @@ def test_masks_of_nobody_allow_everything() -> None:
     constraints.begin(request(1, FIXED))
     constraints.wait(5.0)
     constraints.ready()
-    bits_MW = constraints.masks(np.array([1, 99], np.int64)).result().bits_MW
-    assert bits_MW.shape == (2, VOCABULARY.words)
+    bits_MW = constraints.masks(np.array([1, 99], np.int64)).bits_MW
+    assert bits_MW.shape == (2, -(-VOCAB // 32))
     assert (bits_MW[1] == -1).all()
     assert [token for token in range(VOCAB) if bits_MW[0, token // 32] >> (token % 32) & 1] == [ord("e")]
     constraints.close()

@@ -82,8 +82,7 @@ def draw(text: str, rng: random.Random) -> str:
     matcher = BYTES.begin(text)
     said = bytearray()
     while True:
-        bits_W = np.zeros(BYTES.words, np.int32)
-        matcher.fill(bits_W)
+        bits_W = BYTES.masks([matcher])[0]
         choices = np.flatnonzero(np.unpackbits(bits_W.view(np.uint8), bitorder="little")).tolist()
         assert choices, (said, matcher.error)
         if EOS_ID in choices and (len(choices) == 1 or rng.random() < 0.3):

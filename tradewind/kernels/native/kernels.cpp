@@ -4,6 +4,7 @@
 // int8_pages: rows of pages are 8-bit numbers and a scale (attention_int8.h), not numbers of dtype.
 // `threads`: how many threads of the OpenMP pool to use. Callers check shapes and types.
 #include "decoder_layers.h"
+#include "mask.h"
 
 #define TW_JOIN2(a, b) a##_##b
 #define TW_JOIN(a, b) TW_JOIN2(a, b)
@@ -100,6 +101,11 @@ TW_EXPORT(tw_silu_mul)
 TW_EXPORT(tw_gather_rows)
 (const void* table, int64_t row_bytes, const void* ids, int ids_are_64, int64_t count, void* out, int threads) {
   gather_rows_of(table, row_bytes, ids, ids_are_64 != 0, count, out, threads);
+}
+
+TW_EXPORT(tw_mask_logits)
+(float* logits, int64_t vocab, const int64_t* rows, int64_t count, const uint32_t* bits, int64_t words, int threads) {
+  mask_logits_of(logits, vocab, rows, count, bits, words, threads);
 }
 
 TW_EXPORT(tw_decoder_layers)

@@ -1,7 +1,8 @@
 """sample: from a row's logits to its next token.
 
 The steps, each of which touches only the rows that ask for it:
-1. `mask` and `adjust` (adjust.py): a grammar's mask, allowed tokens, biases, penalties, on the raw logits;
+1. `mask_logits` (an op of its own) and `adjust` (adjust.py): a grammar's mask, allowed tokens, biases,
+   penalties, on the raw logits;
 2. `sample` (below): temperature, min_p, top_k, top_p, then one draw per row;
 3. `top_logprobs` (logprobs.py): log probabilities and ranks, of the raw logits.
 

@@ -1,21 +1,13 @@
 """What changes a row's logits before its token is chosen: sparse edits and penalties.
 
 Places are flat: row * V + token. Legend: R rows, V vocabulary, E entries, A rows with allowed tokens, P rows with
-penalties, L tokens of history, M rows with a mask, W words of a mask, B its bytes.
+penalties, L tokens of history.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Masked:
-    """`rows_M` (int64): rows that may choose only where their bit of `bits_MW` (int32, little-endian) is set."""
-
-    rows_M: Tensor
-    bits_MW: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +49,6 @@ class Adjustments:
     allowed: Allowed | None = None
     added: Added | None = None
     penalties: Penalties | None = None
-
-
-def mask(logits_RV: Tensor, masked: Masked) -> None:
-    """Forbid, in place, what a mask does not allow. `logits_RV`: float32, contiguous; bits beyond V mean nothing."""
-    shifts_8 = torch.arange(8, dtype=torch.uint8, device=logits_RV.device)
-    bits_MB8 = masked.bits_MW.view(torch.uint8).unsqueeze(2) >> shifts_8 & 1
-    forbidden_MV = bits_MB8.flatten(1)[:, : logits_RV.shape[1]] == 0
-    logits_MV = logits_RV.index_select(0, masked.rows_M).masked_fill_(forbidden_MV, -torch.inf)
-    logits_RV.index_copy_(0, masked.rows_M, logits_MV)
 
 
 def adjust(logits_RV: Tensor, adjustments: Adjustments) -> None:
