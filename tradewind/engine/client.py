@@ -76,8 +76,8 @@ class AsyncEngine:
         self._pace = Pace(SystemClock())
         self._listeners: list[EngineListener] = []
         self._history = History()
-        # Of its own: a schema that takes long holds up other schemas, and nothing else.
-        self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        # Threads of their own, and two, so that a schema that takes long does not hold up all others.
+        self._compilers = ThreadPoolExecutor(2, thread_name_prefix="grammar")
         self._draining = False
         self._works = 0  # that are open: see `work`
         self._all_done: asyncio.Future[None] | None = None

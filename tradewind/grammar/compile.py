@@ -18,7 +18,13 @@ _NAMES = ("json", "json_object", "regex", "choice", "grammar")
 
 def new_limits() -> llguidance.LLParserLimits:
     """What one grammar may cost, in llguidance's own units: some 20 ms to build, and as much for a token's mask."""
-    return llguidance.LLParserLimits(max_grammar_size=100_000, max_lexer_states=100_000, verbose_errors=False)
+    return llguidance.LLParserLimits(
+        max_grammar_size=100_000,
+        max_lexer_states=100_000,
+        step_max_items=20_000,
+        step_lexer_fuel=100_000,
+        verbose_errors=False,
+    )
 
 
 # Special tokens that grammars of ours name. A model that writes them has them; what is proved here needs no more.

@@ -14,7 +14,7 @@ MAX_SCHEMAS = 5000
 MAX_PROPERTIES = 500  # of one object: the cost of building grows with their square
 MAX_VALUES = 5000  # of all enums together
 MAX_MULTIPLE = 10_000  # the least common one of all: an automaton has as many states
-_SEARCH_S = 0.05  # how long parts are compiled on their own to find a fault
+_SEARCH_S = 0.02  # how long parts are compiled on their own to find a fault
 _SHOWN = 200  # characters of a pointer
 
 _ONE = (

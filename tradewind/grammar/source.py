@@ -9,6 +9,7 @@ import msgspec
 from llguidance.gbnf_to_lark import any_to_lark
 
 from tradewind.base.errors import RequestError
+from tradewind.grammar.rewrite import rewrite
 from tradewind.protocol.sampling import StructuredOutputs
 
 MAX_CHOICES = 4000
@@ -62,7 +63,7 @@ def lark_of(asked: StructuredOutputs, schema: Schema | None, field: str) -> str:
 
 def json_rule(schema: Schema, asked: StructuredOutputs | None = None) -> str:
     """What stands for the JSON texts of a schema in a rule. `asked` may say something about spaces."""
-    return f"%json {json.dumps(_with_spaces(schema, asked or StructuredOutputs()))}"
+    return f"%json {json.dumps(_with_spaces(rewrite(schema), asked or StructuredOutputs()))}"
 
 
 def _with_spaces(schema: Schema, asked: StructuredOutputs) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_texts(text: str, asked: dict[str, Any], accepted: bool) -> None:
 @pytest.mark.parametrize(
     ("schema", "pointer"),
     [
-        ({"properties": {"a/b": {"items": {"not": {"type": "string"}}}}}, "/properties/a~1b/items/not"),
+        ({"properties": {"a/b": {"items": {"not": {"pattern": "a"}}}}}, "/properties/a~1b/items/not"),
         ({"properties": {"a": {"type": "string", "pattern": "(?=a)b"}}}, "/properties/a/pattern"),
         ({"properties": {"a": {"type": "strin"}}}, "/properties/a/type"),
         ({"properties": {"a": {"type": "string", "format": "color"}}}, "/properties/a/format"),
@@ -81,8 +81,10 @@ def test_texts(text: str, asked: dict[str, Any], accepted: bool) -> None:
         ({"properties": {"a": {"$ref": "file:///etc/passwd"}}}, "/properties/a"),
         ({"properties": {"a": {"$ref": "https://example.com/schema"}}}, "/properties/a"),
         ({"$defs": {"x": {"uniqueItems": True, "type": "array"}}, "$ref": "#/$defs/x"}, "/$defs/x/uniqueItems"),
-        ({"anyOf": [{"type": "null"}, {"type": "array", "contains": {}}]}, "/anyOf/1/contains"),
+        ({"anyOf": [{"type": "null"}, {"type": "array", "contains": {"type": "null"}}]}, "/anyOf/1/contains"),
         ({"type": "object", "minProperties": 2}, "/minProperties"),
+        ({"properties": {"a": {"oneOf": [{"pattern": "a"}, {"pattern": "b"}]}}}, "/properties/a/oneOf"),
+        ({"if": {"pattern": "a"}, "then": {"minLength": 3}}, "/if"),
     ],
 )
 def test_a_fault_is_named_by_its_pointer(schema: dict[str, Any], pointer: str) -> None:
@@ -147,6 +149,21 @@ BOMBS: dict[str, dict[str, Any]] = {
     "several multipleOf": {"json": {"allOf": [{"type": "integer", "multipleOf": n} for n in (9973, 9967, 9949)]}},
     "lengths": {"json": {"type": "string", "minLength": 10**9, "maxLength": 10**9}},
     "items": {"json": {"type": "array", "items": _deep(8), "minItems": 10**9}},
+    "negations": {"json": {"not": {"anyOf": [{"not": {"enum": [f"{i}{j}" for j in range(70)]}} for i in range(70)]}}},
+    "kinds": {"json": {"oneOf": [{"properties": {"k": {"const": i}}, "required": ["k"]} for i in range(2000)]}},
+    "other texts": {"json": {"type": "string", "not": {"enum": [f"{i * 7919 % 10007}" for i in range(4999)]}}},
+    "circle": {"json": {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}, {"type": "string"}]}}, "$ref": "#/$defs/a"}},
+    "tree": {
+        "json": {
+            "$defs": {"a": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/a"}}] * 50}},
+            "$ref": "#/$defs/a",
+        }
+    },
+    "megabyte": {"json": {"enum": ["x" * 2**20]}},
+    "long enum": {"json": {"enum": ["x" * 2**12 + str(i) for i in range(60)]}},
+    "pattern": {"json": {"type": "string", "pattern": "^(a{1,1000}){1,1000}$"}},
+    "repeats": {"regex": "(a{1,1000}){1,1000}"},
+    "choices": {"choice": [f"{i * 7919 % 100003:05}" * 10 for i in range(4000)]},
     "regex": {"regex": "(((x{999}){999}){999}){999}"},
     "regex states": {"regex": "(.*a.{300}){3}"},
     "regex depth": {"regex": "(" * 20000 + "x" + ")" * 20000},
