@@ -69,8 +69,9 @@ class Drawn:
     logprobs: LogprobColumns | None
 
 
+# `mask(logits_NV)` forbids, in place, what the masks of some rows do not allow.
+Mask = Callable[[Tensor], None]
 # `choose(logits_NV)`: tokens_N (int64, -1 where the row failed), stored where the next step reads them.
-Mask = Callable[[Tensor], None]  # forbids, in place, what the masks of some rows do not allow
 Choose = Callable[[Tensor], Tensor]
 
 

@@ -152,7 +152,7 @@ def test_memory_that_runs_out_for_masks_sheds_their_rows(model: Model, monkeypat
     def no_memory(*_arguments: object) -> object:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(graph_runner, "masked_rows", no_memory)
+    monkeypatch.setattr(graph_runner, "masking", no_memory)
     work = [msgspec.structs.replace(one, sampling=GREEDY) for one in masked_requests(model.spec.vocab)]
     answers = constrained_tokens(make_graph_runner(model, budget=PLENTY), work)
     alone = constrained_tokens(make_runner(model, LIMITS), [one for one in work if one.grammar is None])

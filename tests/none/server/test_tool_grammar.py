@@ -62,8 +62,7 @@ def draw_messages(text: str, rng: random.Random) -> str:
     """As `draw`, by a model whose marks are tokens of their own; its reasoning is short."""
     matcher, said = MARKS.begin(text), ""
     while True:
-        bits_W = np.zeros(MARKS.words, np.int32)
-        matcher.fill(bits_W)
+        bits_W = MARKS.masks([matcher])[0]
         choices = np.flatnonzero(np.unpackbits(bits_W.view(np.uint8), bitorder="little")).tolist()
         assert choices, (said, matcher.error)
         marks = [token for token in choices if token > EOS_ID]
