@@ -110,6 +110,8 @@ def _check_ids(name: str, ids: list[int] | None, vocab_size: int) -> None:
         return
     if not isinstance(ids, list):
         raise RequestError(f"{name} must be a list of token ids, not {ids!r}", field=name)
+    if len(ids) > vocab_size:
+        raise RequestError(f"{name} has {len(ids)} ids, more than there are tokens ({vocab_size})", field=name)
     for token in ids:
         _check_id(name, token, vocab_size)
 

@@ -15,6 +15,7 @@ from tradewind.server.errors import BodyTimeout, Disconnected, UnsupportedMediaT
 
 Body = TypeVar("Body", bound=BaseModel)
 
+MAX_FIELDS = 1024
 PAUSE_TIMEOUT_S = 30.0  # a client that sends nothing for so long in the middle of its body is given up
 
 
@@ -81,10 +82,12 @@ def validate(model: type[Body], value: Any) -> Body:
     """`value` as `model`, or RequestError for the fault that lies deepest in it."""
     if not isinstance(value, dict):
         raise RequestError(f"the body must be a JSON object, not {_shown(value)}")
+    if len(value) > MAX_FIELDS:
+        raise RequestError(f"the body has {len(value)} fields; at most {MAX_FIELDS} are allowed")
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False)
         faults = [(_steps(detail, value), detail) for detail in details]
         deepest = max(len(steps) for steps, _ in faults)
         steps = next(steps for steps, _ in faults if len(steps) == deepest)
@@ -111,7 +114,10 @@ def _sentence(steps: list[str | int], details: list[ErrorDetails]) -> str:
     if details[0]["type"] == "missing":
         return f"{path} is missing"
     for detail in details:
-        if detail["type"] in ("too_long", "too_short"):
+        if detail["type"] == "too_long":
+            context = detail["ctx"]
+            return f"{path} has {context['actual_length']} entries; at most {context['max_length']} are allowed"
+        if detail["type"] == "too_short":
             return f"{path}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
     wanted: dict[str, None] = {}
     for detail in details:

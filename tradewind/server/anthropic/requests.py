@@ -5,16 +5,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tradewind.protocol.validate import MAX_TEMPERATURE
-from tradewind.server.openai.requests import MAX_MESSAGES, Loose, ModelRequest, Settings, within
+from tradewind.server.openai.requests import MAX_TOOLS, Items, Loose, ModelRequest, Settings, within
 
-Blocks = list[dict[str, Any]]
+Blocks = Items[dict[str, Any]]
 
 
 class Turn(Loose):
     """One message. The blocks of its content are looked at one by one."""
 
     role: Literal["user", "assistant"]
-    content: str | Annotated[Blocks, Field(max_length=MAX_MESSAGES)]
+    content: str | Blocks
 
 
 class CustomTool(Loose):
@@ -57,9 +57,9 @@ class OutputConfig(Settings):
 class CountRequest(ModelRequest):
     """`POST /v1/messages/count_tokens`."""
 
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[Items[Turn], Field(min_length=1)]
     system: str | Blocks | None = None
-    tools: list[CustomTool] | None = None
+    tools: Annotated[list[CustomTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -69,7 +69,7 @@ class MessagesRequest(CountRequest):
     """`POST /v1/messages`."""
 
     max_tokens: Annotated[int, Field(json_schema_extra={"minimum": 1})]
-    stop_sequences: list[Annotated[str, Field(json_schema_extra={"minLength": 1})]] | None = None
+    stop_sequences: Items[Annotated[str, Field(json_schema_extra={"minLength": 1})]] | None = None
     temperature: float | None = within(minimum=0, maximum=MAX_TEMPERATURE)
     top_p: float | None = within(exclusiveMinimum=0, maximum=1)
     top_k: int | None = within(minimum=-1)

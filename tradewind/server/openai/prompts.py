@@ -47,10 +47,10 @@ def _text_or_ids(entry: Any, path: str) -> TextOrIds:
 def _ids(entry: list[Any], path: str) -> list[int]:
     if not entry:
         raise RequestError(f"{path} should hold at least one token id", field=path)
-    for index, token in enumerate(entry):
-        if not _is_id(token):
-            where = f"{path}[{index}]"
-            raise RequestError(f"{where} should be a token id (a whole number), not {str(token)[:40]!r}", field=where)
+    if set(map(type, entry)) != {int}:
+        index, token = next((index, token) for index, token in enumerate(entry) if not _is_id(token))
+        where = f"{path}[{index}]"
+        raise RequestError(f"{where} should be a token id (a whole number), not {str(token)[:40]!r}", field=where)
     return entry
 
 

@@ -4,9 +4,9 @@ Ranges are only told here, for the OpenAPI document: `tradewind.engine` checks t
 Fields that are unknown are kept by name in `ignored`, and the answer says so.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from tradewind.protocol.validate import (
     MAX_BAD_WORD_CHARS,
@@ -19,18 +19,35 @@ from tradewind.protocol.validate import (
     MIN_REPETITION_PENALTY,
 )
 
+Item = TypeVar("Item")
+
+MAX_ITEMS = 10_000
+MAX_TOKEN_IDS = 2**20
+MAX_TOOLS = 128
+FORMATS = ("text", "json_object", "json_schema")
+TOOL_CHOICES = ("auto", "none", "required")
+TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+_STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS}
+
+# A list of millions of wrong entries would be as many errors, which nobody reads and which take a minute to make.
+Items = Annotated[list[Item], Field(fail_fast=True, max_length=MAX_ITEMS)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_TOKEN_IDS)]
+
+
+def _check_size(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_ITEMS:
+        raise ValueError(f"at most {MAX_ITEMS} entries")
+    return value
+
+
+Bias = Annotated[float, Field(json_schema_extra={"minimum": -100, "maximum": 100})]
+Biases = Annotated[dict[str, Bias], BeforeValidator(_check_size)]
+
 
 def within(**bounds: Any) -> Any:
     """A field that may be left out, whose bounds the document tells in JSON Schema's words."""
     return Field(None, json_schema_extra=bounds)
 
-
-MAX_MESSAGES = 10_000
-FORMATS = ("text", "json_object", "json_schema")
-TOOL_CHOICES = ("auto", "none", "required")
-TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
-TokenIds = list[TokenId]
-_STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS}
 
 Prompt = Annotated[
     Any,
@@ -113,7 +130,7 @@ class StructuredOutputFields(Loose):
     json_: dict[str, Any] | bool | str | None = Field(None, alias="json")
     json_object: bool | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Items[str] | None = None
     grammar: str | None = None
     disable_any_whitespace: bool | None = None
     whitespace_pattern: str | None = None
@@ -133,17 +150,15 @@ class GenerationRequest(ModelRequest):
     presence_penalty: float | None = within(minimum=-MAX_PENALTY, maximum=MAX_PENALTY)
     frequency_penalty: float | None = within(minimum=-MAX_PENALTY, maximum=MAX_PENALTY)
     repetition_penalty: float | None = within(minimum=MIN_REPETITION_PENALTY, maximum=1000)
-    logit_bias: dict[str, Annotated[float, Field(json_schema_extra={"minimum": -100, "maximum": 100})]] | None = within(
-        propertyNames={"pattern": "^[0-9]{1,10}$"}
-    )
+    logit_bias: Biases | None = within(propertyNames={"pattern": "^[0-9]{1,10}$"})
     allowed_token_ids: TokenIds | None = within(minItems=1)
     bad_words: (
-        list[Annotated[str, Field(json_schema_extra={"pattern": "\\S", "maxLength": MAX_BAD_WORD_CHARS})]] | None
+        Items[Annotated[str, Field(json_schema_extra={"pattern": "\\S", "maxLength": MAX_BAD_WORD_CHARS})]] | None
     ) = within(maxItems=MAX_BAD_WORDS)
     min_tokens: int | None = within(minimum=0)
     max_tokens: int | None = within(minimum=1)
     stop: Annotated[
-        str | list[str] | None,
+        str | Items[str] | None,
         WithJsonSchema(
             {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS}, {"type": "null"}]}
         ),
@@ -198,7 +213,7 @@ class Message(Loose):
     """One turn. Fields that are not listed go to the chat template as they came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[ContentPart], Field(max_length=MAX_MESSAGES)] | None = None
+    content: str | Items[ContentPart] | None = None
     name: str | None = None
 
 
@@ -234,7 +249,7 @@ class NamedToolChoice(Settings):
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[Items[Message], Field(min_length=1)]
     logprobs: bool | None = None
     top_logprobs: int | None = within(minimum=0)
     max_completion_tokens: int | None = within(minimum=1)
@@ -244,7 +259,7 @@ class ChatRequest(GenerationRequest):
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
-    tools: list[ToolDefinition] | None = None
+    tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Annotated[str, Field(json_schema_extra={"enum": list(TOOL_CHOICES)})] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
@@ -253,7 +268,7 @@ class TokenizeRequest(ModelRequest):
     """`POST /tokenize`: a text, or a conversation."""
 
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    messages: Annotated[Items[Message], Field(min_length=1)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

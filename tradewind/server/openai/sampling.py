@@ -25,6 +25,7 @@ _REFUSED = {
     "guided_grammar": "guided decoding under this name (see structured_outputs)",
     "functions": "function calling under its old name (see tools)",
     "function_call": "function calling under its old name (see tool_choice)",
+    "chat_template": "a chat template of the request's own (the server has one, see --chat-template)",
     "audio": "audio",
     "web_search_options": "web search",
     "prompt_embeds": "prompt embeddings",

@@ -1,6 +1,7 @@
 """`POST /tokenize` and `/detokenize`, in vLLM's shapes."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +12,9 @@ from tradewind.server.openai.prompts import Conversation, encode, encode_chat
 from tradewind.server.openai.requests import DetokenizeRequest, TokenizeRequest
 from tradewind.server.service import Service
 from tradewind.server.sse import JsonAnswer
+
+if TYPE_CHECKING:
+    from tradewind.engine.client import AsyncEngine
 
 
 async def tokenize(service: Service, request: Request) -> Response:
@@ -40,10 +44,14 @@ async def tokenize(service: Service, request: Request) -> Response:
 async def detokenize(service: Service, request: Request) -> Response:
     """Token ids as text, special tokens included."""
     asked, _, _ = await enter(service, request, DetokenizeRequest)
-    vocab_size = service.engine.ready.vocab_size
-    for index, token in enumerate(asked.tokens):
+    text = await asyncio.to_thread(_decode, service.engine, asked.tokens)
+    return JsonAnswer({"prompt": text})
+
+
+def _decode(engine: "AsyncEngine", tokens: list[int]) -> str:
+    vocab_size = engine.ready.vocab_size
+    for index, token in enumerate(tokens):
         if not 0 <= token < vocab_size:
             field = f"tokens[{index}]"
             raise RequestError(f"{field}: {token} is not a token id; they are 0 to {vocab_size - 1}", field=field)
-    text = await asyncio.to_thread(service.engine.tokenizer.decode, asked.tokens, skip_special_tokens=False)
-    return JsonAnswer({"prompt": text})
+    return engine.tokenizer.decode(tokens, skip_special_tokens=False)

@@ -7,8 +7,6 @@ from tradewind.base.errors import RequestError
 from tradewind.server.openai.requests import TOOL_CHOICES, ChatRequest, NamedToolChoice, ToolDefinition
 from tradewind.text.tool_formats import Tool, instructions
 
-MAX_TOOLS = 128
-
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
@@ -60,8 +58,6 @@ def tool_use(request: ChatRequest) -> ToolUse | None:
 
 
 def _tools(definitions: list[ToolDefinition]) -> list[Tool]:
-    if len(definitions) > MAX_TOOLS:
-        raise RequestError(f"there are {len(definitions)} tools; at most {MAX_TOOLS} are allowed", field="tools")
     tools: dict[str, Tool] = {}
     for index, definition in enumerate(definitions):
         function = definition.function
