@@ -9,6 +9,9 @@ import pytest
 from browser import CHROMIUM, Browser, Page
 from live import Program
 
+from tradewind.server.key_file import add_key
+from tradewind.server.keys import Rates
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 ESCAPE, ENTER, RIGHT = ("Escape", 27), ("Enter", 13), ("ArrowRight", 39)
@@ -38,7 +41,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, served: Program, **how: object) -> Page:
     """The page, with the key in its field."""
     page = browser.open(served.url + "/", **how)  # type: ignore[arg-type]
-    page.until("document.querySelector('#engine-notice').textContent.includes('API key')")
+    page.until("!document.querySelector('#locked').hidden")
     page.type("#key", KEY)
     page.until("document.querySelector('#model').value == 'tiny'")
     assert page.run("sessionStorage.getItem('tradewind.key')") == KEY
@@ -202,3 +205,84 @@ def test_the_state_has_a_small_size_and_programs_get_json(served: Program) -> No
     request = urllib.request.Request(served.url + "/engine/state", headers={"authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request) as answer:
         assert len(answer.read()) < 8192
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Program, str]]:
+    """The built-in model on the CPU, behind a file of keys, and one of them."""
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    key = add_key(keys, "alice", Rates(concurrency=2))
+    options = ("--device", "cpu", "--threads", "1", "--memory-bytes", "16MiB", "--api-key-file", str(keys))
+    program = Program("demo", *options)
+    yield program, key
+    program.close()
+
+
+def entered(browser: Browser, demo: tuple[Program, str], **how: object) -> Page:
+    """The page, with a key that was asked for and typed."""
+    program, key = demo
+    page = browser.open(program.url + "/", **how)  # type: ignore[arg-type]
+    page.until("!document.querySelector('#locked').hidden")
+    page.click("#enter-key")
+    assert page.run("document.activeElement.id") == "key"
+    page.send("Input.insertText", text=key)
+    page.until("document.querySelector('#model').value == 'demo' && document.querySelector('#locked').hidden")
+    return page
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_key_is_asked_for_where_it_is_wanted(browser: Browser, demo: tuple[Program, str], width: int) -> None:
+    page = browser.open(demo[0].url + "/", width=width, height=840)
+    page.until("!document.querySelector('#locked').hidden")
+    assert "wants an API key" in text_of(page, "#locked")
+    ask(page, "Hello")
+    page.until("document.querySelector('.message .error') !== null")
+    assert "API key" in text_of(page, ".message .error")
+    page.click("#enter-key")
+    page.send("Input.insertText", text="tw-0-wrong")
+    page.until("document.querySelector('#locked-text').textContent.includes('does not know')")
+    page.run("document.querySelector('#key').select()")
+    page.send("Input.insertText", text=demo[1])
+    page.until("document.querySelector('#locked').hidden")
+    page.press(*ENTER)
+    assert page.run("document.activeElement.id") == "question"
+    assert page.run(WIDTH) <= width
+    page.click("#retry")
+    page.until(ANSWERED)
+    assert page.run("document.querySelector('.message.assistant .error')") is None
+
+
+def test_an_answer_in_json_keeps_to_the_schema_and_is_laid_out(browser: Browser, demo: tuple[Program, str]) -> None:
+    page = entered(browser, demo)
+    set_value(page, "#format", "json_schema")
+    assert page.run("document.querySelector('#schema').offsetHeight") > 100
+    set_value(page, "#schema", json.dumps({"type": "object", "properties": {"age": {"type": "integer", "maximum": 99}},
+                                           "required": ["age"], "additionalProperties": False}))  # fmt: skip
+    ask(page, "How old is the fox?")
+    page.until(ANSWERED)
+    said = text_of(page, ".message.assistant .body pre")
+    assert list(json.loads(said)) == ["age"]
+    assert "\n" in said
+    set_value(page, "#schema", '{"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}}')
+    ask(page, "And now?")
+    page.until("document.querySelector('.message .error') !== null")
+    assert "/properties/a/uniqueItems" in text_of(page, ".message .error")
+    assert page.complaints() == [each for each in page.complaints() if "400" in each or "401" in each]
+
+
+def test_a_tool_is_called_answered_and_the_conversation_goes_on(browser: Browser, demo: tuple[Program, str]) -> None:
+    page = entered(browser, demo)
+    page.click("#tools-example")
+    set_value(page, "#tool_choice", "required")
+    ask(page, "What is the weather in Paris?")
+    page.until("document.querySelector('.call .reply input') !== null")
+    assert text_of(page, ".call header") == "get_weather()"
+    assert "city" in json.loads(text_of(page, ".call pre"))
+    assert "calls a tool" in text_of(page, ".foot")
+    assert page.run("document.querySelector('.message.assistant .body').offsetHeight") == 0
+    set_value(page, "#tool_choice", "auto")
+    set_value(page, "#max_tokens", "8")
+    page.type(".call .reply input", "rain")
+    page.press(*ENTER)
+    page.until("document.querySelectorAll('.message.assistant .foot button').length == 2")
+    assert page.run("document.querySelectorAll('.message .error').length") == 0

@@ -36,7 +36,18 @@ async function loadModels(state) {
   }
 }
 
+function showLock(isLocked) {
+  byId("locked").hidden = !isLocked;
+  if (isLocked) setText(byId("locked-text"), byId("key").value.trim() ? "The server does not know this API key." : "This server wants an API key.");
+}
+
+function enterKey() {
+  if (!byId("key").offsetParent) showView("settings"); // on a small screen
+  byId("key").focus();
+}
+
 function showIdentity(state) {
+  showLock(Boolean(state.isLocked));
   byId("status").dataset.status = state.status;
   setText(byId("status"), state.status);
   if (!state.model) return;
@@ -65,5 +76,11 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => engi
 for (const button of document.querySelectorAll("[data-show]")) {
   button.addEventListener("click", () => showView(button.dataset.show));
 }
+byId("enter-key").addEventListener("click", enterKey);
+byId("key").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  if (!byId("question").offsetParent) showView("chat");
+  byId("question").focus();
+});
 showView(innerWidth < 860 ? "chat" : "engine");
 engine.look();

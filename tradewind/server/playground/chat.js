@@ -92,7 +92,7 @@ export class Chat {
       await streamChat({ ...requestFields(), messages }, this.aborter.signal, (id, ignored) => answer.start(id, ignored), (chunk) => answer.take(chunk));
     } catch (error) {
       if (error.name === "AbortError") answer.finish = "stopped";
-      else view.error(error.message);
+      else view.error(error.status === 401 ? "No answer without an API key that the server knows." : error.message);
     }
     this.aborter = null;
     answer.end((call, text) => this.#reply(call, text));

@@ -34,9 +34,9 @@ export class EngineView {
     try {
       this.#show(await getJson("/engine/state"));
     } catch (error) {
-      setText(byId("engine-notice"), error.status === 401 ? "The server wants an API key: see Settings." : `No news of the engine: ${error.message}.`);
+      setText(byId("engine-notice"), error.status === 401 ? "The engine is shown with an API key only." : `No news of the engine: ${error.message}.`);
       this.before = null;
-      this.onState({ status: error.status ? "ready" : "unreachable" });
+      this.onState({ status: error.status ? "ready" : "unreachable", isLocked: error.status === 401 });
     }
     this.isLooking = false;
     this.timer = setTimeout(() => this.look(), PERIOD_MS);

@@ -49,10 +49,13 @@ export class MessageView {
     this.thoughts.append(text);
   }
 
-  /** All is said: fenced code becomes a block, unless every token is to be seen. */
+  /** All is said: fenced code becomes a block, and JSON is laid out, unless every token is to be seen. */
   settle() {
     this.waiting = false;
-    if (this.body.querySelector(".token") || !this.text.includes("```")) return;
+    if (this.body.querySelector(".token")) return;
+    const json = asJson(this.text);
+    if (json !== null) this.body.replaceChildren(element("pre", {}, element("code", {}, json)));
+    if (json !== null || !this.text.includes("```")) return;
     const parts = this.text.split(/^```[^\n]*\n?/m);
     this.body.replaceChildren(
       ...parts.map((part, index) => (index % 2 ? element("pre", {}, element("code", {}, part.trimEnd())) : part.replace(/^\n+|\n+$/g, ""))),
@@ -82,7 +85,7 @@ export class MessageView {
     if (firstMs !== null) parts.push(`first after ${duration(firstMs / 1000)}`);
     const seconds = (totalMs - (firstMs ?? 0)) / 1000;
     if (usage?.completion_tokens > 1 && seconds > 0) parts.push(`${number((usage.completion_tokens - 1) / seconds)} tok/s`);
-    if (finish && finish !== "stop") parts.push({ length: "cut at max tokens", stopped: "stopped" }[finish] ?? finish);
+    if (finish && finish !== "stop") parts.push({ length: "cut at max tokens", stopped: "stopped", tool_calls: "calls a tool" }[finish] ?? finish);
     this.foot.replaceChildren(...parts.map((part) => element("span", {}, part)));
     if (requestId) this.foot.append(this.#timelineButton(requestId));
   }
@@ -118,11 +121,15 @@ function callCard(call, onReply) {
   return card;
 }
 
-function pretty(text) {
+/** A JSON object or list on several lines; null for any other text. */
+function asJson(text) {
+  if (!/^\s*[{[]/.test(text)) return null;
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
   } catch {
-    return text ?? "";
+    return null;
   }
 }
+
+const pretty = (text) => asJson(text ?? "") ?? text ?? "";
 
