@@ -27,6 +27,8 @@ BODIES: dict[str, tuple[str, str, str]] = {
     "prompt ids": (TEXT, '{"prompt": [MANY, "a"]}', "1"),
     "turns": (MESSAGE_ROUTE, '{"max_tokens": 1, "messages": [MANY]}', "1"),
     "blocks": (MESSAGE_ROUTE, '{"max_tokens": 1, "messages": [], "system": [MANY]}', "1"),
+    "items": ("/v1/responses", '{"input": [MANY]}', "1"),
+    "functions": ("/v1/responses", '{"input": "a", "tools": [MANY]}', "1"),
     "tokens": ("/detokenize", '{"tokens": [MANY]}', '""'),
 }
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tradewind.protocol.validate import MAX_TEMPERATURE
-from tradewind.server.openai.requests import MAX_TOOLS, Items, Loose, ModelRequest, Settings, within
+from tradewind.server.openai.requests import MAX_TOOLS, Bounded, Loose, ModelRequest, Settings, within
 
-Blocks = Items[dict[str, Any]]
+Blocks = Bounded[dict[str, Any]]
 
 
 class Turn(Loose):
@@ -57,7 +57,7 @@ class OutputConfig(Settings):
 class CountRequest(ModelRequest):
     """`POST /v1/messages/count_tokens`."""
 
-    messages: Annotated[Items[Turn], Field(min_length=1)]
+    messages: Annotated[Bounded[Turn], Field(min_length=1)]
     system: str | Blocks | None = None
     tools: Annotated[list[CustomTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
@@ -69,7 +69,7 @@ class MessagesRequest(CountRequest):
     """`POST /v1/messages`."""
 
     max_tokens: Annotated[int, Field(json_schema_extra={"minimum": 1})]
-    stop_sequences: Items[Annotated[str, Field(json_schema_extra={"minLength": 1})]] | None = None
+    stop_sequences: Bounded[Annotated[str, Field(json_schema_extra={"minLength": 1})]] | None = None
     temperature: float | None = within(minimum=0, maximum=MAX_TEMPERATURE)
     top_p: float | None = within(exclusiveMinimum=0, maximum=1)
     top_k: int | None = within(minimum=-1)

@@ -30,7 +30,7 @@ TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
 _STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS}
 
 # A list of millions of wrong entries would be as many errors, which nobody reads and which take a minute to make.
-Items = Annotated[list[Item], Field(fail_fast=True, max_length=MAX_ITEMS)]
+Bounded = Annotated[list[Item], Field(fail_fast=True, max_length=MAX_ITEMS)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_TOKEN_IDS)]
 
 
@@ -130,7 +130,7 @@ class StructuredOutputFields(Loose):
     json_: dict[str, Any] | bool | str | None = Field(None, alias="json")
     json_object: bool | None = None
     regex: str | None = None
-    choice: Items[str] | None = None
+    choice: Bounded[str] | None = None
     grammar: str | None = None
     disable_any_whitespace: bool | None = None
     whitespace_pattern: str | None = None
@@ -153,12 +153,12 @@ class GenerationRequest(ModelRequest):
     logit_bias: Biases | None = within(propertyNames={"pattern": "^[0-9]{1,10}$"})
     allowed_token_ids: TokenIds | None = within(minItems=1)
     bad_words: (
-        Items[Annotated[str, Field(json_schema_extra={"pattern": "\\S", "maxLength": MAX_BAD_WORD_CHARS})]] | None
+        Bounded[Annotated[str, Field(json_schema_extra={"pattern": "\\S", "maxLength": MAX_BAD_WORD_CHARS})]] | None
     ) = within(maxItems=MAX_BAD_WORDS)
     min_tokens: int | None = within(minimum=0)
     max_tokens: int | None = within(minimum=1)
     stop: Annotated[
-        str | Items[str] | None,
+        str | Bounded[str] | None,
         WithJsonSchema(
             {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOP_STRINGS}, {"type": "null"}]}
         ),
@@ -213,7 +213,7 @@ class Message(Loose):
     """One turn. Fields that are not listed go to the chat template as they came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Items[ContentPart] | None = None
+    content: str | Bounded[ContentPart] | None = None
     name: str | None = None
 
 
@@ -249,7 +249,7 @@ class NamedToolChoice(Settings):
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[Items[Message], Field(min_length=1)]
+    messages: Annotated[Bounded[Message], Field(min_length=1)]
     logprobs: bool | None = None
     top_logprobs: int | None = within(minimum=0)
     max_completion_tokens: int | None = within(minimum=1)
@@ -268,7 +268,7 @@ class TokenizeRequest(ModelRequest):
     """`POST /tokenize`: a text, or a conversation."""
 
     prompt: str | None = None
-    messages: Annotated[Items[Message], Field(min_length=1)] | None = None
+    messages: Annotated[Bounded[Message], Field(min_length=1)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

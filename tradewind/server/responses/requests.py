@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tradewind.server.openai.requests import Loose, ModelRequest
+from tradewind.server.openai.requests import MAX_TOOLS, Bounded, Loose, ModelRequest
 
-Items = list[dict[str, Any]]
+Items = Bounded[dict[str, Any]]
 
 LOGPROBS = "message.output_text.logprobs"
 _INCLUDABLE = Literal[
@@ -76,13 +76,13 @@ class ResponsesRequest(ModelRequest):
     stream: bool | None = None
     store: bool | None = None
     background: bool | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    include: list[_INCLUDABLE] | None = None
+    include: Bounded[_INCLUDABLE] | None = None
     top_logprobs: int | None = None
     max_output_tokens: int | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -103,7 +103,7 @@ class ResponsesRequest(ModelRequest):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Bounded[str] | None = None
     ignore_eos: bool | None = None
     priority: int | None = None
     cache_salt: str | None = None
