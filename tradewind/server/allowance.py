@@ -23,6 +23,10 @@ Limit = Literal["requests", "tokens", "concurrency"]
 LIMITS: tuple[Limit, ...] = ("requests", "tokens", "concurrency")
 Headers = list[tuple[bytes, bytes]]
 
+RATE_HEADERS = tuple(
+    f"x-ratelimit-{what}-{name}" for name in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+)
+
 MINUTE_S = 60.0
 CONCURRENCY_RETRY_S = 1.0  # nobody knows when a request of the caller's will end
 MAX_LABELS = 256

@@ -16,6 +16,7 @@ from tradewind import __version__
 from tradewind.base.errors import NotFound, RequestError, TradewindError
 from tradewind.config import ServerConfig
 from tradewind.server import engine_state, system
+from tradewind.server.allowance import RATE_HEADERS
 from tradewind.server.anthropic import messages
 from tradewind.server.anthropic.requests import CountRequest, MessagesRequest
 from tradewind.server.edge import Edge, Gate
@@ -107,7 +108,7 @@ def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
         allow_origins=origins,
         allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*"],
-        expose_headers=["X-Request-Id", "Retry-After", "X-Tradewind-Ignored"],
+        expose_headers=["X-Request-Id", "Retry-After", "X-Tradewind-Ignored", *RATE_HEADERS],
         max_age=600,
     )
 
