@@ -134,6 +134,7 @@ def test_wrong_requests_start_nothing(llm):
 
 
 def test_ctrl_c_ends_all_requests_and_the_llm_lives_on(llm, golden, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     run, steps = llm._engine.runner.run, itertools.count()
 
     def interrupted(plan):
