@@ -120,6 +120,11 @@ def _sentence(error: str) -> str:
     text = text.replace("<non-verbose/>", "").strip()
     if found:
         text = text.partition("\n   1 |")[0].strip()
-    if text.startswith("NoExtension"):
-        return "nothing satisfies it"
+    text = next((ours for start, ours in _OUR_WORDS.items() if text.startswith(start)), text)
     return text if len(text) <= 400 else text[:397] + "..."
+
+
+_OUR_WORDS = {
+    "NoExtension": "nothing satisfies it",
+    "oneOf constraints are not supported": "oneOf needs options that can be shown to exclude each other",
+}
