@@ -39,7 +39,7 @@ class Program:
     """`tradewind serve ARGUMENTS --port 0`, started and awaited."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tradewind.cli", "serve", *arguments, "--port", "0"]
+        command = [sys.executable, "-m", "tradewind", "serve", *arguments, "--port", "0"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.started_s = time.monotonic()
         self._process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Program:
 
 def run_serve(*arguments: str) -> tuple[int, str]:
     """A start that is expected to fail: exit status and output."""
-    command = [sys.executable, "-m", "tradewind.cli", "serve", *arguments]
+    command = [sys.executable, "-m", "tradewind", "serve", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
     return done.returncode, done.stdout + done.stderr
 

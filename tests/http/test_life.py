@@ -158,7 +158,7 @@ async def test_before_the_engine_is_ready_only_the_servers_own_routes_answer(sto
 
 
 def test_a_signal_while_loading_ends_it_without_a_trace(stories: Path) -> None:
-    command = [sys.executable, "-m", "tradewind.cli", "serve", str(stories), "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "tradewind", "serve", str(stories), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
     assert process.stdout is not None
     output = process.stdout.readline()  # the first word of the loading

@@ -15,7 +15,7 @@ def start_server(model: str, options: Sequence[str] = ()) -> Iterator["tuple[sub
 
     Raises RuntimeError with the server's output if it does not start.
     """
-    command = [sys.executable, "-m", "tradewind.cli", "serve", model, "--port", "0", *options]
+    command = [sys.executable, "-m", "tradewind", "serve", model, "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     try:

@@ -1,4 +1,4 @@
-"""`python -m tradewind.cli`."""
+"""`python -m tradewind`."""
 
 import sys
 
