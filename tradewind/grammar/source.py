@@ -16,8 +16,8 @@ MAX_CHOICES = 4000
 _MAX_GBNF_CHARS = 2**15  # it is rewritten by a program of many small steps
 # Which tokens spell a forced text is the model's choice, as for any other text.
 HEAD = '%llguidance {"no_forcing": true}\n'
-# Enough to indent; a model at a high temperature must not get lost in blanks.
-SPACES = r"[ \t\r\n]{1,40}"
+# A blank, or a line break and an indentation: a model that is not sure what follows must not get lost in blanks.
+SPACES = r"( |\r?\n[ \t]{0,20})"
 
 _LARK = re.compile(r"^[ \t]*\??start\b[^\n:]*:(?!:)", re.MULTILINE)  # its first rule; GBNF writes root ::=
 
