@@ -2,13 +2,16 @@
 
 A sequence with a grammar waits here, outside the scheduler, until its grammar has been built; no step ever waits for
 that. Sequences without one cost nothing: they are looked up together, by array, and only while there are others.
+
+Masks are computed between two halves of a step, for all its rows. Where one took long (`Matcher.is_costly`), the
+sequence's others are prepared in threads, and it is left out of the steps until they are there: it alone waits.
 """
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _KEPT = 256  # grammars that are kept built for the next request with the same
 _BUILD_THREADS = 2  # so that one grammar that is slow to build does not hold up all others
+_PREPARE_THREADS = 2
 
 
 class Constraint:
@@ -62,7 +66,7 @@ class Constraint:
 
 
 class Constraints:
-    """See above. Belongs to the thread of the engine's loop; its own threads build."""
+    """See above. Belongs to the thread of the engine's loop; its own threads build and prepare."""
 
     def __init__(self, load: Callable[[], "Vocabulary"]) -> None:
         """`load` makes the vocabulary; it is called in a thread, when the first grammar comes.
@@ -71,15 +75,22 @@ class Constraints:
         """
         self._load = load
         self._builders = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="grammar")
+        self._preparers = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="mask")
         self._vocabulary: Future[Vocabulary] | None = None
         self._building: dict[int, tuple[EngineRequest, Future[Matcher]]] = {}
         self._built: OrderedDict[str, Future[Matcher]] = OrderedDict()
         self._open: dict[int, Constraint] = {}
+        self._preparing: dict[int, Future[None]] = {}
 
     @property
     def is_building(self) -> bool:
         """Whether any sequence waits for its grammar."""
         return bool(self._building)
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether any sequence waits for its mask."""
+        return bool(self._preparing)
 
     def begin(self, request: EngineRequest) -> None:
         """Start to build the grammar of `request`, which comes out of `ready` later."""
@@ -97,8 +108,10 @@ class Constraints:
         self._building[request.request_id] = (request, built)
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep until a grammar has been built, at most so long."""
-        wait([built for _, built in self._building.values()], timeout_s, FIRST_COMPLETED)
+        """Sleep until a grammar has been built or a mask prepared, at most so long."""
+        awaited: list[Future[Any]] = [built for _, built in self._building.values()]
+        awaited += self._preparing.values()
+        wait(awaited, timeout_s, FIRST_COMPLETED)
 
     def ready(self) -> tuple[list[EngineRequest], list[Finish]]:
         """Sequences whose grammar has been built, and the ends of those for which it could not be."""
@@ -130,18 +143,23 @@ class Constraints:
             for request_id in request_ids:
                 self._open.pop(request_id, None)
                 self._building.pop(request_id, None)
+                self._preparing.pop(request_id, None)
 
     def advance(self, updates: Updates) -> list[Finish]:
         """Take in what was said. Returns the ends of the sequences that can say no more."""
         self.forget([finish.request_id for finish in updates.finished])
         if not self._open:
             return []
-        said = zip(updates.request_ids.tolist(), updates.tokens.tolist(), strict=True)
-        return [
-            self._end(request_id)
-            for request_id, token in said
-            if (constraint := self._open.get(request_id)) is not None and not constraint.advance(token)
-        ]
+        ends = []
+        for request_id, token in zip(updates.request_ids.tolist(), updates.tokens.tolist(), strict=True):
+            constraint = self._open.get(request_id)
+            if constraint is None:
+                continue
+            if not constraint.advance(token):
+                ends.append(self._end(request_id))
+            elif constraint.matcher.is_costly:
+                self._preparing[request_id] = self._preparers.submit(constraint.matcher.prepare)
+        return ends
 
     def _end(self, request_id: int) -> Finish:
         error = self._open.pop(request_id).matcher.error
@@ -162,9 +180,26 @@ class Constraints:
                 bits_MW.view(np.uint32)[row, token // 32] |= np.uint32(1 << token % 32)
         return TokenMasks(bits_MW)
 
+    def late(self, request_ids: "Int64s") -> list[int]:
+        """Whose masks after the next token will be prepared: of those that `masks` was just asked for."""
+        constraints = [self._open.get(request_id) for request_id in request_ids.tolist()]
+        return [
+            int(request_id)
+            for request_id, constraint in zip(request_ids, constraints, strict=True)
+            if constraint is not None and constraint.matcher.is_costly
+        ]
+
+    def prepared(self) -> list[int]:
+        """Whose masks are there now."""
+        done = [request_id for request_id, future in self._preparing.items() if future.done()]
+        for request_id in done:
+            del self._preparing[request_id]
+        return done
+
     def close(self) -> None:
         """End the threads."""
         self._builders.shutdown(wait=False, cancel_futures=True)
+        self._preparers.shutdown(wait=False, cancel_futures=True)
 
 
 def _build(vocabulary: "Future[Vocabulary]", text: str) -> "Matcher":

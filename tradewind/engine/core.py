@@ -50,7 +50,7 @@ ProgressCall = Callable[[str, float], None]
 
 
 _MASK_THREADS = 8  # at most
-_BUILD_WAIT_S = 0.01  # with nothing else to do, how long to wait for a grammar before looking for news
+_BUILD_WAIT_S = 0.01  # with nothing else to do, how long to wait for a grammar or a mask before looking for news
 
 
 @dataclass(slots=True)
@@ -126,13 +126,16 @@ class Engine:
             self._constraints.forget([finish.request_id for finish in expired.finished])
         if self._is_building:
             self._add_built(expired)
+        if self._is_preparing:
+            assert self._constraints is not None
+            self.scheduler.hold(self._constraints.prepared(), is_held=False)
         plan = self.scheduler.plan()
         planned_s = self._clock.now_s()
         self._host_s += planned_s - started_s
         updates = [expired]
         if plan is not None:
             self._issue(plan, planned_s)
-        elif self._is_building and not self._in_flight:
+        elif (self._is_building or self._is_preparing) and not self._in_flight:
             self._wait_for_grammar()
         allowed = self._ahead if plan is not None else 0
         while len(self._in_flight) > allowed:
@@ -157,6 +160,7 @@ class Engine:
             return
         assert self._constraints is not None
         oldest.pending.mask(self._constraints.masks(oldest.masked_ids))
+        self.scheduler.hold(self._constraints.late(oldest.masked_ids))
         oldest.masked_ids = None
 
     def _collect(self) -> Updates:
@@ -177,6 +181,10 @@ class Engine:
     @property
     def _is_building(self) -> bool:
         return self._constraints is not None and self._constraints.is_building
+
+    @property
+    def _is_preparing(self) -> bool:
+        return self._constraints is not None and self._constraints.is_preparing
 
     def _add_built(self, updates: Updates) -> None:
         """Give the scheduler the sequences whose grammar has been built; say in `updates` who cannot run."""

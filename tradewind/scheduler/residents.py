@@ -189,7 +189,7 @@ class Residents:
             max(0, -(-(prefill.known_tokens - int(self.rows.capacity[prefill.slot])) // block_tokens))
             for prefill in self.prefills
         )
-        running = len(self.rows.decoding()) + len(self.prefills)
+        running = self.rows.count_decoding + len(self.prefills)
         spare = min(running, self._spare_limit_blocks)
         return needed + owed + spare <= self.cache.available_blocks
 

@@ -50,6 +50,7 @@ class Rows:
         self.computed: Int32s = np.zeros(max_running, np.int32)  # by all steps issued, in this life
         self.capacity: Int32s = np.zeros(max_running, np.int32)  # tokens that fit its blocks
         self.is_decoding: Bools = np.zeros(max_running, np.bool_)
+        self._is_held: Bools = np.zeros(max_running, np.bool_)
         self.tokens: Int32s = np.zeros((max_running, info.max_model_len), np.int32)
         self.tables: Int32s = np.zeros((max_running, max_blocks), np.int32)
         self._last_tokens: Int32s = np.zeros(max_running, np.int32)
@@ -74,6 +75,7 @@ class Rows:
         self._last_tokens[slot] = sequence.limit_tokens - 1
         self._first_stop[slot] = len(sequence.prompt) + min(request.sampling.min_tokens, request.max_tokens)
         self._is_masked[slot] = request.grammar is not None
+        self._is_held[slot] = sequence.is_held
         stops = [token for token in request.stop_token_ids if 0 <= token < self._vocab_size]
         self._stops[slot] = NO_TOKEN
         self._stops[slot, : min(len(stops), STOP_COLUMNS)] = stops[:STOP_COLUMNS]
@@ -93,10 +95,20 @@ class Rows:
         self.set_decoding(slot, False)
 
     def set_decoding(self, slot: int, is_decoding: bool) -> None:
-        """Whether the slot takes part in every step with one token."""
+        """Whether the slot takes part in every step with one token, unless it is held."""
         if self.is_decoding[slot] != is_decoding:
             self.is_decoding[slot] = is_decoding
             self._decoding = None
+
+    def set_held(self, slot: int, is_held: bool) -> None:
+        """Whether the slot is left out of steps for now."""
+        self._is_held[slot] = is_held
+        self._decoding = None
+
+    @property
+    def count_decoding(self) -> int:
+        """How many rows decode, those that are held among them."""
+        return int(np.count_nonzero(self.is_decoding))
 
     def table(self, slot: int) -> "Int32s":
         """The blocks of a slot (a view)."""
@@ -113,9 +125,9 @@ class Rows:
         return int(self._last_tokens[slot])
 
     def decoding(self) -> Group:
-        """The decoding rows, in order of slots; the same object as long as the rows are the same."""
+        """The decoding rows that are not held, in order of slots; the same object as long as the rows are the same."""
         if self._decoding is None:
-            self._decoding = self.group(np.flatnonzero(self.is_decoding).astype(np.int32))
+            self._decoding = self.group(np.flatnonzero(self.is_decoding & ~self._is_held).astype(np.int32))
         return self._decoding
 
     def group(self, slots: "Int32s") -> Group:

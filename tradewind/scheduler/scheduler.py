@@ -65,7 +65,7 @@ class Scheduler:
     """The host's half of the engine loop.
 
     Up to two plans may be in flight; results are applied in the order of their plans. If `plan` gives None while
-    nothing is in flight, there is no work. Not thread-safe.
+    nothing is in flight, there is no work but for sequences that are held. Not thread-safe.
     """
 
     def __init__(self, info: RunnerInfo, config: SchedulerConfig, cache: CacheConfig, clock: Clock) -> None:
@@ -137,6 +137,18 @@ class Scheduler:
                 updates.finished.append(finish)
         self._trim_deadlines()
 
+    def hold(self, request_ids: Iterable[int], *, is_held: bool = True) -> None:
+        """Leave these out of the steps from the next plan on, as far as they draw a token there; or not any more.
+
+        Those that are not there are ignored.
+        """
+        for request_id in request_ids:
+            sequence = self._live.get(request_id)
+            if sequence is not None and sequence.is_held != is_held:
+                sequence.is_held = is_held
+                if sequence.slot != NO_SLOT:
+                    self._rows.set_held(sequence.slot, is_held)
+
     def expire(self) -> Updates:
         """End those whose deadline has passed."""
         updates = self._no_updates()
@@ -162,7 +174,7 @@ class Scheduler:
     def stats(self) -> EngineStats:
         """A snapshot. `host_s` is the loop's own to measure and stays 0."""
         residents, cache = self._residents, self._cache
-        running = len(self._rows.decoding()) + len(residents.prefills)
+        running = self._rows.count_decoding + len(residents.prefills)
         return EngineStats(
             running=running,
             waiting=len(self._live) - running,
@@ -206,7 +218,7 @@ class Scheduler:
                     self._next_step, group.slots, computed, group.ones, group.trues, (), *appends, group.masked
                 )  # fmt: skip
                 return self._issue(plan, group, computed + group.ones, ())
-            if self._flights or not self._residents.prefills:
+            if self._flights or not any(self._remaining()):
                 return None
             self._make_room()
 
@@ -258,8 +270,12 @@ class Scheduler:
         return chunks
 
     def _remaining(self) -> list[int]:
+        """What each prompt in hand has to compute now: all but the last token, from which it draws, of one held."""
         computed = self._rows.computed
-        return [sequence.known_tokens - int(computed[sequence.slot]) for sequence in self._residents.prefills]
+        return [
+            sequence.known_tokens - int(computed[sequence.slot]) - sequence.is_held
+            for sequence in self._residents.prefills
+        ]
 
     def _admit(self, budget_tokens: int) -> None:
         residents = self._residents

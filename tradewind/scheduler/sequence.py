@@ -48,6 +48,7 @@ class Sequence:
     published_blocks: int = 0  # full blocks offered to the prefix cache
     next_prompt_logprob: int = 1  # the first position whose prompt logprobs have not been delivered
     may_park: bool = True
+    is_held: bool = False  # what it may say next is not known yet: it draws no token
     parked_on: BlockHash | None = None
     promised: list[BlockHash] = field(default_factory=list)
     hashes: list[BlockHash] = field(default_factory=list)

@@ -13,7 +13,8 @@ from tradewind.base.errors import RequestError
 from tradewind.config import CacheConfig, SchedulerConfig
 from tradewind.engine.constraints import Constraints
 from tradewind.engine.core import Engine
-from tradewind.grammar.matcher import Vocabulary
+from tradewind.grammar import matcher
+from tradewind.grammar.matcher import Matcher, Vocabulary
 from tradewind.grammar.source import HEAD
 from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
 from tradewind.runner.fake import FakeRunner, StepCost, alone
@@ -230,6 +231,70 @@ def test_without_a_tokenizer_there_are_no_grammars() -> None:
     scheduler = Scheduler(values, SchedulerConfig(), CacheConfig(block_tokens=4), clock)
     with pytest.raises(RequestError):
         Engine(scheduler, FakeRunner(values), clock).add(request(1, FIXED))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("num_blocks", [512, 24])
+def test_costly_masks_change_nothing(ahead: bool, num_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sequence with a grammar waits for each of its masks, with preemptions and without."""
+    answers = []
+    for costly_s in (1.0, -1.0):
+        monkeypatch.setattr(matcher, "COSTLY_S", costly_s)
+        made = engine(ahead, cost_s=0.0002, num_blocks=num_blocks, max_model_len=96)
+        for number in range(9):
+            made.add(request(number, (WORDS, FIXED, None)[number % 3], max_tokens=40))
+        made.add(request(9, FIXED, reasoning=(ord("A"), THINK_ID), max_tokens=60, stop_token_ids=[]))
+        answers.append(run(made))
+        assert bool(made.stats().preemptions) == (num_blocks == 24)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_only_the_sequence_with_costly_masks_waits_for_them(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_s, said = 0.02, []
+    prepare = Matcher.prepare
+
+    def slow(self: Matcher) -> None:
+        time.sleep(slow_s)
+        prepare(self)
+        self.is_costly = True
+
+    monkeypatch.setattr(Matcher, "prepare", slow)
+    made = engine(ahead)
+    made.add(request(1, WORDS, max_tokens=10))
+    made._constraints.wait(5.0)
+    made.add(request(2, max_tokens=60, stop_token_ids=[]))
+    started_s = time.monotonic()
+    while made.has_work:
+        for updates in made.step():
+            said += [(request_id, time.monotonic() - started_s) for request_id in updates.request_ids.tolist()]
+    assert [request_id for request_id, _ in said].count(1) == 10
+    assert max(when_s for request_id, when_s in said if request_id == 2) < 3 * slow_s
+    assert max(when_s for request_id, when_s in said if request_id == 1) > 9 * slow_s
+
+
+def test_a_mask_that_takes_long_is_noticed() -> None:
+    class Costly:
+        is_error = staticmethod(lambda: False)
+
+        def unsafe_compute_mask_ptr(self, _address: int, _nbytes: int) -> None:
+            end_s = time.thread_time() + 2 * matcher.COSTLY_S
+            while time.thread_time() < end_s:
+                pass
+
+    cheap, costly, late = VOCABULARY.begin(WORDS), VOCABULARY.begin(WORDS), VOCABULARY.begin(WORDS)
+    costly.library = Costly()
+    VOCABULARY.masks([cheap, costly, None, late])
+    assert [one.is_costly for one in (cheap, costly, late)] == [False, True, False]
+
+
+def test_waiting_for_a_costly_mask_takes_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Matcher, "prepare", lambda self: (time.sleep(0.05), setattr(self, "is_costly", True)))
+    made = engine(False)
+    made.add(request(1, WORDS, max_tokens=6))
+    started_s = time.thread_time()
+    run(made)
+    assert time.thread_time() - started_s < 0.1
 
 
 def test_masks_of_nobody_allow_everything() -> None:
