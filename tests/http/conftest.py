@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 from live import TEMPLATE, Program
 
@@ -35,4 +36,12 @@ def program(stories: Path, chat_template: Path) -> Iterator[Program]:
     )
     served = Program(str(stories), *arguments, "--device", "cpu", "--threads", "1")
     yield served
+    served.close()
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of the built-in model, on the CPU."""
+    served = Program("demo", "--device", "cpu", "--threads", "1", "--memory-bytes", "16MiB")
+    yield openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
     served.close()

@@ -27,8 +27,8 @@ OPENAI = Suite(
     unserved=(
         *((CHAT, part) for part in ("_retrieve", "_update", "_list", "_delete")),  # of stored chat completions
         (MODELS, "_delete"),
-        *((RESPONSES, part) for part in ("_cancel", "_compact")),
-        *((RESPONSES, part) for part in ("_retrieve", "_delete")),  # of a response that nobody has made
+        (RESPONSES, "_compact"),
+        *((RESPONSES, part) for part in ("_retrieve", "_delete", "_cancel")),  # of a response that nobody has made
     ),
     # Each of these sends every parameter at once, with made-up values. The first that is refused is named.
     refused=(
@@ -36,8 +36,8 @@ OPENAI = Suite(
         (TEXT, f"{EVERYTHING}2", "suffix"),
         (CHAT, f"{EVERYTHING}1", "functions"),  # the old name of tools
         (CHAT, f"{EVERYTHING}2", "functions"),
-        (RESPONSES, f"{EVERYTHING}1", "background"),
-        (RESPONSES, f"{EVERYTHING}2", "background"),
+        (RESPONSES, f"{EVERYTHING}1", "conversation"),
+        (RESPONSES, f"{EVERYTHING}2", "conversation"),
         # These send nothing at all.
         *((RESPONSES, f"test_{how}_create_overload_{n}", "input") for how in CREATES for n in (1, 2)),
     ),

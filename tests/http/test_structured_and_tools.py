@@ -1,13 +1,11 @@
 """Structured output and tools, by OpenAI's own client from the built-in model."""
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import jsonschema
 import openai
 import pytest
-from live import Program
 from pydantic import BaseModel
 
 TOOL: dict[str, Any] = {
@@ -35,23 +33,16 @@ class Person(BaseModel):
     mood: Literal["glad", "sad"]
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[openai.OpenAI]:
-    served = Program("demo", "--device", "cpu", "--threads", "1", "--memory-bytes", "16MiB")
-    yield openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
-    served.close()
-
-
-def test_parse(client: openai.OpenAI) -> None:
-    done = client.chat.completions.parse(messages=ASKED, response_format=Person, max_tokens=400, **HOT)
+def test_parse(demo: openai.OpenAI) -> None:
+    done = demo.chat.completions.parse(messages=ASKED, response_format=Person, max_tokens=400, **HOT)
     assert done.choices[0].message.parsed is not None
     assert done.choices[0].message.parsed.mood in ("glad", "sad")
 
 
-def test_a_stream_with_a_schema(client: openai.OpenAI) -> None:
+def test_a_stream_with_a_schema(demo: openai.OpenAI) -> None:
     schema = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 1, "maxItems": 3}
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "colours", "schema": schema, "strict": True}}
-    stream = client.chat.completions.create(messages=ASKED, response_format=wanted, stream=True, n=3, **HOT)
+    stream = demo.chat.completions.create(messages=ASKED, response_format=wanted, stream=True, n=3, **HOT)
     texts = ["", "", ""]
     for chunk in stream:
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
@@ -59,24 +50,24 @@ def test_a_stream_with_a_schema(client: openai.OpenAI) -> None:
         jsonschema.validate(json.loads(text), schema)
 
 
-def test_completions_with_vllms_field(client: openai.OpenAI) -> None:
-    done = client.completions.create(
+def test_completions_with_vllms_field(demo: openai.OpenAI) -> None:
+    done = demo.completions.create(
         prompt="Yes or no?", extra_body={"structured_outputs": {"choice": ["yes", "no"]}}, n=4, **HOT
     )
     assert {choice.text for choice in done.choices} <= {"yes", "no"}
 
 
-def test_a_schema_that_cannot_be_kept(client: openai.OpenAI) -> None:
+def test_a_schema_that_cannot_be_kept(demo: openai.OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with pytest.raises(openai.BadRequestError, match="/properties/a/uniqueItems") as caught:
-        client.chat.completions.create(messages=ASKED, response_format=wanted, **HOT)
+        demo.chat.completions.create(messages=ASKED, response_format=wanted, **HOT)
     assert caught.value.param == "response_format.json_schema.schema"
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_a_forced_call(client: openai.OpenAI, choice: Any) -> None:
-    done = client.chat.completions.create(
+def test_a_forced_call(demo: openai.OpenAI, choice: Any) -> None:
+    done = demo.chat.completions.create(
         messages=ASKED, tools=[TOOL], tool_choice=choice, parallel_tool_calls=False, max_tokens=300, **HOT
     )
     (call,) = done.choices[0].message.tool_calls or []
@@ -85,8 +76,8 @@ def test_a_forced_call(client: openai.OpenAI, choice: Any) -> None:
     jsonschema.validate(json.loads(call.function.arguments), TOOL["function"]["parameters"])
 
 
-def test_a_streamed_call_and_its_result(client: openai.OpenAI) -> None:
-    with client.chat.completions.stream(
+def test_a_streamed_call_and_its_result(demo: openai.OpenAI) -> None:
+    with demo.chat.completions.stream(
         messages=ASKED, tools=[TOOL], tool_choice="required", parallel_tool_calls=False, max_tokens=300, **HOT
     ) as stream:
         pieces = [event.arguments_delta for event in stream if event.type == "tool_calls.function.arguments.delta"]
@@ -99,16 +90,16 @@ def test_a_streamed_call_and_its_result(client: openai.OpenAI) -> None:
         message.model_dump(exclude_none=True, include={"role", "tool_calls"}),
         {"role": "tool", "tool_call_id": call.id, "content": "Rain."},
     ]
-    done = client.chat.completions.create(messages=told, tools=[TOOL], max_tokens=5, **HOT)
+    done = demo.chat.completions.create(messages=told, tools=[TOOL], max_tokens=5, **HOT)
     assert done.choices[0].message.role == "assistant"
 
 
-def test_hostile_schemas_slow_nobody(client: openai.OpenAI) -> None:
+def test_hostile_schemas_slow_nobody(demo: openai.OpenAI) -> None:
     bomb: Any = {"type": "integer"}
     for _ in range(90):
         bomb = {"anyOf": [{"type": "array", "items": bomb}, {"type": "string"}]}
     for schema in (bomb, {"type": "integer", "multipleOf": 999983}, {"$ref": "file:///etc/passwd"}, {"$ref": "#"}):
         wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         with pytest.raises(openai.BadRequestError):
-            client.chat.completions.create(messages=ASKED, response_format=wanted, max_tokens=5, **HOT)
-    assert client.completions.create(prompt="Hello", max_tokens=3, **HOT).choices[0].text
+            demo.chat.completions.create(messages=ASKED, response_format=wanted, max_tokens=5, **HOT)
+    assert demo.completions.create(prompt="Hello", max_tokens=3, **HOT).choices[0].text

@@ -116,6 +116,11 @@ class Stream:
         return Usage(prompt_tokens=self._feed.prompt_tokens, completion_tokens=completion, cached_tokens=cached)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether any of its sequences has run."""
+        return any(output.queue_s is not None for output in self._feed.outputs)
+
+    @property
     def request_ids(self) -> list[int]:
         """The engine's ids of the n sequences."""
         return [output.request_id for output in self._feed.outputs]

@@ -51,6 +51,8 @@ GETS: dict[str, Route] = {
     "/v1/responses/{response_id}": responses.show_response,
     "/v1/responses/{response_id}/input_items": responses.list_input_items,
 }
+ACTIONS: dict[str, Route] = {"/v1/responses/{response_id}/cancel": responses.cancel_response}
+"""POST requests without a body."""
 DELETES: dict[str, Route] = {"/v1/responses/{response_id}": responses.delete_response}
 POSTS: dict[str, tuple[Route, type[BaseModel]]] = {
     "/v1/chat/completions": (chat.chat_completions, ChatRequest),
@@ -75,13 +77,15 @@ def create_app(
     engine.subscribe(metrics)
     names = config.served_model_name or ("default",)
     limits = limits or Limits()
-    stored = ResponseStore(limits.stored_responses, limits.stored_bytes)
+    stored = ResponseStore(limits.stored_responses, limits.stored_bytes, limits.background_responses)
     service = Service(engine, config, names, metrics, limits, int(time.time()), stored)
     app = FastAPI(title="Tradewind", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for path, route in GETS.items():
         app.add_api_route(path, _endpoint(service, route), methods=["GET"], response_model=None)
     for path, route in DELETES.items():
         app.add_api_route(path, _endpoint(service, route), methods=["DELETE"], response_model=None)
+    for path, route in ACTIONS.items():
+        app.add_api_route(path, _endpoint(service, route), methods=["POST"], response_model=None)
     for path, (route, _) in POSTS.items():
         app.add_api_route(path, _endpoint(service, route), methods=["POST"], response_model=None)
     app.add_exception_handler(TradewindError, _on_typed)
@@ -159,6 +163,8 @@ def _document(names: tuple[str, ...]) -> dict[str, Any]:
     routes = [document.Route("get", path, route.__name__, route.__doc__ or "") for path, route in GETS.items()]
     for path, route in DELETES.items():
         routes.append(document.Route("delete", path, route.__name__, route.__doc__ or ""))
+    for path, route in ACTIONS.items():
+        routes.append(document.Route("post", path, route.__name__, route.__doc__ or ""))
     for path, (route, model) in POSTS.items():
         routes.append(document.Route("post", path, route.__name__, route.__doc__ or "", model))
     return document.build(routes, names, __version__)

@@ -61,13 +61,25 @@ class Edge:
             log.exception("request failed", extra=fields(request_id=trace.request_id, path=scope["path"]))
             await answer.fail(internal_error())
         finally:
-            if trace.ticket is not None:
-                trace.ticket.close()
-                if self._spans is not None:
-                    self._spans.record(scope, trace)
+            if trace.task is None:
+                self._close(scope, trace)
+            else:
+                trace.task.add_done_callback(lambda _task: self._close_late(scope, trace))
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.responses[path, trace.status or Disconnected.status] += 1
             self._log(scope, trace)
+
+    def _close(self, scope: Scope, trace: Trace) -> None:
+        if trace.ticket is not None:
+            trace.ticket.close()
+            if self._spans is not None:
+                self._spans.record(scope, trace)
+
+    def _close_late(self, scope: Scope, trace: Trace) -> None:
+        """A request whose work went on after its answer is over: a line of its own says what came of it."""
+        self._close(scope, trace)
+        ms = round((time.monotonic() - trace.started_s) * 1e3, 1)
+        log.info("background", extra=fields(id=trace.request_id, path=scope["path"], ms=ms, **trace.fields()))
 
     def _log(self, scope: Scope, trace: Trace) -> None:
         # A probe that is told "not ready" has got its answer: what is wrong is logged where it happens.

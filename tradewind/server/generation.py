@@ -137,6 +137,11 @@ class Generation:
         )
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the engine has begun with any of it."""
+        return any(stream.has_begun for stream in self._streams)
+
+    @property
     def only_stream(self) -> Stream | None:
         """The stream of a job with one prompt; None for several."""
         return self._streams[0] if len(self._streams) == 1 else None

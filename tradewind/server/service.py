@@ -28,6 +28,8 @@ class Limits:
     write_timeout_s: float = 30.0  # a client that takes nothing of its answer for so long is dropped
     stored_responses: int = 10_000
     stored_bytes: int = 256 * 2**20
+    background_responses: int = 128  # that are being made at once
+    event_log_bytes: int = 2 * 2**20  # of each of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Answers: JSON in one piece, or a stream of server-sent events that never outlives or outgrows its reader."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -147,6 +147,62 @@ class EventStream(Response):
                 cut()
 
         return drop
+
+
+class FollowedStream(Response):
+    """Pieces of server-sent events from a source that goes on without its reader: who goes away ends the reading only.
+
+    The reader's pace is the connection's; one that takes nothing for `write_timeout_s` is dropped.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], metrics: Metrics, write_timeout_s: float) -> None:
+        super().__init__(status_code=200)
+        self._pieces = pieces
+        self._metrics = metrics
+        self._write_timeout_s = write_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace: Trace = scope[SCOPE_KEY]
+        reading = asyncio.create_task(self._run(scope, trace, send))
+        leaving = asyncio.create_task(_disconnect(receive))
+        try:
+            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                trace.error = trace.error or Disconnected.code
+        finally:
+            leaving.cancel()
+            reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        if not reading.cancelled():
+            reading.result()
+
+    async def _run(self, scope: Scope, trace: Trace, send: Send) -> None:
+        writer = _Writer(trace.send, self._drop(scope, trace), self._write_timeout_s)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
+            async with aclosing(self._pieces) as pieces:
+                async for piece in pieces:
+                    await writer.write(piece)
+            await writer.write(b"", last=True)
+        finally:
+            writer.close()
+
+    def _drop(self, scope: Scope, trace: Trace) -> Callable[[], None]:
+        cut = scope.get("extensions", {}).get(DROP_EXTENSION)
+
+        def drop() -> None:
+            trace.error = "slow_reader"
+            self._metrics.slow_readers += 1
+            if cut is not None:
+                cut()
+
+        return drop
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Returns when the client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Writer:

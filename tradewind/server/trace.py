@@ -1,5 +1,6 @@
 """What one HTTP request leaves behind: the fields of its log line, filled in on the way."""
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ class Trace:
     finish: str | None = None
     error: str | None = None
     ignored: list[str] = field(default_factory=list)
+    task: "asyncio.Task[None] | None" = None  # what goes on after the answer, and is part of the request
 
     def rename(self, request_id: str | None) -> None:
         """Take an id from the request's body, if it is sane and no header gave one."""

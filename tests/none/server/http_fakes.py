@@ -90,6 +90,10 @@ class FakeStream:
     def usage(self) -> Usage:
         return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._said, cached_tokens=1)
 
+    @property
+    def has_begun(self) -> bool:
+        return self._said > 0
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -271,6 +275,7 @@ class Caller:
         headers: dict[str, str],
         gone: asyncio.Event | None = None,
         query: str = "",
+        answer: Answer | None = None,  # written to as it comes
     ) -> Answer:
         pieces = [body] if isinstance(body, bytes) else list(body)
         scope = {
@@ -287,7 +292,7 @@ class Caller:
             "client": ("test", 1),
             "headers": [(name.lower().replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
         }
-        answer = Answer(0, {}, b"", False)
+        answer = answer or Answer(0, {}, b"", False)
 
         async def receive() -> dict[str, Any]:
             if pieces:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tradewind.server.app import DELETES, GETS, POSTS
+from tradewind.server.app import ACTIONS, DELETES, GETS, POSTS
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "api.md"
 FIELDS = {path: [field.alias or name for name, field in body.model_fields.items()] for path, (_, body) in POSTS.items()}
@@ -27,8 +27,8 @@ def tables() -> dict[str, list[tuple[list[str], str]]]:
 
 
 def routes() -> set[str]:
-    named = {"GET": GETS, "POST": POSTS, "DELETE": DELETES}
-    return {f"{method} {path.replace(':path', '')}" for method, paths in named.items() for path in paths}
+    named = (("GET", GETS), ("POST", POSTS), ("POST", ACTIONS), ("DELETE", DELETES))
+    return {f"{method} {path.replace(':path', '')}" for method, paths in named for path in paths}
 
 
 def test_every_route_is_in_the_table() -> None:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tradewind.engine.client import RequestTimings
 from tradewind.protocol.request import FinishReason
 from tradewind.protocol.result import EngineStats
-from tradewind.server.app import DELETES, GETS, POSTS
+from tradewind.server.app import ACTIONS, DELETES, GETS, POSTS
 from tradewind.server.metrics import Histogram
 
 TEXT = "/v1/completions"
@@ -117,7 +117,7 @@ def test_histogram_bounds_are_inclusive() -> None:
 
 async def test_the_openapi_document_names_every_route_and_resolves() -> None:
     document = (await Caller().get("/openapi.json")).json()
-    assert {re.sub(":path", "", path) for path in (*GETS, *POSTS, *DELETES)} == set(document["paths"])
+    assert {re.sub(":path", "", path) for path in (*GETS, *POSTS, *ACTIONS, *DELETES)} == set(document["paths"])
     schemas = document["components"]["schemas"]
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert references == set(schemas)

@@ -372,7 +372,7 @@ async def test_truncation_drops_the_oldest_turns() -> None:
         ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
         ({"include": ["everything"]}, "include[0]"),
         ({"truncation": "some"}, "truncation"),
-        ({"background": True}, "background"),
+        ({"background": True, "store": False}, "store"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
@@ -431,7 +431,7 @@ async def test_a_response_belongs_to_its_key() -> None:
 
 
 def test_the_store_gives_nothing_to_another_owner() -> None:
-    store = ResponseStore(10, 100_000)
+    store = ResponseStore(10, 100_000, 10)
     store.add("resp_1", Stored("me", b"{}", (b"[]",), b'[{"id":"msg_1"}]'), ["msg_1"])
     assert store.find_item("msg_1", "me") == {"id": "msg_1"}
     assert store.find_item("msg_1", "you") is None

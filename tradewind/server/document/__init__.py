@@ -67,7 +67,12 @@ SAID: dict[str, Said] = {
     "chat_completions": Said(answers.ChatCompletion, event=answers.ChatCompletionChunk, last_data="[DONE]"),
     "completions": Said(answers.Completion, event=answers.CompletionChunk, last_data="[DONE]"),
     "create_response": Said(answers.ResponseObject, event=answers.ResponseEvent),
-    "show_response": Said(answers.ResponseObject, queries={"stream": {"enum": ["false"]}}),
+    "show_response": Said(
+        answers.ResponseObject,
+        event=answers.ResponseEvent,
+        queries={"stream": {"enum": ["false", "true"]}, "starting_after": {"type": "integer", "minimum": 0}},
+    ),
+    "cancel_response": Said(answers.ResponseObject),
     "delete_response": Said(answers.DeletedResponse),
     "list_input_items": Said(
         answers.InputItems,

@@ -311,7 +311,7 @@ class MessageTokens(Answer):
 
 # --- responses -------------------------------------------------------------------------------------------------------
 
-ResponseStatus = Literal["completed", "incomplete", "in_progress", "failed"]
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "cancelled", "failed"]
 
 
 class OutputText(Answer, tag_field="type", tag="output_text"):

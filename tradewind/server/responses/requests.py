@@ -21,7 +21,6 @@ _INCLUDABLE = Literal[
 ]
 _NO_EFFECT = ("user", "safety_identifier", "prompt_cache_key", "max_tool_calls")
 _REFUSED = {
-    "background": "answers in the background are not supported; leave background out",
     "conversation": "conversations are not kept here; send previous_response_id, or the items themselves",
     "prompt": "stored prompts are not supported; send instructions and input",
     "context_management": "context_management is not supported; see truncation",
@@ -126,6 +125,8 @@ class ResponsesRequest(ModelRequest):
         for name, why in _REFUSED.items():
             if getattr(self, name, None) or self.unknown.get(name):
                 return name, why
+        if self.background and self.store is False:
+            return "store", "a response in the background has to be stored, to be asked for later; leave store out"
         return None
 
     @property

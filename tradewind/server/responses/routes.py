@@ -2,6 +2,7 @@
 
 import re
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,13 +13,15 @@ from tradewind.base.errors import RequestError
 from tradewind.server.generation import consume
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames
+from tradewind.server.responses.background import Background, Place
+from tradewind.server.responses.event_log import EventLog
 from tradewind.server.responses.generating import begin
 from tradewind.server.responses.items import item_id, read_items
 from tradewind.server.responses.requests import ResponsesRequest
-from tradewind.server.responses.shape import Keep, ResponseHead, ResponseShape
-from tradewind.server.responses.store import Stored, decoded
+from tradewind.server.responses.shape import ResponseHead, ResponseShape
+from tradewind.server.responses.store import ResponseStore, Stored, decoded
 from tradewind.server.service import Service
-from tradewind.server.sse import EventStream, JsonAnswer
+from tradewind.server.sse import EventStream, FollowedStream, JsonAnswer
 from tradewind.server.trace import trace_of
 
 _PAGE_ITEMS = 20
@@ -38,39 +41,81 @@ async def create_response(service: Service, request: Request) -> Response:
     conversation = (*before, msgspec.json.encode(items))
     generation, answering = await begin(service, request, asked, decoded(before) + items, trace)
     response_id = item_id("resp")
-    keep = _keeper(service, owner, conversation) if asked.store is not False else _forget
+    made = None
+    if asked.background:
+        log = EventLog(service.limits.event_log_bytes) if asked.stream else None
+        made = Background(Place(response_id, store, owner, conversation, log))
+    keep = made.keep if made else partial(_keep, store, owner, conversation) if asked.store is not False else _forget
     head = ResponseHead(response_id, model, int(time.time()), asked, answering, keep)
     shape = ResponseShape(head, generation, TokenNames(service.engine.tokenizer))
+    if made is not None:
+        trace.task = made.start(generation, shape)
+        return JsonAnswer(made.response()) if made.log is None else _followed(service, made.log, -1)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
     await consume(generation, request.receive, lambda _first, deltas: shape.take(deltas))
     return JsonAnswer(shape.whole())
 
 
-def _keeper(service: Service, owner: str, conversation: tuple[bytes, ...]) -> Keep:
-    def keep(response: dict[str, Any]) -> None:
-        output = response["output"]
-        stored = Stored(owner, msgspec.json.encode(response), conversation, msgspec.json.encode(output))
-        service.responses.add(response["id"], stored, [item["id"] for item in output])
-
-    return keep
+def _keep(store: ResponseStore, owner: str, conversation: tuple[bytes, ...], response: dict[str, Any]) -> None:
+    output = response["output"]
+    stored = Stored(owner, msgspec.json.encode(response), conversation, msgspec.json.encode(output))
+    store.add(response["id"], stored, [item["id"] for item in output])
 
 
 def _forget(_response: dict[str, Any]) -> None:
     """For a response that is not to be stored."""
 
 
+def _followed(service: Service, log: EventLog, after: int) -> Response:
+    return FollowedStream(log.follow(after), service.metrics, service.limits.write_timeout_s)
+
+
 async def show_response(service: Service, request: Request) -> Response:
-    """A stored response."""
+    """A stored response, or how far it is. `stream=true`: its events, if it was made in the background as a stream."""
+    store, response_id, owner = _named(service, request)
+    unfinished = store.unfinished(response_id, owner)
     if request.query_params.get("stream") == "true":
-        raise RequestError("a stored response is not streamed again; leave stream out", field="stream")
-    return Response(_stored(service, request).response, media_type="application/json")
+        log = (unfinished or store.get(response_id, owner)).log
+        if log is None:
+            message = "only a response that was made with background and stream is streamed again; leave stream out"
+            raise RequestError(message, field="stream")
+        after = _starting_after(request)
+        log.check(after)
+        return _followed(service, log, after)
+    if unfinished is not None:
+        return JsonAnswer(unfinished.response())
+    return Response(store.get(response_id, owner).response, media_type=JsonAnswer.media_type)
+
+
+def _starting_after(request: Request) -> int:
+    asked = request.query_params.get("starting_after")
+    if asked is None:
+        return -1
+    if not re.fullmatch(r"[0-9]{1,9}", asked):
+        raise RequestError("starting_after should be the sequence_number of an event", field="starting_after")
+    return int(asked)
+
+
+async def cancel_response(service: Service, request: Request) -> Response:
+    """Make no more of a response that is being made in the background. One that is over stays as it is."""
+    store, response_id, owner = _named(service, request)
+    unfinished = store.unfinished(response_id, owner)
+    if unfinished is not None:
+        await unfinished.cancel()
+    stored = store.get(response_id, owner)
+    if not stored.in_background:
+        raise RequestError("only a response that was made in the background can be cancelled", field="response_id")
+    return Response(stored.response, media_type=JsonAnswer.media_type)
 
 
 async def delete_response(service: Service, request: Request) -> Response:
-    """Forget a stored response."""
-    response_id = request.path_params["response_id"]
-    service.responses.delete(response_id, trace_of(request).caller.name)
+    """Forget a stored response. One that is being made is cancelled first."""
+    store, response_id, owner = _named(service, request)
+    unfinished = store.unfinished(response_id, owner)
+    if unfinished is not None:
+        await unfinished.cancel()
+    store.delete(response_id, owner)
     return JsonAnswer({"id": response_id, "object": "response", "deleted": True})
 
 
@@ -82,7 +127,8 @@ async def list_input_items(service: Service, request: Request) -> Response:
         raise RequestError(f"limit should be a number from 1 to {_MOST_PAGE_ITEMS}", field="limit")
     if order not in ("asc", "desc"):
         raise RequestError("order should be asc or desc", field="order")
-    items = decoded(_stored(service, request).before)
+    store, response_id, owner = _named(service, request)
+    items = decoded((store.unfinished(response_id, owner) or store.get(response_id, owner)).before)
     if order == "desc":
         items.reverse()
     ids = [item["id"] for item in items]
@@ -101,5 +147,5 @@ async def list_input_items(service: Service, request: Request) -> Response:
     )
 
 
-def _stored(service: Service, request: Request) -> Stored:
-    return service.responses.get(request.path_params["response_id"], trace_of(request).caller.name)
+def _named(service: Service, request: Request) -> tuple[ResponseStore, str, str]:
+    return service.responses, request.path_params["response_id"], trace_of(request).caller.name

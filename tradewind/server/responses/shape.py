@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.result import TokenLogprobs
@@ -14,6 +12,7 @@ from tradewind.server.generation import Generation
 from tradewind.server.openai.chat import Answering
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs
 from tradewind.server.openai.pieces import are_objects, call_id
+from tradewind.server.responses.event_log import encoded
 from tradewind.server.responses.items import Item, item_id
 from tradewind.server.responses.requests import ResponsesRequest
 from tradewind.text.tool_calls import CallArguments, CallStart, Content, Piece, Reasoning
@@ -51,18 +50,26 @@ class ResponseShape:
         self._texts: list[str] = []
         self._reasoning_tokens = 0
         self._sequence_number = 0
+        self._created = False
         self._begun = False
         self._finish = "stop"
 
     # --- what comes --------------------------------------------------------------------------------------------------
+
+    def queue(self) -> list[Event]:
+        """The events of a response that has to wait, before anything else: for one made in the background."""
+        self._created = True
+        queued = self.unfinished("queued")
+        return [self._event(kind, response=queued) for kind in ("response.created", "response.queued")]
 
     def take(self, deltas: list[Delta]) -> list[Event]:
         """Take in what is new: the events that say it."""
         events: list[Event] = []
         if not self._begun:
             self._begun = True
-            started = self._response("in_progress", [])
-            events += [self._event(kind, response=started) for kind in ("response.created", "response.in_progress")]
+            kinds = ("response.in_progress",) if self._created else ("response.created", "response.in_progress")
+            started = self.unfinished("in_progress")
+            events += [self._event(kind, response=started) for kind in kinds]
         for delta in deltas:
             self._texts.append(delta.text)
             pieces = self._reader.push(delta.text) if delta.text else []
@@ -161,6 +168,10 @@ class ResponseShape:
         self._head.keep(response)
         return response
 
+    def unfinished(self, status: str) -> dict[str, Any]:
+        """The response while it is being made: `queued` or `in_progress`."""
+        return self._response(status, [])
+
     def _response(self, status: str, items: list[Item], *, usage: Usage | None = None) -> dict[str, Any]:
         asked, params = self._head.asked, self._head.answering.params
         limited = {"reason": "max_output_tokens"} if status == "incomplete" else None
@@ -170,7 +181,7 @@ class ResponseShape:
             "created_at": self._head.created_s,
             "completed_at": int(time.time()) if status == "completed" else None,
             "status": status,
-            "background": False,
+            "background": asked.background is True,
             "error": None,
             "incomplete_details": limited,
             "instructions": asked.instructions,
@@ -210,22 +221,37 @@ class ResponseShape:
 
     def events(self, _first_choice: int, deltas: list[Delta]) -> bytes:
         """See EventShape."""
-        return b"".join(map(_encoded, self.take(deltas)))
+        return b"".join(map(encoded, self.take(deltas)))
 
     def last_events(self, usage: Usage) -> bytes:
         """See EventShape."""
-        status, events = self._end()
-        response = self._response(status, self._items, usage=usage)
-        self._head.keep(response)
-        return b"".join(map(_encoded, [*events, self._event(f"response.{status}", response=response)]))
+        return b"".join(map(encoded, self.complete(usage)))
 
     def error_event(self, error: TradewindError) -> bytes:
         """See EventShape."""
+        return b"".join(map(encoded, self.fail(error)))
+
+    def complete(self, usage: Usage) -> list[Event]:
+        """What ends a response that ended well."""
+        status, events = self._end()
+        response = self._response(status, self._items, usage=usage)
+        self._head.keep(response)
+        return [*events, self._event(f"response.{status}", response=response)]
+
+    def fail(self, error: TradewindError) -> list[Event]:
+        """What ends a response that failed."""
         events = self._close("incomplete")
         response = self._response("failed", self._items, usage=self._generation.usage)
         response["error"] = {"code": "server_error", "message": error.message}
         self._head.keep(response)
-        return b"".join(map(_encoded, [*events, self._event("response.failed", response=response)]))
+        return [*events, self._event("response.failed", response=response)]
+
+    def cancel(self) -> list[Event]:
+        """What ends a response that was cancelled: there is no event of that name."""
+        events = self._close("incomplete")
+        response = self._response("cancelled", self._items, usage=self._generation.usage)
+        self._head.keep(response)
+        return [*events, self._event("response.incomplete", response=response)]
 
     def _delta(self, kind: str, text: str, **fields: Any) -> Event:
         self._said.append(text)
@@ -241,10 +267,6 @@ class ResponseShape:
         event = {"type": kind, "sequence_number": self._sequence_number, **fields}
         self._sequence_number += 1
         return event
-
-
-def _encoded(event: Event) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), msgspec.json.encode(event))
 
 
 def _part(kind: str, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
