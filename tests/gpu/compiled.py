@@ -26,8 +26,9 @@ from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import fused_linear_kernel
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
+from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import FusedTactic, Tactics
-from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel
+from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
 from tradewind.kernels.paged_attention.triton import LARGE, SMALL, paged_attention_kernel
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
@@ -143,24 +144,26 @@ def _attention() -> list[Variant]:
 
 
 def _linear() -> list[Variant]:
-    """All that the shipped table may launch."""
+    """All that the shipped table may launch, and what multiplies any number of rows when rows must be exact."""
     types = {"x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
     found = {}
-    for entry in Tactics.shipped().entries:
-        tactic, fp8 = entry.tactic, entry.bits == 8
+    launched = [(entry.bits, entry.rows, entry.tactic) for entry in Tactics.shipped().entries]
+    launched += [(bits, 8192, tactic) for bits, tactic in OF_MANY.items()]
+    for bits, rows, tactic in launched:
+        fp8 = bits == 8
         plain = FP8 if fp8 else BF16
         more = {"x_scales": F32, "w_scales": F32} if fp8 else {}
         constants: dict[str, Any] = {} if fp8 else {"x_scales": None, "w_scales": None}
-        block_t = 64 if tactic.rows_first else entry.rows
         constants |= {
             "bias": None, "residual": None, "SCALED": fp8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True,
-            "EXACT_DOT": False, "OVERLAPS": True, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": block_t,
-            "BK": tactic.inputs, "STAGES": tactic.stages,
+            "EXACT_DOT": False, "OVERLAPS": True, "GROUPED": rows > 64,
+            "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs,
+            "BT": rows_of_program(rows, tactic), "BK": tactic.inputs, "STAGES": tactic.stages,
         }  # fmt: skip
         matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
         options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
         shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}{' rows first' if tactic.rows_first else ''}"
-        name = f"few rows {'fp8' if fp8 else 'bf16'} T<={entry.rows} {shape}"
+        name = f"few rows {'fp8' if fp8 else 'bf16'} T<={rows} {shape}"
         variant_types = {**types, "x": plain, "w": plain, "y": BF16, **more}
         found[name] = Variant(name, few_rows_kernel, variant_types, constants, options, matrix)
     return list(found.values())

@@ -233,6 +233,15 @@ def test_linear_of_few_rows(dtype: torch.dtype, tokens: int, outputs: int, input
             assert_near(linear.few_rows(x, weight, residual, dtype, tactic, CHIP), truth, dtype)
 
 
+@pytest.mark.parametrize("warps", [4, 8])
+def test_linear_of_many_rows(warps: int) -> None:
+    """Nearly three groups of 16 tiles of rows, and a tile that is not full."""
+    x_TD, weight_ND = randn(16 * 64 * 3 - 70, 16, dtype=torch.float32), randn(100, 16, dtype=torch.float32, seed=2)
+    tactic = linear.Tactic(64, 16, warps, 1, rows_first=True)
+    y_TN = linear.few_rows(x_TD, LinearWeight(weight_ND, None, 100, 16), None, torch.float32, tactic, CHIP)
+    assert_near(y_TN, x_TD.double() @ weight_ND.double().T, torch.float32)
+
+
 @pytest.mark.parametrize("tokens", [1, 18])
 @pytest.mark.parametrize(("outputs", "inputs"), [(31, 129), (64, 64)])
 def test_linear_of_few_8_bit_rows(tokens: int, outputs: int, inputs: int) -> None:

@@ -10,11 +10,12 @@ from tradewind.kernels.linear import LinearKernel, LinearWeight, blocks, fp8, fp
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.stored import StoredLinear
 from tradewind.kernels.linear.tactics import FusedTactic, Tactic, Tactics
-from tradewind.kernels.linear.triton import few_rows, quantise
+from tradewind.kernels.linear.triton import few_rows, is_exact, quantise
 from tradewind.kernels.quantised_rows import Activations, QuantisedRows
 
-# One order of summation for every number of rows.
-_EXACT = Tactic(64, 64, 4, 3, rows_first=True)
+# For rows that no measured tactic is for, or whose sums must be in the order of all others (see few_rows).
+OF_ANY_SHAPE = Tactic(64, 64, 4, 3, rows_first=True)
+OF_MANY = {16: Tactic(128, 64, 8, 4, rows_first=True), 8: Tactic(128, 128, 8, 4, rows_first=True)}
 _EXACT_FUSED = FusedTactic(64, 64, 64, 4, 3)
 
 # Up to so many rows the weights' bytes count more than the arithmetic: rows are not worth quantising for 8-bit weights,
@@ -46,9 +47,9 @@ class GpuLinear:
         return functional.linear(x_RD, weight.data, weight.bias_N).float()
 
     def _tactic(self, x_TD: Tensor, weight: LinearWeight) -> Tactic | None:
-        if x_TD.dtype == torch.float32 and not self._exact:
-            return None
-        return _EXACT if self._exact else _find(self._tactics, len(x_TD), weight)
+        if self._exact:
+            return _find_exact(self._tactics, len(x_TD), weight)
+        return None if x_TD.dtype == torch.float32 else _find(self._tactics, len(x_TD), weight)
 
     def kernel(self) -> LinearKernel:
         """The op, as `tradewind.kernels.linear.choose` wants it."""
@@ -83,9 +84,10 @@ class GpuFp8Linear:
     def _product_of_quantised(
         self, rows: QuantisedRows, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        tactic = _EXACT if self._exact else _find(self._tactics, rows.shape[0], weight)
+        find = _find_exact if self._exact else _find
+        tactic = find(self._tactics, rows.shape[0], weight)
         if tactic is None and (weight.in_features % 16 or weight.out_features % 16):
-            tactic = _EXACT  # cuBLAS takes multiples of 16 only
+            tactic = OF_ANY_SHAPE  # cuBLAS takes multiples of 16 only
         if tactic is not None:
             return few_rows(rows, weight, residual_TN, out_dtype, tactic, self._chip)
         y_TN = fp8.by_vendor(rows, weight).to(rows.dtype)
@@ -178,6 +180,15 @@ def quantised(chip: Chip, tactics: Tactics, quantisation: Quantisation, *, exact
 
 def _find(tactics: Tactics, rows: int, weight: LinearWeight) -> Tactic | None:
     return tactics.find(8 * weight.data.itemsize, rows, weight.out_features, weight.in_features)
+
+
+def _find_exact(tactics: Tactics, rows: int, weight: LinearWeight) -> Tactic:
+    """Of those whose sums are the same for every number of rows."""
+    bits = 8 * weight.data.itemsize
+    if bits in OF_MANY and rows > 64:
+        return OF_MANY[bits]
+    tactic = _find(tactics, rows, weight) or OF_ANY_SHAPE
+    return tactic if is_exact(tactic, bits) else OF_ANY_SHAPE
 
 
 def _find_fused(tactics: Tactics, rows: int, weight: LinearWeight) -> FusedTactic:

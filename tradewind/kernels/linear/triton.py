@@ -1,8 +1,9 @@
 """linear in Triton for few rows: every weight is read once, at the pace of the memory.
 
-The weights are the tall operand of the tensor cores and the rows the narrow one. A program owns some outputs and goes
-through all inputs in one order, so a row's result does not depend on the rows beside it. With 8-bit weights the rows
-are 8-bit too, each with its own scale, and so is each output's weight.
+The weights are the tall operand of the tensor cores and the rows the narrow one, or the other way round. A program owns
+some outputs and goes through all inputs in one order, so a row's result does not depend on the rows beside it: nor on
+the tile, for the tensor cores of Hopper add the products of two 16-bit numbers alike whatever the tile (`is_exact`).
+With 8-bit weights the rows are 8-bit too, each with its own scale, and so is each output's weight.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time.
 """
@@ -23,15 +24,19 @@ from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 def few_rows_kernel(
     x, x_stride, x_scales, w, w_scales, bias, residual, y, T, N, D,
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
-    EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr,
+    EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, GROUPED: tl.constexpr,
     ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Program (i, j): outputs [i * BN, ...) of rows [j * BT, ...). EVEN: BN divides N, and BK divides D.
+    """A program: BN outputs of BT rows. EVEN: BN divides N, and BK divides D.
 
-    ROWS_FIRST: the rows are the tall operand (their tile is filled up with zeros), else the weights are.
+    ROWS_FIRST: the rows are the tall operand (their tile is filled up with zeros), else the weights are. GROUPED:
+    programs that run side by side share weights and rows, 16 tiles of these at a time, so that caches hold both.
     """
-    output = tl.program_id(0) * BN + tl.arange(0, BN)
-    token = tl.program_id(1) * BT + tl.arange(0, BT)
+    output_tile, row_tile = tl.program_id(0), tl.program_id(1)
+    if GROUPED:
+        row_tile, output_tile = tl.swizzle2d(row_tile, output_tile, tl.num_programs(1), tl.num_programs(0), 16)
+    output = output_tile * BN + tl.arange(0, BN)
+    token = row_tile * BT + tl.arange(0, BT)
     begin(OVERLAPS)
     acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     inner = tl.arange(0, BK)
@@ -74,6 +79,21 @@ def quantise_rows_kernel(x, x_stride, out, scales, D, OVERLAPS: tl.constexpr, BL
     tl.store(scales + row, scale)
 
 
+def is_exact(tactic: Tactic, bits: int) -> bool:
+    """Whether its sums have the bits of any other exact tactic's.
+
+    8-bit floats are added with fewer bits where the tall operand has at least 64 numbers, as most tactics' have.
+    """
+    return bits == 16 or (bits == 8 and (tactic.rows_first or tactic.outputs >= 64))
+
+
+def rows_of_program(tokens: int, tactic: Tactic) -> int:
+    """Rows of a program."""
+    if not tactic.rows_first:
+        return min(64, max(16, next_power_of_2(tokens)))
+    return 128 if tactic.warps == 8 and tokens > 64 else 64
+
+
 def few_rows(
     x: Tensor | QuantisedRows,
     weight: LinearWeight,
@@ -90,7 +110,7 @@ def few_rows(
     y_TN = torch.empty((tokens, outputs), dtype=out_dtype, device=values_TD.device)
     if not tokens:
         return y_TN
-    block_t = 64 if tactic.rows_first else min(64, max(16, next_power_of_2(tokens)))
+    block_t = rows_of_program(tokens, tactic)
     grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, block_t))
     even = outputs % tactic.outputs == 0 and width % tactic.inputs == 0
     few_rows_kernel[grid](
@@ -98,8 +118,8 @@ def few_rows(
         weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
         SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
         EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
-        ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
-        num_warps=tactic.warps, num_stages=tactic.stages, launch_pdl=chip.overlaps,
+        GROUPED=tokens > block_t, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs,
+        STAGES=tactic.stages, num_warps=tactic.warps, num_stages=tactic.stages, launch_pdl=chip.overlaps,
     )  # fmt: skip
     return y_TN
 
