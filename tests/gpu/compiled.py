@@ -148,7 +148,7 @@ def _linear() -> list[Variant]:
     types = {"x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
     found = {}
     launched = [(entry.bits, entry.rows, entry.tactic) for entry in Tactics.shipped().entries]
-    launched += [(bits, 8192, tactic) for bits, tactic in OF_MANY.items()]
+    launched += [(bits, 8192, tactic) for _, bits, tactic in OF_MANY]
     for bits, rows, tactic in launched:
         fp8 = bits == 8
         plain = FP8 if fp8 else BF16

@@ -30,10 +30,10 @@ def test_all_exact_tactics_give_the_same_bits(bits: int, outputs: int, inputs: i
         return few_rows(of if bits == 8 else x_TD[:tokens], weight, None, torch.float32, tactic, chip)
 
     truth = product(300, OF_ANY_SHAPE)
-    tactics = {
-        entry.tactic for entry in Tactics.shipped().entries if entry.bits == bits and is_exact(entry.tactic, bits)
-    }
-    for tactic in [*tactics, OF_ANY_SHAPE, OF_MANY[bits]]:
-        for tokens in (1, 5, 17, 64, 300):
-            if tokens <= 64 or tactic in (OF_ANY_SHAPE, OF_MANY[bits]):
+    fitting = {entry.tactic: entry.rows for entry in Tactics.shipped().entries if entry.bits == bits}
+    fitting = {tactic: rows for tactic, rows in fitting.items() if is_exact(tactic, bits)}
+    for_many = {tactic: 300 for _, width, tactic in OF_MANY if width == bits}
+    for tactic, most in {**fitting, **for_many, OF_ANY_SHAPE: 300}.items():
+        for tokens in (1, 5, 16, 17, 64, 300):
+            if tokens <= most:
                 assert torch.equal(product(tokens, tactic), truth[:tokens]), (tactic, tokens)

@@ -1,6 +1,12 @@
 """The shipped table of tactics, and how a shape finds its own."""
 
+import pytest
+import torch
+
+from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.linear.gpu import find_exact
 from tradewind.kernels.linear.tactics import FusedTactic, Measured, MeasuredFused, Tactic, Tactics
+from tradewind.kernels.linear.triton import is_exact
 
 NARROW, WIDE = Tactic(16, 256), Tactic(128, 128)
 
@@ -33,6 +39,17 @@ def test_the_shipped_table_serves_decodes_of_both_kinds() -> None:
             block_t = max(64, rows) if tactic.rows_first else max(16, rows)
             shared = (tactic.outputs + block_t) * tactic.inputs * tactic.stages * bits // 8
             assert shared <= 227 * 1024
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_exact_rows_are_multiplied_with_exact_tactics_only(dtype: torch.dtype) -> None:
+    """For any number of rows, also where the vendor's product is faster."""
+    narrow = Measured(8 * dtype.itemsize, 16, 512, 4096, Tactic(16, 256), 1.0, 2.0)
+    slower = Measured(8 * dtype.itemsize, 64, 512, 4096, Tactic(64, 256), 2.0, 1.0)
+    weight = LinearWeight(torch.empty((512, 64), dtype=dtype), None, 512, 64)
+    for rows in (1, 16, 17, 64, 65, 1024, 1025, 8192):
+        for table in (Tactics("", (narrow, slower)), Tactics.shipped()):
+            assert is_exact(find_exact(table, rows, weight), 8 * dtype.itemsize)
 
 
 def test_a_fused_product_finds_its_place_rows_and_shape() -> None:

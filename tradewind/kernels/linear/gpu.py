@@ -15,7 +15,12 @@ from tradewind.kernels.quantised_rows import Activations, QuantisedRows
 
 # For rows that no measured tactic is for, or whose sums must be in the order of all others (see few_rows).
 OF_ANY_SHAPE = Tactic(64, 64, 4, 3, rows_first=True)
-OF_MANY = {16: Tactic(128, 64, 8, 4, rows_first=True), 8: Tactic(128, 128, 8, 4, rows_first=True)}
+# For more than so many rows of weights of so many bits, where the vendor's product would sum in another order.
+OF_MANY = (
+    (64, 16, Tactic(128, 64, 8, 4, rows_first=True)),
+    (64, 8, Tactic(128, 128, 8, 4, rows_first=True)),
+    (1024, 8, Tactic(256, 128, 8, 3, rows_first=True)),
+)
 _EXACT_FUSED = FusedTactic(64, 64, 64, 4, 3)
 
 # Up to so many rows the weights' bytes count more than the arithmetic: rows are not worth quantising for 8-bit weights,
@@ -48,7 +53,7 @@ class GpuLinear:
 
     def _tactic(self, x_TD: Tensor, weight: LinearWeight) -> Tactic | None:
         if self._exact:
-            return _find_exact(self._tactics, len(x_TD), weight)
+            return find_exact(self._tactics, len(x_TD), weight)
         return None if x_TD.dtype == torch.float32 else _find(self._tactics, len(x_TD), weight)
 
     def kernel(self) -> LinearKernel:
@@ -84,7 +89,7 @@ class GpuFp8Linear:
     def _product_of_quantised(
         self, rows: QuantisedRows, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        find = _find_exact if self._exact else _find
+        find = find_exact if self._exact else _find
         tactic = find(self._tactics, rows.shape[0], weight)
         if tactic is None and (weight.in_features % 16 or weight.out_features % 16):
             tactic = OF_ANY_SHAPE  # cuBLAS takes multiples of 16 only
@@ -182,13 +187,14 @@ def _find(tactics: Tactics, rows: int, weight: LinearWeight) -> Tactic | None:
     return tactics.find(8 * weight.data.itemsize, rows, weight.out_features, weight.in_features)
 
 
-def _find_exact(tactics: Tactics, rows: int, weight: LinearWeight) -> Tactic:
+def find_exact(tactics: Tactics, rows: int, weight: LinearWeight) -> Tactic:
     """Of those whose sums are the same for every number of rows."""
     bits = 8 * weight.data.itemsize
-    if bits in OF_MANY and rows > 64:
-        return OF_MANY[bits]
-    tactic = _find(tactics, rows, weight) or OF_ANY_SHAPE
-    return tactic if is_exact(tactic, bits) else OF_ANY_SHAPE
+    for_many = [tactic for more_than, width, tactic in OF_MANY if width == bits and rows > more_than]
+    if for_many:
+        return for_many[-1]
+    tactic = _find(tactics, rows, weight)
+    return tactic if tactic is not None and is_exact(tactic, bits) else OF_ANY_SHAPE
 
 
 def _find_fused(tactics: Tactics, rows: int, weight: LinearWeight) -> FusedTactic:
