@@ -34,7 +34,7 @@ class Work:
     def body(self, rng: random.Random, number: int) -> dict[str, Any]:
         """The request with this number, of random tokens (ids below 10 are left out: they are often special)."""
         prompt = [rng.randrange(10, self.vocab_size) for _ in range(self.input_tokens)]
-        structured = {"structured_outputs": {"json": _schema(number % self.schemas)}} if self.schemas else {}
+        structured = {"structured_outputs": {"json": schema_of(number % self.schemas)}} if self.schemas else {}
         return {
             **structured,
             "model": self.model,
@@ -47,7 +47,7 @@ class Work:
         }
 
 
-def _schema(number: int) -> dict[str, Any]:
+def schema_of(number: int) -> dict[str, Any]:
     """One of many schemas: a list of records that is longer than any answer."""
     record = {
         "type": "object",
@@ -100,7 +100,7 @@ def measure(
     endpoint: Endpoint, bodies: list[dict[str, Any]], *, concurrency: int | None = None, rate: float | None = None
 ) -> Row:
     """One load: either so many requests in flight, or so many a second. The last of `bodies` goes ahead, uncounted."""
-    asyncio.run(_run_one(endpoint, bodies[-1]))
+    asyncio.run(run_one(endpoint, bodies[-1]))
     started_s = time.perf_counter()
     if concurrency is not None:
         traces = asyncio.run(_closed(endpoint, bodies[:-1], concurrency))
@@ -133,7 +133,7 @@ async def _closed(endpoint: Endpoint, bodies: list[dict[str, Any]], concurrency:
     waiting = iter(bodies)
 
     async def client() -> list[Trace]:
-        return [await _run_one(endpoint, body) for body in waiting]
+        return [await run_one(endpoint, body) for body in waiting]
 
     groups = await asyncio.gather(*(client() for _ in range(concurrency)))
     return [trace for group in groups for trace in group]
@@ -144,12 +144,12 @@ async def _open(endpoint: Endpoint, bodies: list[dict[str, Any]], rate: float) -
     rng = random.Random(rate)
     tasks = []
     for body in bodies:
-        tasks.append(asyncio.create_task(_run_one(endpoint, body)))
+        tasks.append(asyncio.create_task(run_one(endpoint, body)))
         await asyncio.sleep(rng.expovariate(rate))
     return list(await asyncio.gather(*tasks))
 
 
-async def _run_one(endpoint: Endpoint, body: dict[str, Any]) -> Trace:
+async def run_one(endpoint: Endpoint, body: dict[str, Any]) -> Trace:
     trace = Trace(time.perf_counter())
     try:
         async for event in _events(post(endpoint, "/v1/completions", body)):

@@ -9,7 +9,7 @@ from tradewind.base.errors import ConfigError, TradewindError
 from tradewind.cli.options import Parser, add_sampling, add_settings
 
 ENGINE_PARTS = ("model", "cache", "scheduler", "runner", "engine")
-BENCHES = ("serve", "offline", "startup", "host", "step", "kernels", "quality", "soak", "gpu")
+BENCHES = ("serve", "offline", "startup", "host", "step", "kernels", "quality", "soak", "schemas", "gpu")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
