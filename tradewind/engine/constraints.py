@@ -4,14 +4,14 @@ A sequence with a grammar waits here, outside the scheduler, until its grammar h
 that. Sequences without one cost nothing: they are looked up together, by array, and only while there are others.
 
 Masks are computed between two halves of a step, for all its rows. Where one took long (`Matcher.is_costly`), the
-sequence's others are prepared in threads, and it is left out of the steps until they are there: it alone waits.
+sequence's others are prepared apart (`late_masks.py`), and no step has it until they are there: it alone waits.
 """
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from tradewind.protocol.result import Finish, Updates
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tradewind.engine.late_masks import LateMasks
     from tradewind.grammar.matcher import Matcher, Vocabulary
 
     Int64s = NDArray[np.int64]
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _KEPT = 256  # grammars that are kept built for the next request with the same
 _BUILD_THREADS = 2  # so that one grammar that is slow to build does not hold up all others
-_PREPARE_THREADS = 2
 
 
 class Constraint:
@@ -66,21 +66,21 @@ class Constraint:
 
 
 class Constraints:
-    """See above. Belongs to the thread of the engine's loop; its own threads build and prepare."""
+    """See above. Belongs to the thread of the engine's loop; its own threads build."""
 
-    def __init__(self, load: Callable[[], "Vocabulary"]) -> None:
+    def __init__(self, load: Callable[[], "Vocabulary"], late: "LateMasks") -> None:
         """`load` makes the vocabulary; it is called in a thread, when the first grammar comes.
 
-        What it raises ends the sequences that waited for it; it is called again for the next one.
+        What it raises ends the sequences that waited for it; it is called again for the next one. `late` prepares
+        masks that take long.
         """
         self._load = load
         self._builders = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="grammar")
-        self._preparers = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="mask")
         self._vocabulary: Future[Vocabulary] | None = None
         self._building: dict[int, tuple[EngineRequest, Future[Matcher]]] = {}
         self._built: OrderedDict[str, Future[Matcher]] = OrderedDict()
         self._open: dict[int, Constraint] = {}
-        self._preparing: dict[int, Future[None]] = {}
+        self._late = late
 
     @property
     def is_building(self) -> bool:
@@ -90,7 +90,7 @@ class Constraints:
     @property
     def is_preparing(self) -> bool:
         """Whether any sequence waits for its mask."""
-        return bool(self._preparing)
+        return bool(len(self._late))
 
     def begin(self, request: EngineRequest) -> None:
         """Start to build the grammar of `request`, which comes out of `ready` later."""
@@ -108,10 +108,11 @@ class Constraints:
         self._building[request.request_id] = (request, built)
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep until a grammar has been built or a mask prepared, at most so long."""
-        awaited: list[Future[Any]] = [built for _, built in self._building.values()]
-        awaited += self._preparing.values()
-        wait(awaited, timeout_s, FIRST_COMPLETED)
+        """With nothing else to do: until a grammar has been built or a mask prepared, at most so long."""
+        if self.is_preparing:
+            self._late.wait(timeout_s)
+        else:
+            wait([built for _, built in self._building.values()], timeout_s, FIRST_COMPLETED)
 
     def ready(self) -> tuple[list[EngineRequest], list[Finish]]:
         """Sequences whose grammar has been built, and the ends of those for which it could not be."""
@@ -143,7 +144,7 @@ class Constraints:
             for request_id in request_ids:
                 self._open.pop(request_id, None)
                 self._building.pop(request_id, None)
-                self._preparing.pop(request_id, None)
+                self._late.forget(request_id)
 
     def advance(self, updates: Updates) -> list[Finish]:
         """Take in what was said. Returns the ends of the sequences that can say no more."""
@@ -158,7 +159,7 @@ class Constraints:
             if not constraint.advance(token):
                 ends.append(self._end(request_id))
             elif constraint.matcher.is_costly:
-                self._preparing[request_id] = self._preparers.submit(constraint.matcher.prepare)
+                self._late.begin(request_id, constraint.matcher)
         return ends
 
     def _end(self, request_id: int) -> Finish:
@@ -191,15 +192,12 @@ class Constraints:
 
     def prepared(self) -> list[int]:
         """Whose masks are there now."""
-        done = [request_id for request_id, future in self._preparing.items() if future.done()]
-        for request_id in done:
-            del self._preparing[request_id]
-        return done
+        return self._late.ready()
 
     def close(self) -> None:
         """End the threads."""
         self._builders.shutdown(wait=False, cancel_futures=True)
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._late.close()
 
 
 def _build(vocabulary: "Future[Vocabulary]", text: str) -> "Matcher":

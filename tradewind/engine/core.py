@@ -27,6 +27,7 @@ import msgspec
 from tradewind.base.clock import Clock, SystemClock
 from tradewind.base.errors import RequestError, TradewindError
 from tradewind.engine.constraints import Constraints
+from tradewind.engine.late_masks import InThreads, InTurns
 from tradewind.engine.model_files import load_text
 from tradewind.protocol.messages import Step
 from tradewind.protocol.request import FinishReason
@@ -260,7 +261,7 @@ def build_engine(directory: Path, config: "Config", on_progress: ProgressCall) -
     # Where the device is the CPU itself, a second thread for masks would wait behind those of the forward.
     mask_threads = min(usable_cpus(), _MASK_THREADS) if runner.info.asynchronous else 1
     load = partial(load_vocabulary, directory, config.model, vocab_size, mask_threads)
-    return join(runner, config, Constraints(load))
+    return join(runner, config, Constraints(load, InThreads() if runner.info.asynchronous else InTurns()))
 
 
 def join(runner: "Runner", config: "Config", constraints: Constraints | None = None) -> Engine:

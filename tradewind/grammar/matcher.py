@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FEW_TOKENS = 2**14  # up to which looking at all is faster than llguidance's shortcuts for the insides of texts
 _EVERYTHING, _NOTHING = -1, 0  # words of a mask
-COSTLY_S = 0.002  # a mask that takes longer is a burden to the sequences that share the step
+COSTLY_S = 0.001  # a mask that takes longer is a burden to the sequences that share the step
 _TIMED_SHARE = 32  # one in so many masks is timed where all are computed in one call
 
 
@@ -92,7 +92,7 @@ class Matcher:
     def prepare(self) -> None:
         """Compute the next mask: until `advance`, `Vocabulary.masks` has it at once.
 
-        For a thread of its own; nobody else may use the matcher meanwhile.
+        In any thread; nobody else may use the matcher meanwhile.
         """
         begun_s = time.thread_time()
         self.library.compute_bitmask()

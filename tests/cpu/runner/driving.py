@@ -11,6 +11,7 @@ from tradewind.base.clock import SystemClock
 from tradewind.config import CacheConfig, ModelConfig, SchedulerConfig
 from tradewind.engine.constraints import Constraints
 from tradewind.engine.core import Engine
+from tradewind.engine.late_masks import InTurns
 from tradewind.grammar.matcher import Vocabulary
 from tradewind.grammar.source import HEAD
 from tradewind.kernels import mask_logits, sample
@@ -123,7 +124,9 @@ class Session:
 def constrained_tokens(runner: Runner, requests: Iterable[EngineRequest]) -> dict[int, list[int]]:
     """Run these to their ends in an engine, grammars and all: tokens by request id."""
     scheduler = Scheduler(runner.info, SchedulerConfig(), CacheConfig(block_tokens=runner.info.block_tokens), CLOCK)
-    engine = Engine(scheduler, runner, CLOCK, constraints=Constraints(lambda: vocabulary(runner.info.vocab_size)))
+    engine = Engine(
+        scheduler, runner, CLOCK, constraints=Constraints(lambda: vocabulary(runner.info.vocab_size), InTurns())
+    )
     tokens: dict[int, list[int]] = {}
     for one in requests:
         tokens[one.request_id] = []
