@@ -81,9 +81,10 @@ class PrefixCache:
 
     def hold(self, blocks: list[int]) -> None:
         """One more holder for each of `blocks` (distinct, from `find`)."""
-        for block in blocks:
-            self._idle.pop(block, None)
-        self.pool.holders[blocks] += 1
+        ids = np.array(blocks, np.int32)
+        for block in ids[self.pool.holders[ids] == 0].tolist():
+            del self._idle[block]
+        self.pool.holders[ids] += 1
 
     def publish(self, block_hash: BlockHash, block: int) -> None:
         """From now on `block`, which is held and whose content is final, can be found, unless its twin can already."""
@@ -103,18 +104,16 @@ class PrefixCache:
         `hashes`: those of the first blocks, as far as they may be found. Where such a block has a twin that is cached,
         the twin counts as used now, so that it does not go before the blocks that follow it in the chain.
         """
-        ids = blocks.tolist()
-        for block_hash, block in zip(hashes, ids, strict=False):
-            if block_hash not in self._block_of:
-                self.publish(block_hash, block)
+        for index in np.flatnonzero(~self._is_published[blocks[: len(hashes)]]).tolist():
+            self.publish(hashes[index], int(blocks[index]))
         holders = self.pool.holders
         holders[blocks] -= 1
         is_loose, is_published = holders[blocks] == 0, self._is_published[blocks]
         self.pool.push(blocks[is_loose & ~is_published][::-1])
-        becomes_idle = (is_loose & is_published).tolist()
-        for index in range(len(ids) - 1, -1, -1):
+        becomes_idle = is_loose & is_published
+        for index in np.flatnonzero(becomes_idle | ~is_published)[::-1].tolist():
             if becomes_idle[index]:
-                self._idle[ids[index]] = None
+                self._idle[int(blocks[index])] = None
             elif index < len(hashes):
                 twin = self._block_of[hashes[index]]
                 if twin in self._idle:

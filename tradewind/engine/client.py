@@ -224,7 +224,7 @@ class AsyncEngine:
         for output in feed.outputs:
             self._table.add(output)
             self._feeds[output.request_id] = feed
-        self._supervisor.send(Add(resolved.requests))
+        self._supervisor.send(Add(resolved.requests[0], [other.sampling.seed for other in resolved.requests[1:]]))
         self._supervisor.watch()
         return Stream(feed, self._loop, self._abort)
 

@@ -269,7 +269,7 @@ class LLM:
             completion_tokens=sum(sequence.completion_tokens for sequence in sequences),
             cached_tokens=sequences[0].cached_tokens,
         )
-        return RequestOutput(text, prompt_tokens, completions, named, usage)
+        return RequestOutput(text, list(prompt_tokens), completions, named, usage)
 
 
 def _turn(engine: Engine, table: OutputTable, bar: "Bar") -> Iterator[SequenceOutput]:

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ class Service:
         while has_input(self._inbox):
             message = self._decoder.decode(self._inbox.recv())
             if isinstance(message, Add):
-                self._add(message.requests)
+                prompt = array("i", message.first.prompt_tokens)  # turned into numbers once for all
+                self._add(msgspec.structs.replace(message.first, prompt_tokens=prompt).with_others(message.other_seeds))
             elif isinstance(message, Abort):
                 self._engine.abort(message.request_ids)
             elif isinstance(message, TakeSnapshot):

@@ -87,9 +87,8 @@ class Resolver:
         Raises RequestError naming the field, or ContextLengthExceeded.
         """
         validate(params, self._limits.vocab_size, self._limits.max_logprobs)
-        self._check_prompt(prompt_tokens)
         _check_terms(terms)
-        max_tokens = self.max_tokens(len(prompt_tokens), params.max_tokens)
+        max_tokens = self._check_prompt(prompt_tokens, params.max_tokens)
         _check_min_tokens(params.min_tokens, max_tokens)
         _check_logprobs(params, len(prompt_tokens), max_tokens)
         eos_ids = frozenset() if params.ignore_eos else self._eos_ids
@@ -99,21 +98,19 @@ class Resolver:
         grammar = self._grammar(params.structured_outputs)
         if params.top_k >= self._limits.vocab_size:
             params = msgspec.structs.replace(params, top_k=0)  # no limit; a device's integers are small
-        requests = [
-            EngineRequest(
-                request_id=first_id + index,
-                prompt_tokens=prompt_tokens,
-                sampling=_row_sampling(params, derived_seed(seed, index), bad_word_ids, index == 0),
-                max_tokens=max_tokens,
-                stop_token_ids=sorted(stop_ids),
-                priority=terms.priority,
-                deadline_s=None if terms.timeout_s is None else terms.now_s + terms.timeout_s,
-                arrival_s=terms.now_s,
-                cache_salt=terms.cache_salt,
-                grammar=grammar,
-            )
-            for index in range(params.n)
-        ]
+        first = EngineRequest(
+            request_id=first_id,
+            prompt_tokens=prompt_tokens,
+            sampling=_row_sampling(params, seed, bad_word_ids),
+            max_tokens=max_tokens,
+            stop_token_ids=sorted(stop_ids),
+            priority=terms.priority,
+            deadline_s=None if terms.timeout_s is None else terms.now_s + terms.timeout_s,
+            arrival_s=terms.now_s,
+            cache_salt=terms.cache_salt,
+            grammar=grammar,
+        )
+        requests = first.with_others(derived_seed(seed, index) for index in range(1, params.n))
         rules = TextRules(
             silent_ids=frozenset() if params.include_stop_str_in_output else stop_ids,
             eos_ids=eos_ids,
@@ -148,9 +145,8 @@ class Resolver:
     def begin_search(self, prompt_tokens: list[int], params: BeamSearchParams) -> BeamSearch:
         """A beam search after a prompt. Raises RequestError naming the field, or ContextLengthExceeded."""
         validate_beams(params, self._limits.vocab_size, self._limits.max_logprobs)
-        self._check_prompt(prompt_tokens)
+        max_tokens = self._check_prompt(prompt_tokens, params.max_tokens)
         eos_ids = frozenset() if params.ignore_eos else self._eos_ids
-        max_tokens = self.max_tokens(len(prompt_tokens), params.max_tokens)
         return BeamSearch(params, max_tokens, eos_ids.union(params.stop_token_ids or ()))
 
     def end_search(self, prompt_tokens: list[int], search: BeamSearch) -> list[Delta]:
@@ -175,9 +171,11 @@ class Resolver:
             deltas.append(delta)
         return deltas
 
-    def _check_prompt(self, prompt_tokens: list[int]) -> None:
+    def _check_prompt(self, prompt_tokens: list[int], asked: int | None) -> int:
+        """The most tokens that may follow. The length is looked at first: what is too long may be very long."""
         if not prompt_tokens:
             raise RequestError("the prompt is empty; it must have at least one token", field="prompt")
+        max_tokens = self.max_tokens(len(prompt_tokens), asked)
         vocab_size = self._limits.vocab_size
         try:
             array("q", prompt_tokens)
@@ -189,6 +187,7 @@ class Resolver:
             wrong = low if low < 0 else high
             message = f"the prompt has the token id {wrong}; this model's are 0 to {vocab_size - 1}"
             raise RequestError(message, field="prompt")
+        return max_tokens
 
     def max_tokens(self, count_prompt: int, asked: int | None) -> int:
         """The most tokens that may follow a prompt of `count_prompt`. Raises ContextLengthExceeded."""
@@ -230,9 +229,7 @@ def derived_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _row_sampling(
-    params: SamplingParams, seed: int, bad_word_ids: list[list[int]] | None, is_first: bool
-) -> RowSampling:
+def _row_sampling(params: SamplingParams, seed: int, bad_word_ids: list[list[int]] | None) -> RowSampling:
     return RowSampling(
         seed=seed,
         temperature=float(params.temperature),
@@ -247,7 +244,7 @@ def _row_sampling(
         bad_word_ids=bad_word_ids,
         min_tokens=params.min_tokens,
         logprobs=params.logprobs,
-        prompt_logprobs=params.prompt_logprobs if is_first else None,
+        prompt_logprobs=params.prompt_logprobs,
     )
 
 

@@ -8,9 +8,10 @@ from tradewind.protocol.snapshot import EngineView
 
 
 class Add(msgspec.Struct, frozen=True, tag="add"):
-    """Start these sequences."""
+    """Start the sequences of a client's request: `first`, and those after it, which differ by their seeds."""
 
-    requests: list[EngineRequest]
+    first: EngineRequest
+    other_seeds: list[int] = []
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

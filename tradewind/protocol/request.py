@@ -1,5 +1,6 @@
 """A request as the engine loop sees it: token ids only, everything resolved."""
 
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -51,7 +52,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """One sequence. A request with n > 1 becomes n of these, with derived seeds."""
 
     request_id: int  # unique in the life of one engine; chosen by the client, ascending
-    prompt_tokens: list[int]
+    prompt_tokens: Sequence[int]
     sampling: RowSampling
     max_tokens: int  # at least 1; prompt + max_tokens <= max_model_len
     stop_token_ids: list[int] = []  # ends of sequence (unless ignored) and the request's own, together
@@ -60,6 +61,17 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     arrival_s: float = 0.0
     cache_salt: str = ""  # only requests with the same salt share cached prefixes
     grammar: RowGrammar | None = None
+
+    def with_others(self, seeds: Iterable[int]) -> "list[EngineRequest]":
+        """This one and, with ids that follow its own, its others: a sequence for each seed, without prompt logprobs."""
+        sampling = msgspec.structs.replace(self.sampling, prompt_logprobs=None)
+        others = (
+            msgspec.structs.replace(
+                self, request_id=self.request_id + place, sampling=msgspec.structs.replace(sampling, seed=seed)
+            )
+            for place, seed in enumerate(seeds, 1)
+        )
+        return [self, *others]
 
     @property
     def forbids_tokens(self) -> bool:

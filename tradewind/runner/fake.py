@@ -229,17 +229,28 @@ class QuickDevice:
     def __init__(self, info: RunnerInfo) -> None:
         self._vocab_size = info.vocab_size
         self._seeds: Words = np.zeros(info.max_running, np.uint64)
+        self._logprobs: dict[int, int] = {}  # slot -> alternatives; prompts get none
 
     def execute(self, plan: StepPlan, failed: dict[int, str], cost_s: float) -> StepResult:
         """The result of `plan`."""
         for start in plan.starts:
             self._seeds[start.slot] = start.sampling.seed
+            self._logprobs.pop(start.slot, None)
+            if start.sampling.logprobs is not None:
+                self._logprobs[start.slot] = start.sampling.logprobs
         ends = plan.computed_tokens + plan.new_tokens
         slots = plan.slots
         if not plan.sample.all():
             slots, ends = slots[plan.sample], ends[plan.sample]
         tokens = _draw(ends.astype(np.uint64), self._seeds[slots], self._vocab_size)
-        return StepResult(plan.step, slots, tokens, failed=failed or None, device_s=cost_s)
+        logprobs = None
+        if self._logprobs:
+            logprobs = {
+                slot: _flat_logprobs(token, self._logprobs[slot])
+                for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True)
+                if slot in self._logprobs
+            }
+        return StepResult(plan.step, slots, tokens, logprobs or None, failed=failed or None, device_s=cost_s)
 
     def store(self, plan: StepPlan, tokens: "Int32s") -> None:
         """It keeps no tokens."""

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 MAX_IN_FLIGHT = 2
 MAX_EXAMINED = 64
 """How many waiting sequences one plan looks at: bounds the host time of a step when very many are parked."""
+MAX_EXAMINED_BLOCKS = 16384
+"""How many blocks of theirs: each is looked up in the prefix cache."""
 
 NO_INT32S = np.zeros(0, np.int32)
 NO_INT64S = np.zeros(0, np.int64)
@@ -92,6 +94,7 @@ class Scheduler:
         self._device_s = 0.0
         self._prompt_tokens = 0
         self._output_tokens = 0
+        self._newest: Sequence | None = None
         self._ownership = OwnershipCheck(self._cache)
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -101,7 +104,8 @@ class Scheduler:
 
         Raises Overloaded when the queue is full, and RequestError naming the field when it could never run.
         """
-        self._validate(request)
+        prompt = np.array(request.prompt_tokens, np.int64)
+        self._validate(request, prompt)
         if self._residents.queued() >= self._config.max_waiting + self._rows.free_slots:
             raise Overloaded(
                 f"{self._residents.queued()} requests are waiting already; try again later",
@@ -111,11 +115,14 @@ class Scheduler:
         slim = msgspec.structs.replace(request, prompt_tokens=[], arrival_s=request.arrival_s or self._clock.now_s())
         sequence = Sequence(
             request=slim,
-            prompt=np.array(request.prompt_tokens, np.int32),
+            prompt=prompt.astype(np.int32),
             order=order_of(self._config.policy, request.priority, serial),
             serial=serial,
         )
-        self._live[request.request_id] = sequence
+        newest = self._newest
+        if newest is not None and newest.begins_as(sequence):
+            sequence.prompt_chain = newest.prompt_chain
+        self._newest = self._live[request.request_id] = sequence
         self._residents.waiting.push(sequence)
         if request.deadline_s is not None:
             heappush(self._deadlines, (request.deadline_s, request.request_id))
@@ -282,7 +289,10 @@ class Scheduler:
         if len(residents.promises):
             residents.wake(residents.promises.impatient(self._rows))
         postponed = []
+        examined_blocks = 0
         for _ in range(MAX_EXAMINED):
+            if examined_blocks > MAX_EXAMINED_BLOCKS:
+                break
             candidate = residents.next_in_line()
             if candidate is None or not wants_more(self._remaining(), budget_tokens):
                 break
@@ -293,6 +303,7 @@ class Scheduler:
                 continue
             is_new = sequence.slot == NO_SLOT
             verdict = residents.admit(queue, sequence)
+            examined_blocks += sequence.known_tokens // self._rows.block_tokens
             if verdict is Verdict.NO_ROOM:
                 break
             if is_new and verdict is Verdict.ADMITTED:
@@ -476,14 +487,14 @@ class Scheduler:
         admitted, self._admitted = self._admitted, []
         return Updates(NO_INT64S, NO_INT32S, [], admitted, {}, {})
 
-    def _validate(self, request: EngineRequest) -> None:
-        prompt_tokens, block_tokens = len(request.prompt_tokens), self._info.block_tokens
+    def _validate(self, request: EngineRequest, prompt: "Int64s") -> None:
+        prompt_tokens, block_tokens = len(prompt), self._info.block_tokens
         total_tokens = prompt_tokens + request.max_tokens
         if request.request_id in self._live:
             raise RequestError(f"request {request.request_id} is running already", field="request_id")
         if not prompt_tokens:
             raise RequestError("the prompt is empty; it needs at least one token", field="prompt")
-        low, high = min(request.prompt_tokens), max(request.prompt_tokens)
+        low, high = prompt.min(), prompt.max()
         if low < 0 or high >= self._info.vocab_size:
             raise RequestError(
                 f"token {low if low < 0 else high} of the prompt is not in 0..{self._info.vocab_size - 1}",

@@ -52,6 +52,7 @@ class Sequence:
     parked_on: BlockHash | None = None
     promised: list[BlockHash] = field(default_factory=list)
     hashes: list[BlockHash] = field(default_factory=list)
+    prompt_chain: list[BlockHash] = field(default_factory=list)  # the prompt's part; sequences of one request share it
 
     @property
     def request_id(self) -> int:
@@ -66,10 +67,19 @@ class Sequence:
         """The longest it can become."""
         return len(self.prompt) + self.request.max_tokens
 
+    def begins_as(self, other: "Sequence") -> bool:
+        """Whether both have the same prompt and share cached prefixes: then their prompts' hashes are the same."""
+        return self.request.cache_salt == other.request.cache_salt and np.array_equal(self.prompt, other.prompt)
+
     def chain(self, tokens: "Int32s", count_blocks: int, block_tokens: int) -> list[BlockHash]:
         """The hashes of its first `count_blocks` blocks. `tokens` (what is known of it) must cover them."""
         have = len(self.hashes)
+        if have < count_blocks and have < len(self.prompt_chain):
+            self.hashes = self.prompt_chain[:count_blocks]
+            have = len(self.hashes)
         if have < count_blocks:
             parent = self.hashes[-1] if have else chain_start(self.request.cache_salt)
             self.hashes += block_hashes(parent, tokens[have * block_tokens : count_blocks * block_tokens], block_tokens)
+            known = len(self.prompt_chain)
+            self.prompt_chain += self.hashes[known : len(self.prompt) // block_tokens]
         return self.hashes[:count_blocks]

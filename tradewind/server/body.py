@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,8 +15,13 @@ from tradewind.base.units import format_bytes
 from tradewind.server.errors import BodyTimeout, Disconnected, UnsupportedMediaType
 
 Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
 
 MAX_FIELDS = 1024
+LARGE_BYTES = 64 * 1024
+"""What takes longer to look at than a thread takes to start."""
+LARGE_LIST = 256
+"""The same, of messages or items."""
 PAUSE_TIMEOUT_S = 30.0  # a client that sends nothing for so long in the middle of its body is given up
 
 
@@ -51,7 +57,13 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
 async def read_json(request: Request, model: type[Body], max_bytes: int) -> Body:
     """The body as `model`. Raises RequestError (or one of its kinds) with the path of the offending field."""
     _check_content_type(request.headers.get("content-type"))
-    return validate(model, decode_json(await read_body(request, max_bytes)))
+    body = await read_body(request, max_bytes)
+    return await aside(len(body) >= LARGE_BYTES, lambda: validate(model, decode_json(body)))
+
+
+async def aside(is_large: bool, work: Callable[[], Result]) -> Result:
+    """What `work` gives. If it is large, a thread does it, and streams go on meanwhile."""
+    return await asyncio.to_thread(work) if is_large else work()
 
 
 def _check_content_type(content_type: str | None) -> None:

@@ -6,6 +6,7 @@ then the engine process starts, and the HTTP side is imported while the engine l
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -107,6 +108,8 @@ class _Serving:
             except StartupError as error:
                 stopping.cancel()
                 return _refuse(error)
+            gc.collect()
+            gc.freeze()  # what booted stays: the collector need not walk it again while serving
             self._greet(engine)
             await stopping
             log.info("draining: running streams finish, new requests are refused")

@@ -32,9 +32,13 @@ class FakeTemplate:
 
     source = ""
 
+    def __init__(self) -> None:
+        self.written: list[int] = []  # how many messages each time
+
     def render(self, messages: list[dict[str, Any]], **options: Any) -> str:
         self.options = options
         self.messages = messages
+        self.written.append(len(messages))
         lines = [f"{message['role']}: {_plain(message.get('content'))}" for message in messages]
         return "\n".join(lines) + ("\nassistant:" if options.get("add_generation_prompt") else "")
 

@@ -341,6 +341,17 @@ async def test_truncation_drops_the_oldest_turns() -> None:
     assert prompt_of(made).count("user: ") == 2
 
 
+async def test_of_many_turns_no_more_are_written_than_it_takes() -> None:
+    made = caller()
+    for count in (1, 31, 32, 33, 200):
+        talk = [{"role": "user", "content": f"{number:03}" * 30} for number in range(count)]
+        await ask_well(made, talk, truncation="auto", max_output_tokens=100)
+        fitting = [number for number in range(count) if f"{number:03}" * 30 in prompt_of(made)]
+        assert fitting == list(range(max(0, count - 4), count))
+    written = made.engine.tokenizer.chat_template.written
+    assert max(written[-8:]) <= 16, written  # messages, of the 200
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +422,13 @@ def test_no_items_are_too_odd(items: list[dict[str, Any]]) -> None:
     answer = asyncio.run(ask(caller(), items))
     assert answer.status in (200, 400), answer.body
     assert answer.status == 200 or answer.error()["param"].startswith("input")
+
+
+async def test_too_many_items_are_counted_as_such() -> None:
+    answer = await ask(caller(), [{"role": "user", "content": "a"}] * 10_001)
+    assert answer.error()["message"].startswith("input has 10001 entries")
+    answer = await ask(caller(), [{"role": "user", "content": "a"}] * 10_000, instructions="b")
+    assert answer.error()["message"].startswith("input has 10001 entries")
 
 
 async def test_what_has_no_effect_is_said() -> None:

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from tradewind.server.anthropic.conversation import as_chat
 from tradewind.server.anthropic.requests import CountRequest, MessagesRequest
 from tradewind.server.anthropic.shape import MessageShape
+from tradewind.server.body import LARGE_LIST, aside
 from tradewind.server.generation import Generation, collect
 from tradewind.server.openai.chat import conversation_of, prepare
 from tradewind.server.openai.entry import enter
@@ -18,7 +19,8 @@ from tradewind.server.sse import EventStream, JsonAnswer
 async def messages(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, MessagesRequest)
-    job, answering = await prepare(service, request, as_chat(asked), trace)
+    chat = await aside(len(asked.messages) >= LARGE_LIST, lambda: as_chat(asked))
+    job, answering = await prepare(service, request, chat, trace)
     generation = Generation(service, job, trace)
     shape = MessageShape(f"msg_{trace.request_id}", model, answering.reading, answering.parallel, generation)
     if asked.stream:
@@ -30,6 +32,6 @@ async def messages(service: Service, request: Request) -> Response:
 async def count_tokens(service: Service, request: Request) -> Response:
     """How many tokens the conversation is in the model's template."""
     asked, _, _ = await enter(service, request, CountRequest)
-    chat = as_chat(asked)
+    chat = await aside(len(asked.messages) >= LARGE_LIST, lambda: as_chat(asked))
     tokens = await encode_chat(service.engine.tokenizer, conversation_of(chat, tool_use(chat)))
     return JsonAnswer({"input_tokens": len(tokens)})

@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from tradewind.base.errors import TradewindError
 from tradewind.engine.client import Usage
-from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.errors import error_body
 from tradewind.server.sse import JsonAnswer
 
@@ -52,9 +51,9 @@ def encoded(value: Any) -> msgspec.Raw:
     return msgspec.Raw(_encode(value))
 
 
-async def whole_answer(build: Callable[[], dict[str, Any]], params: SamplingParams) -> Response:
-    """An answer in one piece. With log probabilities it can be large: a thread puts it together, and streams go on."""
-    if params.logprobs is None and params.prompt_logprobs is None:
+async def whole_answer(build: Callable[[], dict[str, Any]], is_large: bool) -> Response:
+    """An answer in one piece. One that may be large is put together by a thread, and streams go on."""
+    if not is_large:
         return JsonAnswer(build())
     body = await asyncio.to_thread(lambda: _encode(build()))
     return Response(body, media_type=JsonAnswer.media_type)

@@ -48,13 +48,13 @@ async def chat_completions(service: Service, request: Request) -> Response:
     if search is not None:
         choices, found = await search_beams(service, job, search, trace, request.receive)
         shape = ChatShape(asked, answering, service.engine.tokenizer, found, job.prompts[0], head)
-        return await whole_answer(lambda: shape.whole(choices), job.params)
+        return await whole_answer(lambda: shape.whole(choices), asked.more_than_text)
     generation = Generation(service, job, trace)
     shape = ChatShape(asked, answering, service.engine.tokenizer, generation, job.prompts[0], head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
     choices = await collect(generation, job.params.n, request.receive)
-    return await whole_answer(lambda: shape.whole(choices), job.params)
+    return await whole_answer(lambda: shape.whole(choices), asked.more_than_text)
 
 
 async def prepare(service: Service, request: Request, asked: ChatRequest, trace: Trace) -> "tuple[Job, Answering]":

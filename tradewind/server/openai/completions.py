@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -51,13 +52,14 @@ async def completions(service: Service, request: Request) -> Response:
     if search is not None:
         choices, found = await search_beams(service, job, search, trace, request.receive)
         shape = CompletionShape(asked, params, tokenizer, prompts, found, job, head)
-        return await whole_answer(lambda: shape.whole(choices), params)
+        return await whole_answer(lambda: shape.whole(choices), asked.more_than_text)
     generation = Generation(service, job, trace)
     shape = CompletionShape(asked, params, tokenizer, prompts, generation, job, head)
     if asked.stream:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
     choices = await collect(generation, len(prompts) * job.params.n, request.receive)
-    return await whole_answer(lambda: shape.whole(best_samples(choices, job.params.n, params.n)), params)
+    best = best_samples(choices, job.params.n, params.n)
+    return await whole_answer(lambda: shape.whole(best), asked.more_than_text)
 
 
 class CompletionShape:
@@ -75,7 +77,7 @@ class CompletionShape:
     ) -> None:
         self._asked = asked
         self._n = params.n
-        self._prompts = prompts
+        self._prompts = list(prompts)  # as texts, once they have been echoed
         self._generation = generation
         self._job = job
         self._head = head
@@ -85,6 +87,7 @@ class CompletionShape:
         self._plain = asked.logprobs is None and not asked.return_token_ids and not asked.usage_in_every_chunk
         self._prompt_only = bool(asked.echo) and asked.max_tokens == 0
         self._logprobs: dict[int, CompletionLogprobs] = {}
+        self._encoded_prompts: dict[int, msgspec.Raw] = {}
         self._begun: set[int] = set()
 
     # --- one piece ---------------------------------------------------------------------------------------------------
@@ -109,7 +112,7 @@ class CompletionShape:
             positions = self._generation.prompt_logprobs.get(index // self._n, [])
             answer["prompt_logprobs"] = prompt_logprobs(positions, self._names)
         if self._asked.return_token_ids:
-            answer["prompt_token_ids"] = self._job.prompts[index // self._n]
+            answer["prompt_token_ids"] = self._prompt_ids(index // self._n)
             answer["token_ids"] = choice.token_ids
         return answer
 
@@ -141,7 +144,7 @@ class CompletionShape:
         if self._asked.return_token_ids:
             choice["token_ids"] = delta.token_ids
             if first:
-                choice["prompt_token_ids"] = self._job.prompts[index // self._n]
+                choice["prompt_token_ids"] = self._prompt_ids(index // self._n)
         return self._frame.choice(choice, self._generation.usage if self._asked.usage_in_every_chunk else None)
 
     def _prompt_event(self, index: int) -> bytes:
@@ -167,10 +170,18 @@ class CompletionShape:
     def _echo(self, index: int) -> str:
         if not self._asked.echo:
             return ""
-        prompt = self._prompts[index // self._n]
-        if isinstance(prompt, str):
-            return prompt
-        return self._tokenizer.decode(prompt, self._asked.skip_special_tokens is not False)
+        place = index // self._n
+        prompt = self._prompts[place]
+        if not isinstance(prompt, str):
+            prompt = self._tokenizer.decode(prompt, self._asked.skip_special_tokens is not False)
+            self._prompts[place] = prompt
+        return prompt
+
+    def _prompt_ids(self, place: int) -> msgspec.Raw:
+        """Encoded once for all choices."""
+        if place not in self._encoded_prompts:
+            self._encoded_prompts[place] = encoded(self._job.prompts[place])
+        return self._encoded_prompts[place]
 
     def _piece_logprobs(self, index: int, positions: list[Any]) -> dict[str, Any] | None:
         """The lists for the next tokens of a choice; an echoed prompt's come before its first ones."""

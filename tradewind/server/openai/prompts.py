@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tradewind.base.errors import RequestError
-from tradewind.server.openai.requests import Message
+from tradewind.base.errors import ContextLengthExceeded, RequestError
+from tradewind.server.openai.requests import MAX_TOKEN_IDS, Message
 from tradewind.server.openai.tools import ToolUse, described
 from tradewind.text import harmony
 from tradewind.text.tokenizer import LONG_CHARS
@@ -47,6 +47,9 @@ def _text_or_ids(entry: Any, path: str) -> TextOrIds:
 def _ids(entry: list[Any], path: str) -> list[int]:
     if not entry:
         raise RequestError(f"{path} should hold at least one token id", field=path)
+    if len(entry) > MAX_TOKEN_IDS:
+        message = f"{path} has {len(entry)} token ids; at most {MAX_TOKEN_IDS} are allowed"
+        raise ContextLengthExceeded(message, field=path)
     if set(map(type, entry)) != {int}:
         index, token = next((index, token) for index, token in enumerate(entry) if not _is_id(token))
         where = f"{path}[{index}]"

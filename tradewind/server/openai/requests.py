@@ -180,6 +180,12 @@ class GenerationRequest(ModelRequest):
     early_stopping: bool | None = None
 
     @property
+    def more_than_text(self) -> bool:
+        """Whether something is to be said of each token, or the prompt is to be repeated."""
+        wanted = (getattr(self, name) for name in ("logprobs", "prompt_logprobs", "return_token_ids", "echo"))
+        return any(value is not None and value is not False for value in wanted)
+
+    @property
     def usage_wanted(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)

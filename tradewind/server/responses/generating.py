@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tradewind.base.errors import RequestError
-from tradewind.server.body import validate
+from tradewind.server.body import LARGE_LIST, aside, validate
 from tradewind.server.generation import Generation, Job
 from tradewind.server.openai.chat import Answering, prepare
 from tradewind.server.openai.requests import ChatRequest
@@ -17,6 +17,9 @@ from tradewind.server.responses.requests import FunctionChoice, FunctionTool, Re
 from tradewind.server.service import Service
 from tradewind.server.trace import Trace
 
+Made = tuple[Job, Answering]
+
+_FEW_TURNS = 32  # conversations of fewer are tried as a whole first, for most of them fit
 _SAME_NAMES = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
     *("repetition_penalty", "logit_bias", "stop", "ignore_eos", "priority", "cache_salt", "timeout"),
@@ -40,9 +43,8 @@ async def begin(
 ) -> tuple[Generation, Answering]:
     """Start answering `items`. Raises RequestError with the names of `asked`, and what `AsyncEngine.submit` raises."""
     with _own_names():
-        job, answering = await prepare(service, request, as_chat(asked, items), trace)
-        if asked.truncation == "auto" and not _fits(service, job):
-            job, answering = await _shortened(service, request, asked, items, trace)
+        make = _Maker(service, request, asked, items, trace)
+        job, answering = await (make.shortened() if asked.truncation == "auto" else make.after(0))
         return Generation(service, job, trace), answering
 
 
@@ -82,28 +84,51 @@ def _format(asked: TextFormat) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": asked.name or "", "schema": asked.schema_}}
 
 
-async def _shortened(
-    service: Service, request: Request, asked: ResponsesRequest, items: list[Item], trace: Trace
-) -> tuple[Job, Answering]:
-    """The longest end of the conversation that fits, from one of the user's messages on; else its last turn."""
-    turns = turns_of(items)
-    best = None
-    low, high = 0, len(turns) - 1
-    while low <= high:
-        middle = (low + high) // 2
-        shorter = as_chat(asked, without_oldest(items, turns[middle]))
-        made = await prepare(service, request, shorter, trace)
-        if _fits(service, made[0]) or middle == len(turns) - 1:
-            best, high = made, middle - 1
-        else:
-            low = middle + 1
-    return best or await prepare(service, request, as_chat(asked, items), trace)
+class _Maker:
+    """Makes jobs of a conversation, or of its end."""
 
+    def __init__(
+        self, service: Service, request: Request, asked: ResponsesRequest, items: list[Item], trace: Trace
+    ) -> None:
+        self._service = service
+        self._request = request
+        self._asked = asked
+        self._items = items
+        self._trace = trace
 
-def _fits(service: Service, job: Job) -> bool:
-    ready = service.engine.ready
-    context = min(ready.max_model_len, ready.num_blocks * ready.block_tokens + 1)
-    return len(job.prompts[0]) + (job.params.max_tokens or 1) <= context
+    async def after(self, cut: int) -> Made:
+        """Without the items before place `cut`."""
+        items = without_oldest(self._items, cut)
+        chat = await aside(len(items) >= LARGE_LIST, lambda: as_chat(self._asked, items))
+        return await prepare(self._service, self._request, chat, self._trace)
+
+    async def shortened(self) -> Made:
+        """The longest end of the conversation that fits, from one of the user's messages on; else its last turn.
+
+        A conversation of many turns is tried from its end, twice as much each time: what is written and counted is then
+        in proportion to what fits, not to what was sent.
+        """
+        cuts = [0, *turns_of(self._items)]
+        low, high, step = 0, len(cuts) - 1, 1
+        if high < _FEW_TURNS:
+            whole = await self.after(0)
+            if self._fits(whole) or not high:
+                return whole
+            low = 1
+        best = await self.after(cuts[high])
+        while low < high and self._fits(best):  # `high` fits, and nothing before `low` does
+            middle = max(low, high - step) if step else (low + high) // 2
+            made = await self.after(cuts[middle])
+            if self._fits(made):
+                best, high, step = made, middle, 2 * step
+            else:
+                low, step = middle + 1, 0
+        return best
+
+    def _fits(self, made: Made) -> bool:
+        job, ready = made[0], self._service.engine.ready
+        context = min(ready.max_model_len, ready.num_blocks * ready.block_tokens + 1)
+        return len(job.prompts[0]) + (job.params.max_tokens or 1) <= context
 
 
 @contextmanager
@@ -113,6 +138,7 @@ def _own_names() -> Iterator[None]:
         yield
     except RequestError as error:
         error.message = error.message.replace("max_tokens", "max_output_tokens")
+        error.message = re.sub(r"^messages(?= has \d+ entries)", "input", error.message)
         for theirs, ours in _NAMES:
             found = re.match(rf"(?:{theirs})(?=[.\[]|$)", error.field or "")
             if found:

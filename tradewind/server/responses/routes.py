@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tradewind.base.errors import RequestError
+from tradewind.server.body import LARGE_LIST, aside
 from tradewind.server.generation import consume
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames
 from tradewind.server.responses.background import Background, Place
 from tradewind.server.responses.event_log import EventLog
 from tradewind.server.responses.generating import begin
-from tradewind.server.responses.items import item_id, read_items
+from tradewind.server.responses.items import Item, item_id, read_items
 from tradewind.server.responses.requests import ResponsesRequest
 from tradewind.server.responses.shape import ResponseHead, ResponseShape
 from tradewind.server.responses.store import ResponseStore, Stored, decoded
@@ -37,9 +38,9 @@ async def create_response(service: Service, request: Request) -> Response:
     before: tuple[bytes, ...] = ()
     if asked.previous_response_id is not None:
         before = store.get(asked.previous_response_id, owner, "previous_response_id").conversation
-    items = read_items(asked.input or [], lambda name: store.find_item(name, owner))
-    conversation = (*before, msgspec.json.encode(items))
-    generation, answering = await begin(service, request, asked, decoded(before) + items, trace)
+    is_large = bool(before) or (isinstance(asked.input, list) and len(asked.input) >= LARGE_LIST)
+    items, conversation = await aside(is_large, lambda: _conversation(asked, before, store, owner))
+    generation, answering = await begin(service, request, asked, items, trace)
     response_id = item_id("resp")
     made = None
     if asked.background:
@@ -55,6 +56,14 @@ async def create_response(service: Service, request: Request) -> Response:
         return EventStream(generation, shape, service.metrics, service.limits.write_timeout_s)
     await consume(generation, request.receive, lambda _first, deltas: shape.take(deltas))
     return JsonAnswer(shape.whole())
+
+
+def _conversation(
+    asked: ResponsesRequest, before: tuple[bytes, ...], store: ResponseStore, owner: str
+) -> tuple[list[Item], tuple[bytes, ...]]:
+    """All items, and the same as they are stored. `before`: of earlier responses."""
+    items = read_items(asked.input or [], lambda name: store.find_item(name, owner))
+    return decoded(before) + items, (*before, msgspec.json.encode(items))
 
 
 def _keep(store: ResponseStore, owner: str, conversation: tuple[bytes, ...], response: dict[str, Any]) -> None:
