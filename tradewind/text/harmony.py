@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from tradewind.text.tool_calls import CallArguments, CallStart, Content, Piece, Reasoning, overlap
+from tradewind.text.tool_calls import CallArguments, CallStart, Reasoning, SteppedReader, overlap
 
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
@@ -40,41 +40,29 @@ class _Kind(Enum):
     RAW = auto()  # content as it was written, marks included
 
 
-class HarmonyReader:
+class HarmonyReader(SteppedReader):
     """Takes answers apart. See Reader. Only functions of `tools` (name -> schema of the arguments) can be called."""
 
     def __init__(self, tools: Mapping[str, Any]) -> None:
+        super().__init__()
         self._tools = tools
         self._stage = _Stage.HEADER
-        self._held = ""  # not settled yet
         self._kind = _Kind.CONTENT
         self._raw = ""  # of a call that has not begun: all that was written of it
         self._name: str | None = None  # of that call
         self._count = 0  # calls so far
         self._begun: set[_Kind] = set()
         self._gap = ""
-        self._pieces: list[Piece] = []
 
-    def push(self, text: str) -> list[Piece]:
-        """See Reader."""
-        self._held += text
-        while self._held and self._step():
-            pass
-        return self._take()
-
-    def finish(self) -> list[Piece]:
-        """See Reader."""
-        held, self._held = self._held, ""
+    def _end(self, held: str) -> None:
         if self._stage is _Stage.BODY:
             self._extend(held)
             if self._name is not None:
                 self._say(self._raw)
         elif self._stage is _Stage.LOOSE or not held.lstrip().startswith((START, CHANNEL, MESSAGE)):
             self._say(held if self._stage is _Stage.LOOSE or held.strip() else "")
-        return self._take()
 
     def _step(self) -> bool:
-        """Settle some of what is held; False when that needs more text."""
         if self._stage is _Stage.HEADER:
             return self._read_header()
         return self._read_body() if self._stage is _Stage.BODY else self._read_loose()
@@ -183,14 +171,6 @@ class HarmonyReader:
         if mark:
             self._stage = _Stage.HEADER
         return bool(mark)
-
-    def _say(self, text: str) -> None:
-        if text:
-            self._pieces.append(Content(text))
-
-    def _take(self) -> list[Piece]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
 
 
 def _first(text: str, marks: Sequence[str]) -> tuple[int, str | None]:

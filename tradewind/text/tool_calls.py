@@ -4,6 +4,7 @@ What looks like a call and turns out to be none is content, as it was written. A
 arguments begin, and they as they come: so the arguments of a call that breaks off later are what was written of them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -122,19 +123,11 @@ class ContentReader:
         return []
 
 
-class ToolReader:
-    """Finds tool calls of one format. Only functions of `tools` (name -> schema of the arguments) can be called."""
+class SteppedReader(ABC):
+    """A reader that holds text until it is settled what it is, step by step."""
 
-    def __init__(self, tool_format: ToolFormat, tools: Mapping[str, Any], *, is_open: bool = False) -> None:
-        """`is_open`: the answer is nothing but calls, whose first opening mark may be left out."""
-        self._format = tool_format
-        self._tools = tools
-        self._marks = tuple(mark for mark in (tool_format.opening, *tool_format.closing, "<|python_tag|>", "[") if mark)
-        self._count = 0  # calls so far
+    def __init__(self) -> None:
         self._held = ""  # not settled yet
-        self._between_calls = is_open or not tool_format.opening  # else in content
-        self._body: Body | None = None
-        self._raw = ""  # the call at hand, with the marks before it
         self._pieces: list[Piece] = []
 
     def push(self, text: str) -> list[Piece]:
@@ -146,15 +139,49 @@ class ToolReader:
 
     def finish(self) -> list[Piece]:
         """See Reader."""
-        if self._body is not None and not self._body.started:
-            self._say(self._raw)
-        elif self._body is None and not (self._count and self._between_calls and not self._after_marks(self._held)):
-            self._say(self._held)
-        self._body, self._held = None, ""
+        held, self._held = self._held, ""
+        self._end(held)
         return self._take()
 
+    @abstractmethod
     def _step(self) -> bool:
         """Settle some of what is held; False when that needs more text."""
+
+    @abstractmethod
+    def _end(self, held: str) -> None:
+        """No more text comes: settle `held`."""
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._pieces.append(Content(text))
+
+    def _take(self) -> list[Piece]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+
+class ToolReader(SteppedReader):
+    """Finds tool calls of one format. Only functions of `tools` (name -> schema of the arguments) can be called."""
+
+    def __init__(self, tool_format: ToolFormat, tools: Mapping[str, Any], *, is_open: bool = False) -> None:
+        """`is_open`: the answer is nothing but calls, whose first opening mark may be left out."""
+        super().__init__()
+        self._format = tool_format
+        self._tools = tools
+        self._marks = tuple(mark for mark in (tool_format.opening, *tool_format.closing, "<|python_tag|>", "[") if mark)
+        self._count = 0  # calls so far
+        self._between_calls = is_open or not tool_format.opening  # else in content
+        self._body: Body | None = None
+        self._raw = ""  # the call at hand, with the marks before it
+
+    def _end(self, held: str) -> None:
+        if self._body is not None and not self._body.started:
+            self._say(self._raw)
+        elif self._body is None and not (self._count and self._between_calls and not self._after_marks(held)):
+            self._say(held)
+        self._body = None
+
+    def _step(self) -> bool:
         if self._body is not None:
             return self._read_call(self._body)
         return self._look_for_call() if self._between_calls else self._look_for_opening()
@@ -217,14 +244,6 @@ class ToolReader:
         self._body, self._held, self._between_calls = None, self._held[used:], True
         self._count += 1
         return True
-
-    def _say(self, text: str) -> None:
-        if text:
-            self._pieces.append(Content(text))
-
-    def _take(self) -> list[Piece]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
 
 
 # What a call of each kind may begin with, where its first character does not tell.
