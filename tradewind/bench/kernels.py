@@ -22,7 +22,7 @@ from torch.nn import functional
 from tradewind.bench.ceilings import Ceilings, best_s, measure_ceilings
 from tradewind.bench.report import Report, Row
 from tradewind.bench.roofline import plot_roofline
-from tradewind.kernels import native, sample
+from tradewind.kernels import native
 from tradewind.kernels.add_rms_norm import reference as norm_reference
 from tradewind.kernels.add_rms_norm.cpu import NativeAddRmsNorm
 from tradewind.kernels.embedding.cpu import NativeEmbedding
@@ -38,6 +38,8 @@ from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.cpu import NativeQkNormRopeWrite
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.kernels.sample import SampleRows
+from tradewind.kernels.sample.cpu import NativeSample
+from tradewind.kernels.sample.vectorised import sample as sample_by_torch
 from tradewind.kernels.silu_mul import reference as silu_reference
 from tradewind.kernels.silu_mul.cpu import NativeSiluMul
 
@@ -49,6 +51,13 @@ LINEAR_ROWS = (1, 8, 32, 512)
 SMALL_ROWS = (1, 32, 512)
 # (rows, context, new tokens of each row)
 ATTENTION_ROWS = ((1, 320, 1), (32, 320, 1), (1, 16000, 1), (1, 512, 512))
+# (name, temperature, top_k, top_p)
+SAMPLING = (
+    ("greedy", 0.0, 0, 1.0),
+    ("all", 1.0, 0, 1.0),
+    ("top-p 0.9", 1.0, 0, 0.9),
+    ("top-k 50 and top-p 0.9", 1.0, 50, 0.9),
+)
 DTYPE = torch.bfloat16
 
 
@@ -78,9 +87,8 @@ def main(arguments: list[str]) -> int:
     report = Report("kernels", settings)
     ceilings = measure_ceilings(options.repeat)
     report.rows.extend(_ceiling_rows(ceilings))
-    for works in (_linear, _quantised, _attention, _between):
+    for works in (_linear, _quantised, _attention, _between, _sampling):
         report.rows.extend(_measure(work, ceilings, options.repeat) for work in works(library))
-    report.rows.extend(_measure(work, ceilings, options.repeat) for work in _sampling())
     report.print()
     print(report.write(options.out))
     plot_roofline(report.rows, ceilings, options.out / "kernels.png")
@@ -260,16 +268,16 @@ def _embedding(library: native.Library, rows: int) -> Work:
     return Work(f"embedding, {rows} rows", own, by_torch, 4.0 * rows * HIDDEN, 0)
 
 
-def _sampling() -> list[Work]:
-    draw = sample.choose(torch.device("cpu")).run
+def _sampling(library: native.Library) -> list[Work]:
+    own, plain = NativeSample(library), sample_by_torch
     works = []
     for rows in (1, 32):
         logits_RV = torch.randn(rows, VOCAB) * 3
-        for name, temperature, top_k, top_p in (("greedy", 0.0, 0, 1.0), ("top-k 50, top-p 0.9", 1.0, 50, 0.9)):
+        for name, temperature, top_k, top_p in SAMPLING:
             columns = SampleRows(
                 np.full(rows, temperature), np.full(rows, top_k), np.full(rows, top_p), np.zeros(rows),
                 np.full(rows, 0.5),
             )  # fmt: skip
-            own = functools.partial(draw, logits_RV, columns)
-            works.append(Work(f"sample {name}, {rows} rows", own, None, logits_RV.nbytes, 0))
+            calls = [functools.partial(run, logits_RV, columns) for run in (own, plain)]
+            works.append(Work(f"sample {name}, {rows} rows", calls[0], calls[1], logits_RV.nbytes, 0))
     return works

@@ -90,7 +90,8 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
         warm_up(runner)
         progress("ready", 1.0)
         return runner
-    sample, mask_logits = sampling.choose(device), masking.choose(device, level=level_of(config.runner))
+    level = level_of(config.runner)
+    sample, mask_logits = sampling.choose(device, level=level), masking.choose(device, level=level)
     info = info_of(model, described, ask)
     info.implementations.update(sample=sample.kind, mask_logits=mask_logits.kind)
     pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), kv_dtype(spec, config, device), device)

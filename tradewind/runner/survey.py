@@ -110,7 +110,7 @@ def _around_the_model(device: torch.device, level: str | None) -> dict[str, Chos
     mask_logits = masking.choose(device, level=level)
     masked = {"mask_logits": Chosen(mask_logits.kind, mask_logits.reason)}
     if device.type != "cuda":
-        sample = sampling.choose(device)
+        sample = sampling.choose(device, level=level)
         return {"sample": Chosen(sample.kind, sample.reason), **masked}
     draw, inputs = sampling.choose_draw(device), step_inputs.choose(device)
     around = {"step_inputs": Chosen(inputs.kind, inputs.reason), "sample": Chosen(draw.kind, draw.reason)}

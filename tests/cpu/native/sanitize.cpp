@@ -35,6 +35,9 @@ extern "C" int tw_highest_level();
     void*, int64_t, int64_t, int64_t, int, int, int, int, const void*, const void*, float, int, int)                  \
   X(set, silu_mul, int, const void*, int64_t, int64_t, int64_t, void*, int)                                           \
   X(set, gather_rows, const void*, int64_t, const void*, int, int64_t, void*, int)                                    \
+  X(set, mask_logits, float*, int64_t, const int64_t*, int64_t, const uint32_t*, int64_t, int)                        \
+  X(set, sample, const float*, int64_t, int64_t, const double*, const int64_t*, const double*, const double*,         \
+    const double*, int64_t*, int)                                                                                     \
   X(set, decoder_layers, int, const void*, int64_t, const void*, const void*, void*, void*, int)
 #define FIELD(set, name, ...) void (*name)(__VA_ARGS__);
 #define PROTOTYPE(set, name, ...) extern "C" void tw_##name##_##set(__VA_ARGS__);
@@ -273,6 +276,29 @@ static void decoder_layers(const Kernels& kernels, int dtype, int threads) {
       for (int head_dim : {8, 34}) layers_in_one_call(kernels, dtype, bits, int8_pages, head_dim, threads);
 }
 
+// Every filter and none, on spread logits and on equal ones.
+static void sampling(const Kernels& kernels, int threads) {
+  const double temperature[] = {0, 1, 0.1, 1, 3, 1, 0.7}, top_p[] = {1, 1, 0.9, 0.999999, 0.5, 1, 0.3};
+  const double min_p[] = {0, 0, 0, 0, 1e-9, 0.1, 0}, uniform[] = {0, 0.999999, 0.5, 0, 0.9, 0.1, 0.3};
+  const int64_t top_k[] = {0, 0, 0, 0, 1 << 20, 3, 700};
+  for (int64_t vocab : {1, 31, 512, 513, 5000})
+    for (float spread : {0.0f, 20.0f}) {
+      Numbers logits(0, 7 * vocab);
+      float* numbers = (float*)logits.data();
+      for (int64_t i = 0; i < 7 * vocab; i++) numbers[i] *= spread;
+      for (int64_t first : {0, 6}) {  // seven rows, and one alone
+        std::vector<int64_t> tokens(7 - first);
+        kernels.sample(numbers + first * vocab, vocab, 7 - first, temperature + first, top_k + first, top_p + first,
+                       min_p + first, uniform + first, tokens.data(), threads);
+        for (int64_t token : tokens)
+          if (token < 0 || token >= vocab) exit(3);
+      }
+      std::vector<uint32_t> bits((vocab + 31) / 32, 0x5aa5f00f);
+      std::vector<int64_t> rows = {6};
+      kernels.mask_logits(numbers, vocab, rows.data(), 1, bits.data(), (int64_t)bits.size(), threads);
+    }
+}
+
 static void all(const char* name, const Kernels& kernels) {
   for (int dtype = 0; dtype < 3; dtype++)
     for (int threads : {1, 2, 5}) {
@@ -281,6 +307,7 @@ static void all(const char* name, const Kernels& kernels) {
       attentions(kernels, dtype, threads);
       rowwise(kernels, dtype, threads);
       decoder_layers(kernels, dtype, threads);
+      if (dtype == 0) sampling(kernels, threads);
     }
   printf("%s: clean\n", name);
   fflush(stdout);

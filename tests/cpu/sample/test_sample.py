@@ -1,5 +1,5 @@
-"""Drawing tokens: the vectorised implementation against the float64 reference, against exact distributions, and alone
-against in company."""
+"""Drawing tokens: every implementation against the float64 reference, against exact distributions, and alone against in
+company; and the parts of the vectorised one."""
 
 import math
 
@@ -9,8 +9,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tradewind.kernels.sample import SampleRows, choose, reference, vectorised
+from tradewind.kernels import native
+from tradewind.kernels.sample import Sample, SampleRows, choose, reference, vectorised
 from tradewind.kernels.sample.random import stream_keys, uniforms
+
+CPU = torch.device("cpu")
+IMPLEMENTATIONS = ["torch", *native.runnable()]
+
+
+def implementation(name: str) -> Sample:
+    return choose(CPU, "torch").run if name == "torch" else choose(CPU, level=name).run
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def sample(request: pytest.FixtureRequest) -> Sample:
+    return implementation(request.param)
 
 
 def rows_of(*settings_of_rows: dict[str, float]) -> SampleRows:
@@ -44,34 +57,34 @@ def normal(vocab: int, seed: int = 0, scale: float = 3.0, rows: int | None = Non
 
 
 @pytest.mark.parametrize("vocab", [1, 2, 511, 512, 1024, 1025, 5000, 151_936])
-def test_greedy_takes_the_first_of_equal_logits(vocab: int) -> None:
+def test_greedy_takes_the_first_of_equal_logits(sample: Sample, vocab: int) -> None:
     logits_RV = normal(vocab, rows=4)
     for row, places in enumerate([[0], [vocab - 1], [vocab // 2, vocab - 1], [vocab // 3, vocab // 2]]):
         logits_RV[row, places] = 50.0
-    tokens = vectorised.sample(logits_RV.clone(), rows_of(*[{"temperature": 0.0}] * 4))
+    tokens = sample(logits_RV.clone(), rows_of(*[{"temperature": 0.0}] * 4))
     assert tokens.tolist() == [0, vocab - 1, vocab // 2, vocab // 3]
     assert tokens.tolist() == reference.sample(logits_RV, rows_of(*[{"temperature": 0.0}] * 4)).tolist()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("vocab", [40, 3001])
-def test_a_row_that_is_not_finite_fails_alone(bad: float, temperature: float, vocab: int) -> None:
+def test_a_row_that_is_not_finite_fails_alone(sample: Sample, bad: float, temperature: float, vocab: int) -> None:
     logits_RV = normal(vocab, rows=4)
     rows = rows_of(*[{"temperature": temperature, "top_p": 0.9}] * 4)
-    healthy = vectorised.sample(logits_RV.clone(), rows).tolist()
+    healthy = sample(logits_RV.clone(), rows).tolist()
     logits_RV[1, vocab // 2] = bad
     logits_RV[2] = -math.inf
-    tokens = vectorised.sample(logits_RV.clone(), rows).tolist()
+    tokens = sample(logits_RV.clone(), rows).tolist()
     assert tokens == [healthy[0], -1, -1, healthy[3]]
     assert reference.sample(logits_RV, rows).tolist()[1:3] == [-1, -1]
 
 
-def test_tokens_that_are_forbidden_are_never_drawn() -> None:
+def test_tokens_that_are_forbidden_are_never_drawn(sample: Sample) -> None:
     logits_RV = torch.full((64, 2000), -math.inf)
     logits_RV[:, 1234] = -5.0
     rows = rows_of(*[{"uniform": place / 64} for place in range(64)])
-    assert set(vectorised.sample(logits_RV, rows).tolist()) == {1234}
+    assert set(sample(logits_RV, rows).tolist()) == {1234}
 
 
 # --- filters ---------------------------------------------------------------------------------------------------------
@@ -164,6 +177,7 @@ def near_an_edge(p_V: torch.Tensor, uniform: float) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(
+    name=st.sampled_from(IMPLEMENTATIONS),
     seed=st.integers(0, 10**6),
     vocab=st.sampled_from([3, 64, 700, 1024, 2600]),
     scale=st.sampled_from([0.5, 2.0, 6.0]),
@@ -174,13 +188,21 @@ def near_an_edge(p_V: torch.Tensor, uniform: float) -> bool:
     uniform=st.floats(0, 1, exclude_max=True),
 )
 def test_any_combination_draws_the_references_token(
-    seed: int, vocab: int, scale: float, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
+    name: str,
+    seed: int,
+    vocab: int,
+    scale: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    uniform: float,
 ) -> None:
     logits_V = normal(vocab, seed, scale)
     row = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "uniform": uniform}
     company = {"temperature": 0.9, "top_p": 0.8, "top_k": 30, "uniform": 0.3}
     logits_RV = torch.stack([normal(vocab, seed + 1), logits_V, normal(vocab, seed + 2, 0.1)])
-    token = int(vectorised.sample(logits_RV, rows_of(company, row, {"temperature": 0.0}))[1])
+    token = int(implementation(name)(logits_RV, rows_of(company, row, {"temperature": 0.0}))[1])
     expected = int(reference.sample(logits_V.unsqueeze(0), rows_of(row))[0])
     if temperature == 0.0:
         assert token == expected
@@ -193,13 +215,13 @@ def test_any_combination_draws_the_references_token(
 @pytest.mark.parametrize(
     "row", [{}, {"temperature": 1.5}, {"top_k": 8}, {"top_p": 0.7}, {"min_p": 0.05, "top_p": 0.95}], ids=str
 )
-def test_draws_follow_the_exact_distribution(row: dict[str, float]) -> None:
+def test_draws_follow_the_exact_distribution(sample: Sample, row: dict[str, float]) -> None:
     draws, vocab = 40_000, 24
     logits_V = normal(vocab, seed=5, scale=1.5)
     keys = stream_keys(np.arange(draws, dtype=np.uint64))
     rows = rows_of(*[row] * draws)
     rows = SampleRows(rows.temperature_R, rows.top_k_R, rows.top_p_R, rows.min_p_R, uniforms(keys, np.full(draws, 17)))
-    tokens = vectorised.sample(logits_V.expand(draws, -1).contiguous(), rows)
+    tokens = sample(logits_V.expand(draws, -1).contiguous(), rows)
     p_V = reference.kept(
         logits_V, row.get("temperature", 1.0), int(row.get("top_k", 0)), row.get("top_p", 1.0), row.get("min_p", 0.0)
     )
@@ -229,29 +251,41 @@ def test_the_chi_square_test_notices_a_small_bias() -> None:
 # --- company ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("vocab", "threads"), [(512, 1), (1000, 3), (33_333, 2)])
-def test_a_row_draws_the_same_alone_and_among_31_others(vocab: int, threads: int) -> None:
+def mixed_rows(vocab: int) -> list[dict[str, float]]:
+    """32 rows with every filter and none."""
     generator = np.random.default_rng(vocab)
     choices = [{"temperature": 0.0}, *FILTERS]
-    settings_of_rows = [dict(choices[i % len(choices)], uniform=generator.random()) for i in range(32)]
+    return [dict(choices[i % len(choices)], uniform=generator.random()) for i in range(32)]
+
+
+@pytest.mark.parametrize(("vocab", "threads"), [(512, 1), (1000, 3), (33_333, 2)])
+def test_a_row_draws_the_same_alone_and_among_31_others(sample: Sample, vocab: int, threads: int) -> None:
+    settings_of_rows = mixed_rows(vocab)
     logits_RV = normal(vocab, seed=1, scale=0.5, rows=32)
     before = torch.get_num_threads()
+    together = sample(logits_RV.clone(), rows_of(*settings_of_rows)).tolist()
     torch.set_num_threads(threads)
     try:
-        together = vectorised.sample(logits_RV.clone(), rows_of(*settings_of_rows)).tolist()
-        thresholds = vectorised._thresholds(torch.softmax(logits_RV, -1), rows_of(*settings_of_rows))
+        assert sample(logits_RV.clone(), rows_of(*settings_of_rows)).tolist() == together
         for row in range(32):
-            alone = vectorised.sample(logits_RV[row : row + 1].clone(), rows_of(settings_of_rows[row]))
+            alone = sample(logits_RV[row : row + 1].clone(), rows_of(settings_of_rows[row]))
             assert alone.tolist() == [together[row]]
-            p_1V = torch.softmax(logits_RV[row : row + 1], -1)
-            assert torch.equal(vectorised._thresholds(p_1V, rows_of(settings_of_rows[row]))[0], thresholds[row])
-            assert torch.equal(
-                vectorised._chunk_sums(p_1V)[0], vectorised._chunk_sums(torch.softmax(logits_RV, -1))[row]
-            )
     finally:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("vocab", [512, 33_333])
+def test_the_sums_of_a_row_are_the_same_bits_alone_and_among_31_others(vocab: int) -> None:
+    settings_of_rows = mixed_rows(vocab)
+    p_RV = torch.softmax(normal(vocab, seed=1, scale=0.5, rows=32), -1)
+    thresholds, sums = vectorised._thresholds(p_RV, rows_of(*settings_of_rows)), vectorised._chunk_sums(p_RV)
+    for row in range(32):
+        p_1V = p_RV[row : row + 1].clone()
+        assert torch.equal(vectorised._thresholds(p_1V, rows_of(settings_of_rows[row]))[0], thresholds[row])
+        assert torch.equal(vectorised._chunk_sums(p_1V)[0], sums[row])
+
+
 def test_every_implementation_is_chosen_by_name() -> None:
-    assert choose(torch.device("cpu")).run is vectorised.sample
-    assert choose(torch.device("cpu"), prefer="reference").run is reference.sample
+    assert choose(CPU).kind == ("native" if native.runnable() else "torch")
+    assert choose(CPU, prefer="torch").run is vectorised.sample
+    assert choose(CPU, prefer="reference").run is reference.sample

@@ -5,6 +5,7 @@
 // `threads`: how many threads of the OpenMP pool to use. Callers check shapes and types.
 #include "decoder_layers.h"
 #include "mask.h"
+#include "sample.h"
 
 #define TW_JOIN2(a, b) a##_##b
 #define TW_JOIN(a, b) TW_JOIN2(a, b)
@@ -106,6 +107,12 @@ TW_EXPORT(tw_gather_rows)
 TW_EXPORT(tw_mask_logits)
 (float* logits, int64_t vocab, const int64_t* rows, int64_t count, const uint32_t* bits, int64_t words, int threads) {
   mask_logits_of(logits, vocab, rows, count, bits, words, threads);
+}
+
+TW_EXPORT(tw_sample)
+(const float* logits, int64_t vocab, int64_t rows, const double* temperature, const int64_t* top_k, const double* top_p,
+ const double* min_p, const double* uniform, int64_t* tokens, int threads) {
+  sample_of({logits, vocab, rows, temperature, top_k, top_p, min_p, uniform, tokens}, threads);
 }
 
 TW_EXPORT(tw_decoder_layers)

@@ -46,6 +46,13 @@ TW_INLINE F zero_below(F x, F a, F limit) {
 }
 // x where a > b, else y
 TW_INLINE F where_above(F a, F b, F x, F y) { return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), x); }
+// one truth for each lane
+typedef __mmask16 M;
+TW_INLINE M no_lane() { return 0; }
+TW_INLINE M at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+TW_INLINE M any_nan(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+TW_INLINE M either(M a, M b) { return (M)(a | b); }
+TW_INLINE uint32_t lane_bits(M m) { return m; }
 TW_INLINE float sum_lanes(F x) { return _mm512_reduce_add_ps(x); }
 TW_INLINE float max_lanes(F x) { return _mm512_reduce_max_ps(x); }
 // lanes [lo, hi) of x, -infinity elsewhere
@@ -116,6 +123,12 @@ TW_INLINE F scale2(F x, F n) {
 }
 TW_INLINE F zero_below(F x, F a, F limit) { return _mm256_and_ps(_mm256_cmp_ps(a, limit, _CMP_NLT_UQ), x); }
 TW_INLINE F where_above(F a, F b, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+typedef __m256 M;
+TW_INLINE M no_lane() { return _mm256_setzero_ps(); }
+TW_INLINE M at_least(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
+TW_INLINE M any_nan(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+TW_INLINE M either(M a, M b) { return _mm256_or_ps(a, b); }
+TW_INLINE uint32_t lane_bits(M m) { return (uint32_t)_mm256_movemask_ps(m); }
 TW_INLINE F load_bf16(const uint16_t* p) {
   __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
@@ -169,6 +182,15 @@ TW_INLINE F round_even(F x) {
 TW_INLINE F scale2(F x, F n) { return x * (F)((__builtin_convertvector(n, I) + 127) << 23); }
 TW_INLINE F zero_below(F x, F a, F limit) { return (F)((I)x & ~(I)(a < limit)); }
 TW_INLINE F where_above(F a, F b, F x, F y) { return a > b ? x : y; }
+typedef I M;
+TW_INLINE M no_lane() { return I{0, 0, 0, 0}; }
+TW_INLINE M at_least(F a, F b) { return a >= b; }
+TW_INLINE M any_nan(F a, F b) { return (a != a) | (b != b); }
+TW_INLINE M either(M a, M b) { return a | b; }
+TW_INLINE uint32_t lane_bits(M m) {
+  m &= I{1, 2, 4, 8};
+  return (uint32_t)(m[0] | m[1] | m[2] | m[3]);
+}
 TW_INLINE uint16_t narrow_bf16(float x) {
   uint32_t bits = float_bits(x);
   if (x != x) return (uint16_t)((bits | 0x400000) >> 16);

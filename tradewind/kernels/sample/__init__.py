@@ -66,6 +66,11 @@ class Sample(Protocol):
       and top_k left is at least top_p. The largest is always kept.
     The token is then the first one, in vocabulary order, at which the running sum of what is kept exceeds
     uniform * (sum of what is kept): the inverse of the cumulative distribution.
+
+    Implementations may differ where rounding decides: which of two tokens of nearly the same probability is the last
+    to be kept, or at which of two neighbours a running sum of float32 probabilities exceeds its share. Each gives a
+    row the same token whatever the other rows are and on any number of threads; the C++ one also keeps or drops equal
+    logits together, and the k largest of them to the bit, at every temperature.
     """
 
     def __call__(self, logits_RV: Tensor, rows: SampleRows) -> Tensor: ...
@@ -100,15 +105,22 @@ class Draw(Protocol):
     def __call__(self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None: ...
 
 
-def choose(device: torch.device, dtype: torch.dtype = torch.float32, prefer: str | None = None) -> Choice[Sample]:
-    """The implementation for `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
-    from tradewind.kernels.sample import reference, vectorised
+def choose(device: torch.device, prefer: str | None = None, level: str | None = None) -> Choice[Sample]:
+    """The implementation for `device`.
 
+    `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
+    """
+    from tradewind.kernels import native
+    from tradewind.kernels.sample import reference, vectorised
+    from tradewind.kernels.sample.cpu import NativeSample
+
+    library = native.load(level)
     candidates = [
+        Candidate[Sample]("native", NativeSample(library), library.unavailable, f"C++, {library.level}"),
         Candidate[Sample]("torch", vectorised.sample, about="vectorised over rows; no full sort on the CPU"),
         Candidate[Sample]("reference", reference.sample),
     ]
-    return pick(candidates, device, dtype, prefer)
+    return pick(candidates, device, torch.float32, prefer)
 
 
 def choose_draw(device: torch.device, prefer: str | None = None) -> Choice[Draw]:
