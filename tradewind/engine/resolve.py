@@ -78,7 +78,10 @@ class Resolver:
         if self._compiler is None:
             from tradewind.grammar.compile import Compiler  # here: it costs 50 ms that most processes can do without
 
-            self._compiler = Compiler()
+            tokenizer = self._tokenizer
+            # One that ends an answer would end it in the middle of a grammar.
+            sayable_ids = sorted(tokenizer.special_ids - self._eos_ids)
+            self._compiler = Compiler([tokenizer.token_text(token) for token in sayable_ids])
         return self._compiler.compile(asked, field)
 
     def resolve(self, prompt_tokens: list[int], params: SamplingParams, terms: Terms, first_id: int) -> Resolved:

@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import llguidance
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from tradewind.base.errors import RequestError
 from tradewind.grammar.json_schema import check_bounds, find_fault
 from tradewind.grammar.source import lark_of, schema_of
+from tradewind.grammar.special import check_special
 from tradewind.protocol.sampling import StructuredOutputs
 
 MAX_SOURCE_BYTES = 2**18
@@ -27,18 +29,17 @@ def new_limits() -> llguidance.LLParserLimits:
     )
 
 
-# Special tokens that grammars of ours name. A model that writes them has them; what is proved here needs no more.
-_MARKS = (b"<|start|>", b"<|channel|>", b"<|message|>", b"<|constrain|>", b"<|end|>")
-
-
 class _Bytes:
-    """Bare bytes, an end and the marks, in the shape that llguidance asks for."""
+    """Bare bytes, an end and special tokens, in the shape that llguidance asks for."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
     eos_token_id = 256
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<eos>", *_MARKS)
-    special_token_ids = tuple(range(256, 257 + len(_MARKS)))
+
+    def __init__(self, special_tokens: Sequence[str]) -> None:
+        named = [token.encode() for token in special_tokens]
+        self.tokens = [*(bytes([byte]) for byte in range(256)), b"<eos>", *named]
+        self.special_token_ids = list(range(256, len(self.tokens)))
 
     def __call__(self, _text: str) -> list[int]:
         """Nothing is ever tokenised."""
@@ -51,8 +52,10 @@ class Compiler:
     A compilation takes well under a millisecond as a rule, and some 100 ms at most.
     """
 
-    def __init__(self) -> None:
-        self._bytes_alone = llguidance.LLTokenizer(_Bytes(), eos_token=[256])  # type: ignore[arg-type]
+    def __init__(self, special_tokens: Sequence[str] = ()) -> None:
+        """`special_tokens`: those of the model that a grammar may name."""
+        self._special_tokens = tuple(special_tokens)
+        self._bytes_alone = llguidance.LLTokenizer(_Bytes(special_tokens), eos_token=[256])  # type: ignore[arg-type]
         self._kept: OrderedDict[bytes, str] = OrderedDict()
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -93,6 +96,8 @@ class Compiler:
         if schema is not None:
             check_bounds(schema, field)
         text = lark_of(asked, schema, field)
+        if asked.grammar is not None:
+            check_special(text, self._special_tokens, field)
         fault = self._fault(text)
         if fault is None:
             return text

@@ -120,6 +120,30 @@ def test_what_makes_no_sense_is_refused(asked: dict[str, Any]) -> None:
     assert caught.value.message.startswith("field.of.mine")
 
 
+SPECIAL = ["<|call|>", "<mark>"]
+
+
+def test_special_tokens_that_the_model_has_may_be_named() -> None:
+    vocabulary = Vocabulary(
+        [*(bytes([byte]) for byte in range(256)), b"<eos>", *map(str.encode, SPECIAL)], [256, 257, 258], [EOS_ID]
+    )
+    asked = StructuredOutputs(grammar='start: <|call|> "<x>" /<y>|"<z>/ <mark>  // <not this>\n')
+    matcher = vocabulary.begin(Compiler(SPECIAL).compile(asked))
+    tokens = [257, *b"<x><y>", 258]
+    assert [matcher.advance(token) for token in tokens] == [True] * (len(tokens) - 1) + [False]
+    assert matcher.error is None
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "<eos>", "<marks>", "<[3]>", "<[^3]>", "<[256]>"])
+def test_other_special_tokens_are_refused_by_their_names(name: str) -> None:
+    for compiler in (Compiler(SPECIAL), Compiler()):
+        with pytest.raises(RequestError) as caught:
+            compiler.compile(StructuredOutputs(grammar=f'start: "a" {name}'))
+        assert f"structured_outputs.grammar: {name} " in caught.value.message
+        if "[" not in name and compiler._special_tokens:
+            assert "<|call|>, <mark>" in caught.value.message
+
+
 def _deep(levels: int) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "integer"}
     for _ in range(levels):

@@ -98,7 +98,7 @@ def draw(text: str, rng: random.Random) -> str:
 @pytest.mark.parametrize("tool_format", FORMATS, ids=[known.name for known in FORMATS])
 def test_every_text_is_valid_calls(tool_format: ToolFormat, parallel: bool) -> None:
     grammar = forced_grammar(tool_format, TOOLS, parallel)
-    compiled = Compiler().compile(StructuredOutputs(grammar=grammar))
+    compiled = Compiler(HARMONY_MARKS).compile(StructuredOutputs(grammar=grammar))
     schemas: dict[str, Any] = {tool.name: tool.parameters for tool in TOOLS}
     rng = random.Random(5)
     seen, most = set(), 0
@@ -119,7 +119,7 @@ def test_every_text_is_valid_calls(tool_format: ToolFormat, parallel: bool) -> N
 
 
 def test_every_text_of_messages_is_one_valid_call() -> None:
-    compiled = Compiler().compile(StructuredOutputs(grammar=forced_grammar(HARMONY, TOOLS, parallel=True)))
+    compiled = Compiler(HARMONY_MARKS).compile(StructuredOutputs(grammar=forced_grammar(HARMONY, TOOLS, parallel=True)))
     schemas: dict[str, Any] = {tool.name: tool.parameters for tool in TOOLS}
     rng, seen, reasoned = random.Random(3), set(), 0
     for _ in range(25):
@@ -149,7 +149,7 @@ PARAMETERS = TOOLS[0].parameters
     ],
 )  # fmt: skip
 def test_the_last_message_is_what_was_asked_for(asked: StructuredOutputs, check: Callable[[str], Any]) -> None:
-    compiled = Compiler().compile(StructuredOutputs(grammar=framed_grammar(asked, "structured_outputs")))
+    compiled = Compiler(HARMONY_MARKS).compile(StructuredOutputs(grammar=framed_grammar(asked, "structured_outputs")))
     rng = random.Random(7)
     for _ in range(10):
         text = draw_messages(compiled, rng)
@@ -159,7 +159,9 @@ def test_the_last_message_is_what_was_asked_for(asked: StructuredOutputs, check:
 
 
 def test_one_tool_alone() -> None:
-    compiled = Compiler().compile(StructuredOutputs(grammar=forced_grammar(HERMES, TOOLS[1:], parallel=False)))
+    compiled = Compiler(HARMONY_MARKS).compile(
+        StructuredOutputs(grammar=forced_grammar(HERMES, TOOLS[1:], parallel=False))
+    )
     text = draw(compiled, random.Random(0))
     assert text.startswith('<tool_call>\n{"name": "now", "arguments": {')
 
