@@ -40,7 +40,9 @@ Route = Callable[[Service, Request], Awaitable[Response]]
 GETS: dict[str, Route] = {
     "/": system.root,
     "/health": system.health,
+    "/ping": system.ping,
     "/ready": system.ready,
+    "/load": system.load,
     "/version": system.version,
     "/metrics": system.metrics,
     "/playground/{digest}/{name}": system.playground_file,

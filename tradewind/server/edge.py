@@ -24,7 +24,7 @@ from tradewind.server.trace import SCOPE_KEY, Trace, is_request_id
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/version", "/metrics"})
+OPEN_PATHS = frozenset({"/", "/health", "/ping", "/ready", "/load", "/version", "/metrics"})
 QUIET_PATHS = OPEN_PATHS | {"/favicon.ico", "/engine/state"}
 
 

@@ -47,6 +47,12 @@ class Service:
     allowances: Allowances = field(default_factory=Allowances)
     playground: Playground = field(default_factory=Playground)
 
+    @property
+    def context_tokens(self) -> int:
+        """The longest that a prompt and its answer can be together."""
+        ready = self.engine.ready
+        return min(ready.max_model_len, ready.num_blocks * ready.block_tokens + 1)
+
     def check_model(self, name: str | None) -> str:
         """The name to answer with; None means whatever is served. Raises ModelUnknown, naming what there is."""
         if name is None or name == "":

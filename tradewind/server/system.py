@@ -21,6 +21,16 @@ async def health(service: Service, _request: Request) -> Response:
     return JsonAnswer(body, 200 if state in ("ready", "draining") else 503)
 
 
+async def ping(service: Service, request: Request) -> Response:
+    """The same as `/health`, by the name that some platforms ask for."""
+    return await health(service, request)
+
+
+async def load(service: Service, _request: Request) -> Response:
+    """How many sequences are open, running or waiting."""
+    return JsonAnswer({"server_load": service.engine.open_sequences})
+
+
 async def ready(service: Service, _request: Request) -> Response:
     """200 while new requests are taken, else 503."""
     state = service.engine.state
@@ -55,7 +65,7 @@ async def root(service: Service, request: Request) -> Response:
                 *("/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses"),
                 *("/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize"),
                 *("/engine/state", "/engine/requests/{request_id}"),
-                *("/health", "/ready", "/version", "/metrics", "/openapi.json"),
+                *("/health", "/ping", "/ready", "/load", "/version", "/metrics", "/openapi.json"),
             ],
         },
         headers={"vary": "accept"},

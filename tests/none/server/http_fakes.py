@@ -154,6 +154,7 @@ class FakeEngine:
     compiled: list[Any] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
     works: int = 0
+    open_sequences: int = 0
     ready: Ready = field(
         default_factory=lambda: Ready(
             max_model_len=512,

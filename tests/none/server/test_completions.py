@@ -52,6 +52,25 @@ async def test_the_forms_of_a_prompt(prompt: Any, tokens: list[list[int]]) -> No
     assert [choice["index"] for choice in answer.json()["choices"]] == list(range(2 * len(tokens)))
 
 
+@pytest.mark.parametrize(("most", "kept"), [(2, "de"), (9, "abcde"), (-1, "abcde")])
+async def test_the_end_of_a_prompt(most: int, kept: str) -> None:
+    caller = Caller()
+    answer = await caller.post(TEXT, {"prompt": "abcde", "truncate_prompt_tokens": most, "echo": True})
+    assert answer.json()["choices"][0]["text"] == f"{kept}Hi there"
+    assert bytes(caller.engine.submitted[0]["prompt_tokens"]).decode() == kept
+    await caller.post(CHAT, {"messages": USER, "truncate_prompt_tokens": most})
+    assert len(caller.engine.submitted[1]["prompt_tokens"]) == (most if most > 0 else len("user: hi\nassistant:"))
+
+
+async def test_a_prompt_is_cut_to_what_the_context_has_room_for() -> None:
+    caller = Caller()
+    await caller.post(TEXT, {"prompt": "a" * 600, "truncate_prompt_tokens": -1, "max_tokens": 12})
+    assert len(caller.engine.submitted[0]["prompt_tokens"]) == 500
+    for wrong in (0, -2):
+        answer = await caller.post(TEXT, {"prompt": "a", "truncate_prompt_tokens": wrong})
+        assert (answer.status, answer.error()["param"]) == (400, "truncate_prompt_tokens")
+
+
 async def test_parameters_reach_the_engine_over_the_models_defaults() -> None:
     engine = FakeEngine(defaults=GenerationDefaults(temperature=0.6, top_k=20, max_new_tokens=99))
     caller = Caller(engine)

@@ -19,7 +19,7 @@ TEXT = "/v1/completions"
 
 async def test_keys_guard_everything_but_the_open_routes() -> None:
     caller = Caller(api_key="sesame")
-    for path in ("/health", "/ready", "/version", "/metrics", "/"):
+    for path in ("/health", "/ping", "/ready", "/load", "/version", "/metrics", "/"):
         assert (await caller.get(path)).status == 200
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic sesame"}, {"authorization": ""}):
         answer = await caller.post(TEXT, {"prompt": "a"}, **headers)

@@ -242,6 +242,7 @@ async def test_items_become_messages() -> None:
         {
             "role": "assistant",
             "reasoning_content": "Hm.",
+            "reasoning": "Hm.",
             "content": "Let me see.",
             "tool_calls": [{"id": "c", "type": "function", "function": function}],
         },

@@ -37,6 +37,7 @@ async def stream(made: Caller, **fields: Any) -> tuple[dict[str, Any], str]:
     for event in answer.events()[:-1]:
         (choice,) = event["choices"]
         delta = choice["delta"]
+        assert delta.get("reasoning") == delta.get("reasoning_content")
         for name in ("content", "reasoning_content"):
             message[name] += delta.get(name) or ""
         for call in delta.get("tool_calls", []):
@@ -193,7 +194,7 @@ async def test_a_template_without_tools_is_told_in_words() -> None:
 async def test_reasoning() -> None:
     text = f"<think>Which city?</think>\n\nLet me see. {CALL}"
     choice = await ask(caller(text, THINKING))
-    assert choice["message"]["reasoning_content"] == "Which city?"
+    assert choice["message"]["reasoning_content"] == choice["message"]["reasoning"] == "Which city?"
     assert choice["message"]["content"] == "Let me see. "
     assert len(choice["message"]["tool_calls"]) == 1
     message, finish = await stream(caller(text, THINKING))
@@ -210,6 +211,22 @@ async def test_reasoning_that_the_prompt_began_or_ended() -> None:
     choice = await ask(caller("Yes", THINKING), messages=ended, tools=None, add_generation_prompt=False)
     assert choice["message"]["content"] == "Yes"
     assert "reasoning_content" not in choice["message"]
+
+
+async def test_reasoning_is_left_out() -> None:
+    made = caller(f"<think>Which city?</think>Let me see. {CALL}", THINKING)
+    choice = await ask(made, include_reasoning=False)
+    assert not choice["message"].keys() & {"reasoning", "reasoning_content"}
+    message, _ = await stream(made, include_reasoning=False)
+    assert (message["reasoning_content"], message["content"]) == ("", "Let me see. ")
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+async def test_reasoning_that_is_sent_back_reaches_the_template_by_both_names(name: str) -> None:
+    made = caller("x", THINKING)
+    await ask(made, messages=[*USER, {"role": "assistant", "content": "a", name: "Hm."}, *USER])
+    _, said, _ = made.engine.tokenizer.chat_template.messages
+    assert (said["reasoning"], said["reasoning_content"]) == ("Hm.", "Hm.")
 
 
 async def test_reasoning_effort_reaches_the_template() -> None:

@@ -57,6 +57,8 @@ SAID: dict[str, Said] = {
     "root": Said(answers.Index, texts=("text/html",)),
     "health": Said(answers.Health, unavailable=answers.Health),
     "ready": Said(answers.Readiness, unavailable=answers.Readiness),
+    "ping": Said(answers.Health, unavailable=answers.Health),
+    "load": Said(answers.Load),
     "version": Said(answers.Version),
     "metrics": Said(texts=("text/plain",)),
     "playground_file": Said(texts=("text/css", "text/javascript", "image/svg+xml")),

@@ -177,6 +177,7 @@ class ChatMessage(Answer):
     content: str | None
     refusal: None
     reasoning_content: str | UnsetType | None = UNSET
+    reasoning: str | UnsetType | None = UNSET
     tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
@@ -226,6 +227,7 @@ class ChatDelta(Answer):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
@@ -514,6 +516,12 @@ class Version(Answer):
     """Of this software."""
 
     version: str
+
+
+class Load(Answer):
+    """How much there is to do."""
+
+    server_load: int
 
 
 class EngineFacts(Answer):

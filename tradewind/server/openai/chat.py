@@ -23,7 +23,7 @@ from tradewind.server.openai.beams import beam_params, search_beams
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from tradewind.server.openai.pieces import DeltaReader, message_of
-from tradewind.server.openai.prompts import Conversation, encode_chat
+from tradewind.server.openai.prompts import Conversation, encode_chat, truncated
 from tradewind.server.openai.reading import force_call, frame_answer, let_reason, reading_of
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.sampling import chat_sampling
@@ -64,6 +64,7 @@ async def prepare(service: Service, request: Request, asked: ChatRequest, trace:
     params = chat_sampling(asked, engine.defaults)
     await engine.compile(params, field_of(asked))
     tokens = await encode_chat(engine.tokenizer, conversation_of(asked, use))
+    tokens = truncated(tokens, asked, service.context_tokens - (params.max_tokens or 1))
     reading = reading_of(engine.tokenizer, tokens, use)
     if use is not None and use.forced is not None:
         params = await force_call(engine, params, use, reading)
@@ -83,6 +84,8 @@ async def prepare(service: Service, request: Request, asked: ChatRequest, trace:
 def conversation_of(asked: ChatRequest, use: ToolUse | None) -> Conversation:
     """The messages, and what the template is to be told besides."""
     variables = dict(asked.chat_template_kwargs or {})
+    if asked.documents is not None:
+        variables.setdefault("documents", asked.documents)
     if asked.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", asked.reasoning_effort)
         if asked.reasoning_effort == "none":
@@ -171,6 +174,7 @@ class ChatShape:
         message: dict[str, Any] = {"role": "assistant", "content": self._echoed + choice.text, "refusal": None}
         if not self._answering.reading.is_plain:
             message |= message_of(choice.text, self._answering.reading, self._answering.parallel)
+            message = self._without_reasoning(message)
         answer: dict[str, Any] = {
             "index": index,
             "message": message,
@@ -181,6 +185,12 @@ class ChatShape:
         if self._asked.return_token_ids:
             answer["token_ids"] = choice.token_ids
         return answer
+
+    def _without_reasoning(self, content: dict[str, Any]) -> dict[str, Any]:
+        """A message or a part of one, as the request wants it."""
+        if self._asked.include_reasoning is not False:
+            return content
+        return {name: value for name, value in content.items() if name not in ("reasoning", "reasoning_content")}
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -210,7 +220,8 @@ class ChatShape:
             answering = self._answering
             reader = self._readers[delta.index] = DeltaReader(answering.reading, answering.parallel)
         reason = delta.finish_reason
-        contents = reader.push(delta.text, is_last=reason is not None)
+        said = map(self._without_reasoning, reader.push(delta.text, is_last=reason is not None))
+        contents = [content for content in said if content]
         finish = None if reason is None else self._answering.finish_reason(reason, reader.called)
         if not contents and finish is None and self._top is None and not self._asked.return_token_ids:
             return b""

@@ -22,7 +22,7 @@ from tradewind.server.openai.answers import (
 from tradewind.server.openai.beams import beam_params, best_samples, search_beams, with_samples
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
-from tradewind.server.openai.prompts import TextOrIds, encode_prompts, parse_prompts
+from tradewind.server.openai.prompts import TextOrIds, encode_prompts, parse_prompts, truncated
 from tradewind.server.openai.requests import CompletionRequest
 from tradewind.server.openai.sampling import completion_sampling
 from tradewind.server.openai.structured import field_of
@@ -40,8 +40,10 @@ async def completions(service: Service, request: Request) -> Response:
     params = completion_sampling(asked, service.engine.defaults)
     prompts = parse_prompts(asked.prompt)
     await service.engine.compile(params, field_of(asked))
+    tokens = await encode_prompts(tokenizer, prompts, asked.add_special_tokens is not False)
+    room = service.context_tokens - (params.max_tokens or 1)
     job = Job(
-        prompts=await encode_prompts(tokenizer, prompts, asked.add_special_tokens is not False),
+        prompts=[truncated(prompt, asked, room) for prompt in tokens],
         params=params if asked.use_beam_search else with_samples(asked, params),
         priority=asked.priority or 0,
         timeout_s=service.timeout_s(request, asked.timeout),
@@ -77,7 +79,8 @@ class CompletionShape:
     ) -> None:
         self._asked = asked
         self._n = params.n
-        self._prompts = list(prompts)  # as texts, once they have been echoed
+        whole = asked.truncate_prompt_tokens is None
+        self._prompts = list(prompts if whole else job.prompts)  # as texts, once they have been echoed
         self._generation = generation
         self._job = job
         self._head = head

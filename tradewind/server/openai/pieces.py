@@ -29,7 +29,7 @@ class DeltaReader:
         if isinstance(piece, Content):
             return {"content": piece.text}
         if isinstance(piece, Reasoning):
-            return {"reasoning_content": piece.text}
+            return said_to_itself(piece.text)
         if piece.index and not self._parallel:
             return None
         self.called = True
@@ -51,10 +51,15 @@ def message_of(text: str, reading: Reading, parallel: bool) -> dict[str, Any]:
         content, calls = reading.content_of(text), []
     message: dict[str, Any] = {"content": content if content or not calls else None}
     if reading.reasoning is not None:
-        message["reasoning_content"] = reasoning or None
+        message |= said_to_itself(reasoning or None)
     if calls:
         message["tool_calls"] = calls if parallel else calls[:1]
     return message
+
+
+def said_to_itself(text: str | None) -> dict[str, Any]:
+    """Reasoning by both of its names: that of most servers, and that of vLLM today."""
+    return {"reasoning_content": text, "reasoning": text}
 
 
 def _calls(pieces: list[Piece]) -> list[dict[str, Any]]:

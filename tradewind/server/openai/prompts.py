@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tradewind.base.errors import ContextLengthExceeded, RequestError
-from tradewind.server.openai.requests import MAX_TOKEN_IDS, Message
+from tradewind.server.openai.pieces import said_to_itself
+from tradewind.server.openai.requests import MAX_TOKEN_IDS, GenerationRequest, Message
 from tradewind.server.openai.tools import ToolUse, described
 from tradewind.text import harmony
 from tradewind.text.tokenizer import LONG_CHARS
@@ -85,6 +86,20 @@ async def encode_prompts(tokenizer: "Tokenizer", prompts: list[TextOrIds], add_s
     return tokens
 
 
+def truncated(prompt: list[int], asked: GenerationRequest, room: int) -> list[int]:
+    """The end of a prompt, of as many tokens as the request's `truncate_prompt_tokens` says; -1: of `room`, at most.
+
+    Raises RequestError for a number that is none.
+    """
+    most = asked.truncate_prompt_tokens
+    if most is None:
+        return prompt
+    if most < -1 or most == 0:
+        message = f"truncate_prompt_tokens must be at least 1, or -1 for what the context has room for, not {most}"
+        raise RequestError(message, field="truncate_prompt_tokens")
+    return prompt[-max(1, room) :] if most == -1 else prompt[-most:]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
     """Messages, and how to write them as a prompt."""
@@ -112,7 +127,7 @@ async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
     generate = not talk.continue_final_message if talk.add_generation_prompt is None else talk.add_generation_prompt
 
     def render_and_encode() -> list[int]:
-        turns = [message.model_dump(exclude_unset=True) for message in talk.messages]
+        turns = [_with_reasoning(message.model_dump(exclude_unset=True)) for message in talk.messages]
         tools = None if talk.tools is None else talk.tools.definitions
         if talk.tools is not None and not knows_tools(template.source):
             turns, tools = described(turns, talk.tools), None
@@ -131,3 +146,9 @@ async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
     if not tokens:
         raise RequestError("the chat template made no text of these messages", field="messages")
     return tokens
+
+
+def _with_reasoning(turn: dict[str, Any]) -> dict[str, Any]:
+    """A message whose reasoning, if it has any, has both of its names: templates know one or the other."""
+    thought = turn.get("reasoning_content") or turn.get("reasoning")
+    return {**turn, **said_to_itself(thought)} if isinstance(thought, str) and thought else turn

@@ -172,6 +172,7 @@ class GenerationRequest(ModelRequest):
     return_tokens_as_token_ids: bool | None = None
     priority: int | None = within(minimum=-(2**63), maximum=2**63 - 1)
     cache_salt: str | None = None
+    truncate_prompt_tokens: int | None = within(minimum=-1)
     timeout: float | None = within(exclusiveMinimum=0, maximum=86400)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputFields | None = None
@@ -264,7 +265,9 @@ class ChatRequest(GenerationRequest):
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: Bounded[dict[str, Any]] | None = None
     reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
     tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Annotated[str, Field(json_schema_extra={"enum": list(TOOL_CHOICES)})] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None

@@ -126,9 +126,8 @@ class _Maker:
         return best
 
     def _fits(self, made: Made) -> bool:
-        job, ready = made[0], self._service.engine.ready
-        context = min(ready.max_model_len, ready.num_blocks * ready.block_tokens + 1)
-        return len(job.prompts[0]) + (job.params.max_tokens or 1) <= context
+        job = made[0]
+        return len(job.prompts[0]) + (job.params.max_tokens or 1) <= self._service.context_tokens
 
 
 @contextmanager
