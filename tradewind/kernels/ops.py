@@ -39,6 +39,7 @@ class Ops:
     pack: linear.Pack
     packed_embedding: linear.PackedEmbedding | None  # reads rows of what `pack` made; None where they stay dense
     logits: linear.Logits
+    fill_logits: linear.FillLogits | None
     linear: linear.Linear
     add_rms_norm: add_rms_norm.AddRmsNorm
     norm_for_linear: AddRmsNorm | QuantisingAddRmsNorm  # what comes out is for `linear` alone
@@ -117,6 +118,7 @@ def choose_ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
         logits=matmul.run.logits or _WidenedLogits(matmul.run.linear),
+        fill_logits=matmul.run.fill_logits,
         add_rms_norm=norm.run,
         norm_for_linear=layer_norm.run,
         qk_norm_rope_write=rope.run,

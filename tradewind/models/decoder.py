@@ -57,8 +57,16 @@ class Model:
         return x_TD, residual_TD
 
     @torch.inference_mode()
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        """logits_RV, float32, of rows of what `forward` gave."""
+    def logits(self, hidden_RD: Tensor, memory_NV: Tensor | None = None) -> Tensor:
+        """logits_RV, float32, of rows of what `forward` gave.
+
+        `memory_NV`: float32, for R rows at least. Where the op can, the result is its first rows: memory that is used
+        step after step is there already, and new memory has to be got from the system, page by page.
+        """
+        if memory_NV is not None and self.ops.fill_logits is not None:
+            out_RV = memory_NV[: len(hidden_RD)]
+            self.ops.fill_logits(hidden_RD, self.lm_head.weight, out_RV)
+            return out_RV
         return self.ops.logits(hidden_RD, self.lm_head.weight)
 
     @property

@@ -8,6 +8,7 @@ import time
 import torch
 from torch import Tensor
 
+from tradewind.kernels.memory import empty
 from tradewind.kernels.pages import KVPool
 from tradewind.models.decoder import Model
 from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
@@ -36,6 +37,7 @@ class DeviceRunner:
         self._threads = threads
         shape = StateShape(info.max_running, info.max_model_len, info.block_tokens, info.vocab_size)
         self._state = StateRows(shape, model.device)
+        self._logits_NV = empty((info.max_running, model.spec.vocab), torch.float32, model.device)
 
     @property
     def info(self) -> RunnerInfo:
@@ -89,4 +91,4 @@ class DeviceRunner:
     def _logits(self, batch: Batch, hidden_TD: Tensor) -> Tensor:
         if batch.last_N is not None:
             hidden_TD = hidden_TD.index_select(0, to_device(batch.last_N, self._model.device))
-        return self._model.logits(hidden_TD).contiguous()
+        return self._model.logits(hidden_TD, self._logits_NV).contiguous()

@@ -43,7 +43,11 @@ def test_against_float64(
         product = quantise_rows(x).double() @ numbers.T
         check(ops.linear(x, plain), product, dtype)
         check(ops.linear(x, with_bias, residual.clone()), product + bias.double() + residual.double(), dtype)
-        check(ops.linear(x, plain, out_dtype=torch.float32), product, torch.float32)
+        logits = ops.logits(x, plain)
+        check(logits, product, torch.float32)
+        memory = torch.full((rows, n), float("nan"))
+        ops.fill_logits(x, plain, memory)
+        assert torch.equal(memory, logits)
     assert ops.linear(x[:0], plain).shape == (0, n)
 
 

@@ -57,8 +57,8 @@ def load(directory: Path) -> Model:
     return load_model(directory, ModelConfig(model=str(directory)))
 
 
-def make_runner(model: Model, limits: Limits = Limits()) -> DeviceRunner:
-    """Its KV pool is full of NaN: what was not written must not be read."""
+def make_runner(model: Model, limits: Limits = Limits(), draw: sample.Sample | None = None) -> DeviceRunner:
+    """Its KV pool is full of NaN: what was not written must not be read. `draw`: how it samples (None: as chosen)."""
     shape = model.spec.pool_shape(limits.num_blocks, limits.block_tokens)
     pool = KVPool(torch.full(shape.as_tuple(model.spec.dtype), torch.nan, dtype=model.spec.dtype))
     info = RunnerInfo(
@@ -74,7 +74,7 @@ def make_runner(model: Model, limits: Limits = Limits()) -> DeviceRunner:
         weights_bytes=0,
         kv_bytes=pool.nbytes,
     )
-    return DeviceRunner(model, pool, info, SampleOps(sample.choose(CPU).run, mask_logits.choose(CPU).run))
+    return DeviceRunner(model, pool, info, SampleOps(draw or sample.choose(CPU).run, mask_logits.choose(CPU).run))
 
 
 class Session:

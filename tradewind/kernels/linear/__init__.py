@@ -62,6 +62,12 @@ class Logits(Protocol):
     def __call__(self, x: Any, weight: LinearWeight, /) -> Tensor: ...
 
 
+class FillLogits(Protocol):
+    """`fill_logits(x_RD, weight, out_RV)`: what `logits` gives, into memory that is used again. out_RV: contiguous."""
+
+    def __call__(self, x: Any, weight: LinearWeight, out_RV: Tensor, /) -> None: ...
+
+
 class PackedEmbedding(Protocol):
     """`embedding(ids_T, weight) -> x_TD`: rows of a packed weight as they were before packing (quantised: nearly).
 
@@ -77,13 +83,14 @@ class LinearKernel:
     """An implementation of linear: the parts go together.
 
     `embedding` is None where the packed weight must not serve as one: the embedding is kept beside it. `logits` is None
-    where `linear`, widened, has to do.
+    where `linear`, widened, has to do, `fill_logits` where results are always new tensors.
     """
 
     pack: Pack
     linear: Linear
     embedding: PackedEmbedding | None = None
     logits: Logits | None = None
+    fill_logits: FillLogits | None = None
 
 
 def choose(

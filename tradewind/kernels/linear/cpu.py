@@ -3,8 +3,6 @@
 A row's result is the same to the bit whatever other rows are in the call and however many threads run.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -41,31 +39,39 @@ class NativeLinear:
         x_TD: Tensor,
         weight: LinearWeight,
         residual_TN: Tensor | None = None,
-        out_dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """See `tradewind.kernels.linear.Linear`. `out_dtype` may be float32 (logits); the residual is overwritten."""
+        """See `tradewind.kernels.linear.Linear`. The residual is overwritten."""
+        y_TN = residual_TN
+        if y_TN is None:
+            y_TN = torch.empty((len(x_TD), weight.out_features), dtype=x_TD.dtype)
+        self._multiply(x_TD, weight, residual_TN, y_TN)
+        return y_TN
+
+    def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
+        """See `tradewind.kernels.linear.Logits`."""
+        out_RV = torch.empty((len(x_RD), weight.out_features), dtype=torch.float32)
+        self._multiply(x_RD, weight, None, out_RV)
+        return out_RV
+
+    def fill_logits(self, x_RD: Tensor, weight: LinearWeight, out_RV: Tensor) -> None:
+        """See `tradewind.kernels.linear.FillLogits`."""
+        assert out_RV.dtype == torch.float32
+        self._multiply(x_RD, weight, None, out_RV)
+
+    def _multiply(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, y_TN: Tensor) -> None:
         rows, k = x_TD.shape
-        n = weight.out_features
-        dtype = x_TD.dtype
+        n, dtype, bias_N = weight.out_features, x_TD.dtype, weight.bias_N
         assert k == weight.in_features, (k, weight.in_features)
         assert dtype == weight.data.dtype, (dtype, weight.data.dtype)
         assert x_TD.stride(1) == 1 or k == 1
-        if residual_TN is None:
-            y_TN = torch.empty((rows, n), dtype=out_dtype or dtype)
-            residual = None
-        else:
-            assert residual_TN.shape == (rows, n)
-            assert residual_TN.is_contiguous()
-            assert residual_TN.dtype == dtype
-            y_TN = residual_TN if out_dtype in (None, dtype) else torch.empty((rows, n), dtype=out_dtype)
-            residual = residual_TN.data_ptr()
-        bias = weight.bias_N
+        assert y_TN.shape == (rows, n)
+        assert y_TN.is_contiguous()
+        assert residual_TN is None or residual_TN.dtype == dtype
         self._linear(
             DTYPE_CODES[dtype], x_TD.data_ptr(), x_TD.stride(0), rows, k, weight.data.data_ptr(), n,
-            None if bias is None else bias.data_ptr(), residual, n, y_TN.data_ptr(), n,
-            y_TN.dtype == torch.float32, torch.get_num_threads(),
+            None if bias_N is None else bias_N.data_ptr(), None if residual_TN is None else residual_TN.data_ptr(), n,
+            y_TN.data_ptr(), n, y_TN.dtype == torch.float32, torch.get_num_threads(),
         )  # fmt: skip
-        return y_TN
 
     def embedding(self, ids_T: Tensor, weight: LinearWeight) -> Tensor:
         """The rows `ids_T` (int32 or int64, contiguous, in range) of a packed weight, as they were before packing."""
@@ -82,5 +88,4 @@ class NativeLinear:
 def kernel(library: Library) -> LinearKernel:
     """The op, as `tradewind.kernels.linear.choose` wants it."""
     native = NativeLinear(library)
-    logits = functools.partial(native.linear, out_dtype=torch.float32)
-    return LinearKernel(native.pack, native.linear, native.embedding, logits)
+    return LinearKernel(native.pack, native.linear, native.embedding, native.logits, native.fill_logits)

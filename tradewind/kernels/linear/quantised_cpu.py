@@ -52,29 +52,39 @@ class NativeQuantised:
         x_TD: Tensor,
         weight: LinearWeight,
         residual_TN: Tensor | None = None,
-        out_dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """See `tradewind.kernels.linear.Linear`. `out_dtype` may be float32 (logits); the residual is overwritten."""
+        """See `tradewind.kernels.linear.Linear`. The residual is overwritten."""
+        y_TN = residual_TN
+        if y_TN is None:
+            y_TN = torch.empty((len(x_TD), weight.out_features), dtype=x_TD.dtype)
+        self._multiply(x_TD, weight, residual_TN, y_TN)
+        return y_TN
+
+    def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
+        """See `tradewind.kernels.linear.Logits`."""
+        out_RV = torch.empty((len(x_RD), weight.out_features), dtype=torch.float32)
+        self._multiply(x_RD, weight, None, out_RV)
+        return out_RV
+
+    def fill_logits(self, x_RD: Tensor, weight: LinearWeight, out_RV: Tensor) -> None:
+        """See `tradewind.kernels.linear.FillLogits`."""
+        assert out_RV.dtype == torch.float32
+        self._multiply(x_RD, weight, None, out_RV)
+
+    def _multiply(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, y_TN: Tensor) -> None:
         rows, k = x_TD.shape
-        n, dtype = weight.out_features, x_TD.dtype
+        n, dtype, bias_N = weight.out_features, x_TD.dtype, weight.bias_N
         assert (k, self._layout) == (weight.in_features, weight.layout), (k, weight.in_features, weight.layout)
         assert x_TD.stride(1) == 1 or k == 1
-        residual = None
-        y_TN = residual_TN
-        if residual_TN is not None:
-            assert residual_TN.shape == (rows, n)
-            assert residual_TN.is_contiguous()
-            assert residual_TN.dtype == dtype
-            residual = residual_TN.data_ptr()
-        if y_TN is None or out_dtype not in (None, dtype):
-            y_TN = torch.empty((rows, n), dtype=out_dtype or dtype)
-        bias = weight.bias_N
+        assert y_TN.shape == (rows, n)
+        assert y_TN.is_contiguous()
+        assert residual_TN is None or residual_TN.dtype == dtype
         self._linear(
             DTYPE_CODES[dtype], self._bits, self._group, x_TD.data_ptr(), x_TD.stride(0), rows, k,
-            weight.data.data_ptr(), n, None if bias is None else bias.data_ptr(), residual, n, y_TN.data_ptr(), n,
+            weight.data.data_ptr(), n, None if bias_N is None else bias_N.data_ptr(),
+            None if residual_TN is None else residual_TN.data_ptr(), n, y_TN.data_ptr(), n,
             y_TN.dtype == torch.float32, torch.get_num_threads(),
         )  # fmt: skip
-        return y_TN
 
     def rows(self, ids_T: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:
         """The rows `ids_T` (int32 or int64, contiguous, in range) of a weight, as the numbers its bits stand for."""
@@ -96,5 +106,4 @@ def kernel(library: Library, quantisation: Quantisation, dtype: torch.dtype) -> 
     """
     native = NativeQuantised(library, quantisation)
     embedding = functools.partial(native.rows, dtype=dtype) if quantisation.bits == 8 else None
-    logits = functools.partial(native.linear, out_dtype=torch.float32)
-    return LinearKernel(native.pack, native.linear, embedding, logits)
+    return LinearKernel(native.pack, native.linear, embedding, native.logits, native.fill_logits)
