@@ -29,7 +29,7 @@ from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import FusedTactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
-from tradewind.kernels.paged_attention.triton import LARGE, SMALL, paged_attention_kernel
+from tradewind.kernels.paged_attention.triton import CROWD, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
@@ -116,28 +116,35 @@ def _attention() -> list[Variant]:
     types = {
         "q": BF16, "q_stride": "i32=16", "block_stride": "i32=16", "query_starts": I32, "context_lens": I32,
         "block_tables": I32, "table_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32,
-        "R": "i32", "G": "i32", "GROUP": "i32", "least": "i32", "most": "i32", "window": "i32=16",
-        "least_split": "i32=16", "scale": "fp32", "softcap": "fp32",
+        "dealt": I32, "R": "i32", "least": "i32", "most": "i32", "window": "i32=16", "least_split": "i32=16",
+        "scale": "fp32", "softcap": "fp32",
     }  # fmt: skip
     found = []
-    for tiles, pages, head_dim, rows in (
-        (SMALL, BF16, 128, 16), (SMALL, FP8, 128, 16), (SMALL, FP8, 128, 512), (SMALL, BF16, 128, 1024),
-        (SMALL, BF16, 64, 16),
-        (LARGE, BF16, 128, 256), (LARGE, FP8, 128, 256), (LARGE, BF16, 64, 256),
+    for kind, pages, head_dim, rows in (
+        ("decode", BF16, 128, 16), ("decode", BF16, 128, 1024), ("decode", BF16, 64, 16), ("decode", FP8, 128, 16),
+        ("decode", FP8, 128, 64), ("decode", FP8, 128, 256), ("decode", FP8, 128, 512), ("decode", FP8, 128, 1024),
+        ("window decode", BF16, 128, 512), ("window decode", FP8, 128, 512),
+        ("prefill", BF16, 128, 256), ("prefill", BF16, 128, 1024), ("prefill", FP8, 128, 256),
+        ("prefill", FP8, 128, 1024), ("prefill", BF16, 64, 256),
+        ("exact", BF16, 128, 256), ("exact", FP8, 128, 256), ("decode", BF16, 64, 64), ("decode", FP8, 64, 64),
+        ("decode", BF16, 256, 64), ("prefill", BF16, 256, 64), ("prefill", FP8, 256, 64),
     ):  # fmt: skip
-        tile, is_small = tiles[1 if pages is FP8 else 2], tiles is SMALL
+        itemsize = 1 if pages is FP8 else 2
+        is_small = kind.endswith("decode")
+        tile = small_tile(itemsize, rows, head_dim) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
         constants = {
-            "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "S": 16,
-            "SKIPS_MASK": True, "HAS_SOFTCAP": False, "EXACT_DOT": False, "EIGHT_BITS": pages is FP8,
-            "IN_PAIRS": pages is FP8 and tile.in_pairs, "OVERLAPS": True, "STAGES": tile.stages,
+            "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows,
+            "S": 16, "RUN": 16, "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,
+            "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs, "IN_HARDWARE": True,
+            "DEALS": not is_small or rows >= CROWD.start, "OVERLAPS": True, "STAGES": tile.stages,
             "COMBINES": tile.combines,
         }  # fmt: skip
-        kind = "decode" if is_small else "prefill"
         found.append(
             Variant(
                 f"attention {kind} {head_dim} {pages[1:]} R<={rows}", paged_attention_kernel,
                 {**types, "k_pages": pages, "v_pages": pages}, constants,
                 {"num_warps": tile.warps, "num_stages": tile.stages}, "mma.sync" if is_small else "wgmma",
+                hot=head_dim <= 128,
             )
         )  # fmt: skip
     return found

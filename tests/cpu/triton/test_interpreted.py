@@ -175,6 +175,7 @@ def check_attention(
         for q in (q_THK, strided(q_THK.flatten(1)).view(q_THK.shape)):
             assert_near(run(q, pool[:, 1, 0], pool[:, 1, 1], rows, scale, window, softcap), expected, dtype)
         assert not run._arrivals.any()
+        assert not run._dealt.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

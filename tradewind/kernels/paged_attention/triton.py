@@ -1,11 +1,11 @@
 """paged_attention in Triton: persistent programs that share out the work of a ragged batch among themselves.
 
-The launch does not depend on the batch, so it may be part of a CUDA graph: every program reads the rows' lengths and
-finds out by itself which pieces are its own. A row's queries, token by token and within a token the heads that share a
-key-value head, are cut into tiles; where there are fewer tiles than programs, the context is cut too, into splits. A
-piece of work is (row, split, tile, key-value head). The program that finishes the last split of a tile adds the splits
-up, in their order, so that the result does not depend on who that was. The online softmax is that of
-https://arxiv.org/abs/2205.14135.
+The launch does not depend on the batch, so it may be part of a CUDA graph: every program reads the rows' lengths,
+knows all pieces from them, and takes one after the other from a common counter. A row's queries, token by token and
+within a token the heads that share a key-value head, are cut into tiles; where there are fewer tiles than programs, the
+context is cut too, into splits. A piece of work is (row, split, tile, key-value head). The program that finishes the
+last split of a tile adds the splits up, in their order, so that the result does not depend on who that was. The online
+softmax is that of https://arxiv.org/abs/2205.14135.
 
 There are two launches: one with small tiles for rows of few queries (decode), one with large tiles for the others. The
 second is left out where the host knows that there are none.
@@ -13,6 +13,7 @@ second is left out where the host knows that there are none.
 Legend beyond the package's: BM rows of a tile (packed queries), BN keys at a time.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +31,9 @@ _NO_SPLIT = 2**30
 
 
 @triton.jit
-def _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM: tl.constexpr, BLOCK_R: tl.constexpr):
+def _load_rows(
+    query_starts, context_lens, R, window, least, most, GROUP: tl.constexpr, BM: tl.constexpr, BLOCK_R: tl.constexpr
+):  # fmt: skip
     """(tiles_R, span_R) of the rows with `least` to `most` packed queries; 0 tiles for the others."""
     row = tl.arange(0, BLOCK_R)
     begins = tl.load(query_starts + row, mask=row < R, other=0)
@@ -42,100 +45,188 @@ def _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM: tl
 
 
 @triton.jit
-def _load(at, mask, NOTHING: tl.constexpr, PLAIN: tl.constexpr):
-    """NOTHING: what is read where `mask` is false. PLAIN: it never is."""
-    return tl.load(at) if PLAIN else tl.load(at, mask=mask, other=NOTHING)
+def _blocks(table, start, lo, hi, BN: tl.constexpr, RUN: tl.constexpr, S: tl.constexpr, HAS_WINDOW: tl.constexpr):
+    """The block of each RUN keys from `start` on; keys outside of [lo, hi) are looked up at its ends."""
+    key = tl.minimum(start + tl.arange(0, BN // RUN) * RUN, hi - 1)
+    if HAS_WINDOW:
+        key = tl.maximum(key, lo)
+    return tl.load(table + key // S)
+
+
+@triton.jit
+def _halves(words, IN_HARDWARE: tl.constexpr):
+    """The two 8-bit floats of each 16-bit word as float16: (those of the lower bytes, those of the upper ones)."""
+    if IN_HARDWARE:
+        # Of two words at once: lower bytes beside each other, upper bytes beside each other, two conversions.
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 t; .reg .b16 a, b; prmt.b32 t, $2, 0, 0x3120; mov.b32 {a, b}, t; "
+            "cvt.rn.f16x2.e4m3x2 $0, a; cvt.rn.f16x2.e4m3x2 $1, b; }",
+            "=r,=r,r", [words], dtype=(tl.float16, tl.float16), is_pure=True, pack=2,
+        )  # fmt: skip
+    low = words.to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+    high = (words >> 8).to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+    return low, high
 
 
 @triton.jit
 def _attend(
-    q_tile, k_pages, v_pages, block_stride, table, position, head, begin_at, end_at, lo, hi, window, scale, softcap,
-    peak, mass, acc, even, odd,
-    K: tl.constexpr, KP: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, MASKED: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, IN_PAIRS: tl.constexpr, STAGES: tl.constexpr,
+    q_tile, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
+    softcap, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, IN_PAIRS: tl.constexpr,
+    IN_HARDWARE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Add the keys of [begin_at, end_at), BN at a time, to what has been summed up. MASKED: not all queries see all."""
-    PLAIN: tl.constexpr = not MASKED and K == KP
+    """(peak, mass, acc) of the keys [lo, hi), BN at a time. All queries see the keys [window_end, whole_end).
+
+    The blocks of the next keys are looked up one step ahead: were they not, the loads of keys and values, which are
+    asked for as far ahead as STAGES allows, would each wait for them.
+    """
+    peak = tl.full([BM], float("-inf"), tl.float32)
+    mass = tl.zeros([BM], tl.float32)
+    acc = tl.zeros([BM, KP], tl.float32)
+    even = tl.zeros([BM, KP // 2], tl.float32)
+    odd = tl.zeros([BM, KP // 2], tl.float32)
     column = tl.arange(0, KP)
     pair = tl.arange(0, KP // 2)
-    head_at = head.to(tl.int64) * S * K
-    for start in tl.range(begin_at, end_at, BN, num_stages=STAGES):
-        key = start + tl.arange(0, BN)
-        there = (key >= lo) & (key < hi) if MASKED else key >= 0
-        block = _load(table + key // S, there, 0, not MASKED).to(tl.int64)
-        at = block * block_stride + head_at + (key % S) * K
-        k_tile = _load(k_pages + at[None, :] + column[:, None], there[None, :] & (column < K)[:, None], 0.0, PLAIN)
-        scores = tl.dot(q_tile, k_tile.to(q_tile.dtype), input_precision="ieee" if EXACT_DOT else "tf32") * scale
+    offset = tl.arange(0, BN)
+    run = tl.arange(0, BN // RUN) * RUN
+    in_run = tl.arange(0, RUN) * K
+    head_at = head * (S * K)
+    first = lo // BN * BN
+    block = _blocks(table, first, lo, hi, BN, RUN, S, HAS_WINDOW)
+    for start in tl.range(first, hi, BN, num_stages=STAGES):
+        key = start + offset
+        there = (key >= lo) & (key < hi) if HAS_WINDOW else key < hi
+        run_at = block.to(tl.int64) * block_stride + head_at
+        if RUN != S:
+            run_at += (start + run) % S * K
+        at = tl.reshape(run_at[:, None] + in_run[None, :], [BN])
+        if K % 16 == 0:
+            at = tl.multiple_of(at, 16)
+        block = _blocks(table, start + BN, lo, hi, BN, RUN, S, HAS_WINDOW)
+        if K == KP:
+            k_tile = tl.load(k_pages + at[None, :] + column[:, None])
+        else:
+            k_tile = tl.load(k_pages + at[None, :] + column[:, None], mask=(column < K)[:, None], other=0.0)
+        scores = tl.dot(q_tile, k_tile.to(q_tile.dtype), input_precision="ieee" if EXACT_DOT else "tf32")
         if HAS_SOFTCAP:
             # tanh(x) = 1 - 2 / (exp(2x) + 1), and exp(2x) = exp2(2 log2(e) x)
+            scores = scores * scale
             scores = softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.8853900817779268 / softcap)) + 1.0))
-        if MASKED:
-            seen = there[None, :] & (key[None, :] <= position[:, None]) & (key[None, :] > position[:, None] - window)
+        is_cut = start + BN > whole_end
+        if HAS_WINDOW:
+            is_cut |= start < window_end
+        if is_cut:
+            seen = (key[None, :] <= position[:, None]) & there[None, :]
+            if HAS_WINDOW:
+                seen &= key[None, :] > position[:, None] - window
             scores = tl.where(seen, scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, 1))
         base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        weights = tl.exp2(scores - base[:, None])
-        fade = tl.exp2(peak - base)
+        if HAS_SOFTCAP:
+            weights = tl.exp2(scores - base[:, None])
+            fade = tl.exp2(peak - base)
+        else:
+            base *= scale
+            weights = tl.exp2(scores * scale - base[:, None])
+            fade = tl.exp2(peak * scale - base)
         mass = mass * fade + tl.sum(weights, 1)
+        peak = new_peak
         weights = weights.to(q_tile.dtype)
         if IN_PAIRS:
-            v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at // 2)[:, None] + pair[None, :]
-            words = _load(v_at, there[:, None] & (pair < K // 2)[None, :], 0, PLAIN)
-            low = words.to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-            high = (words >> 8).to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+            v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at >> 1)[:, None] + pair[None, :]
+            if K == KP:
+                words = tl.load(v_at, mask=there[:, None], other=0)
+            else:
+                words = tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0)
+            low, high = _halves(words, IN_HARDWARE)
             even = tl.dot(weights, low, even * fade[:, None])
             odd = tl.dot(weights, high, odd * fade[:, None])
         else:
-            v_tile = _load(v_pages + at[:, None] + column[None, :], there[:, None] & (column < K)[None, :], 0.0, PLAIN)
+            v_at = v_pages + at[:, None] + column[None, :]
+            if K == KP:
+                v_tile = tl.load(v_at, mask=there[:, None], other=0.0)
+            else:
+                v_tile = tl.load(v_at, mask=there[:, None] & (column < K)[None, :], other=0.0)
             acc = acc * fade[:, None]
             acc = tl.dot(weights, v_tile.to(q_tile.dtype), acc, input_precision="ieee" if EXACT_DOT else "tf32")
+    if IN_PAIRS:
+        acc = tl.reshape(tl.join(even, odd), [BM, KP])
+    return peak if HAS_SOFTCAP else peak * scale, mass, acc
+
+
+@triton.jit
+def _store(out, at, written, mass, acc):
+    """The quotients; 0 where nothing was seen."""
+    inverse = 1.0 / tl.where(mass == 0.0, 1.0, mass)
+    tl.store(out + at, (acc * inverse[:, None]).to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def _add_up(partials, marks, first, step, splits, BM: tl.constexpr, KP: tl.constexpr, COMBINES: tl.constexpr):
+    """(mass, acc) of a tile whose splits are in the places `first`, `first` + `step`, ..., in this order."""
+    each, column = tl.arange(0, BM), tl.arange(0, KP)
+    peak = tl.full([BM], float("-inf"), tl.float32)
+    mass = tl.zeros([BM], tl.float32)
+    acc = tl.zeros([BM, KP], tl.float32)
+    for split in tl.range(0, splits, num_stages=COMBINES):
+        place = first + split * step
+        part_at = partials + place.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :]
+        part_acc = tl.load(part_at, cache_modifier=".cg")
+        part_peak = tl.load(marks + place * (2 * BM) + each, cache_modifier=".cg")
+        part_mass = tl.load(marks + place * (2 * BM) + BM + each, cache_modifier=".cg")
+        new_peak = tl.maximum(peak, part_peak)
+        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+        fade, part_fade = tl.exp2(peak - base), tl.exp2(part_peak - base)
+        mass = mass * fade + part_mass * part_fade
+        acc = acc * fade[:, None] + part_acc * part_fade[:, None]
         peak = new_peak
-    return peak, mass, acc, even, odd
+    return mass, acc
 
 
-@triton.jit(do_not_specialize=["R", "G", "GROUP", "least", "most"])
+@triton.jit(do_not_specialize=["R", "least", "most"])
 def paged_attention_kernel(
     q, q_stride, k_pages, v_pages, block_stride, query_starts, context_lens, block_tables, table_stride, out,
-    partials, marks, arrivals, R, G, GROUP, least, most, window, least_split, scale, softcap,
-    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCK_R: tl.constexpr, S: tl.constexpr,
-    SKIPS_MASK: tl.constexpr, HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr,
-    IN_PAIRS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr, COMBINES: tl.constexpr,
+    partials, marks, arrivals, dealt, R, least, most, window, least_split, scale, softcap,
+    G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
+    DEALS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr, COMBINES: tl.constexpr,
 ):  # fmt: skip
-    """SKIPS_MASK: keys that all queries see are not compared with anything; rounding may then depend on the chunk.
+    """RUN: consecutive keys that certainly are in one block, if it begins at a multiple of theirs.
+
     EIGHT_BITS: of the pages; every such number is one in float16 too. IN_PAIRS: values are read two by two, since 16
     bits is the least that the tensor cores' loads can transpose; even and odd columns are then multiplied apart.
+    IN_HARDWARE: there is an instruction that widens two numbers of 8 bits (Triton's interpreter knows none). DEALS:
+    pieces differ, so a program that is done with one takes the next; else every program has its turn.
 
     `scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
-    `arrivals` [items] int32, zero, and left so."""
+    `arrivals` [items] and `dealt` [2] (pieces dealt out beyond the first of each program, and programs that are done)
+    int32, zero, and left so."""
     begin(OVERLAPS)
     tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
     # A split is a program's fair share of all keys, in whole steps.
     share = tl.sum(tiles_R.to(tl.float32) * span_R.to(tl.float32), 0) * G / tl.num_programs(0)
     split = tl.maximum(tl.cdiv(tl.minimum(share, 1e9).to(tl.int32), BN) * BN, least_split)
-    splits_R = tl.cdiv(span_R, split)
-    items_R = tiles_R * splits_R * G
+    items_R = tiles_R * tl.cdiv(span_R, split) * G
     ends_R = tl.cumsum(items_R, 0)
-    shared_R = tl.where(splits_R > 1, items_R, 0)
-    shared_ends_R = tl.cumsum(shared_R, 0)
     total = tl.sum(items_R, 0)
-    row_R = tl.arange(0, BLOCK_R)
-    for item in tl.range(tl.program_id(0), total, tl.num_programs(0), num_stages=1):
+    programs = tl.num_programs(0)
+    item = tl.program_id(0)
+    while item < total:
         row = tl.sum((ends_R <= item).to(tl.int32), 0)
-        here_R = row_R == row
-        tiles = tl.sum(tl.where(here_R, tiles_R, 0), 0)
-        splits = tl.sum(tl.where(here_R, splits_R, 0), 0)
-        local = item - tl.sum(tl.where(here_R, ends_R - items_R, 0), 0)
+        local = item - tl.max(tl.where(ends_R <= item, ends_R, 0), 0)
+        first_token = tl.load(query_starts + row)
+        tokens = tl.load(query_starts + row + 1) - first_token
+        context = tl.load(context_lens + row)
+        tiles = tl.cdiv(tokens * GROUP, BM)
+        splits = tl.cdiv(tl.minimum(context, tokens + window - 1), split)
         # Later tiles see more keys: they come first, so that the last programs to finish have little left.
         head = local % G
         tile = tiles - 1 - (local // G) % tiles
         part = local // (G * tiles)
-        first_token = tl.load(query_starts + row)
-        tokens = tl.load(query_starts + row + 1) - first_token
-        context = tl.load(context_lens + row)
         # The tile's queries, and what each may see: positions (position - window, position].
         packed = tile * BM + tl.arange(0, BM)
         token = packed // GROUP
-        in_row = token < tokens
         position = context - tokens + token
         # -- bounds of this piece
         tile_first = context - tokens + tile * BM // GROUP
@@ -147,69 +238,45 @@ def paged_attention_kernel(
         # -- queries
         column = tl.arange(0, KP)
         q_head = head * GROUP + packed % GROUP
-        in_head = column < K
-        q_at = (first_token + token).to(tl.int64) * q_stride + q_head * K
-        q_tile = tl.load(q + q_at[:, None] + column[None, :], mask=in_row[:, None] & in_head[None, :], other=0.0)
-        peak = tl.full([BM], float("-inf"), tl.float32)
-        mass = tl.zeros([BM], tl.float32)
+        written = (token < tokens)[:, None] & (column < K)[None, :]
+        q_row = q + first_token.to(tl.int64) * q_stride
+        q_tile = tl.load(q_row + (token * q_stride + q_head * K)[:, None] + column[None, :], mask=written, other=0.0)
         if EIGHT_BITS:
             q_tile = q_tile.to(tl.float16)
-        even = tl.zeros([BM, KP // 2], tl.float32)
-        odd = tl.zeros([BM, KP // 2], tl.float32)
-        acc = tl.zeros([BM, KP], tl.float32)
+        # The next piece is asked for now, so that nobody waits for the answer.
+        item = programs + tl.atomic_add(dealt, 1, sem="relaxed") if DEALS else item + programs
         table = block_tables + row.to(tl.int64) * table_stride
-        first = lo // BN * BN
-        if SKIPS_MASK:
-            # Steps whose keys all queries of the tile see.
-            is_whole = (first == lo) & (tile_last - window < lo)
-            whole_end = tl.where(is_whole, tl.maximum(tl.minimum(hi, tile_first + 1) // BN * BN, first), first)
-            peak, mass, acc, even, odd = _attend(
-                q_tile, k_pages, v_pages, block_stride, table, position, head, first, whole_end, lo, hi, window, scale,
-                softcap, peak, mass, acc, even, odd, K, KP, BN, S, False, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, STAGES,
-            )  # fmt: skip
-            first = whole_end
-        peak, mass, acc, even, odd = _attend(
-            q_tile, k_pages, v_pages, block_stride, table, position, head, first, hi, lo, hi, window, scale, softcap,
-            peak, mass, acc, even, odd, K, KP, BN, S, True, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, STAGES,
+        # All queries of the tile see the keys between these.
+        window_end = tl.maximum(lo, tile_last - window + 1)
+        whole_end = tl.minimum(hi, tile_first + 1)
+        peak, mass, acc = _attend(
+            q_tile, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
+            softcap, K, KP, BM, BN, S, RUN, HAS_WINDOW, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, IN_HARDWARE, STAGES,
         )  # fmt: skip
-        if IN_PAIRS:
-            acc = tl.reshape(tl.join(even, odd), [BM, KP])
-        out_at = ((first_token + token).to(tl.int64) * (G * GROUP) + q_head) * K
-        written = in_row[:, None] & in_head[None, :]
+        out_row = out + first_token.to(tl.int64) * (G * GROUP * K)
+        out_at = ((token * (G * GROUP) + q_head) * K)[:, None] + column[None, :]
         if splits == 1:
-            result = acc / tl.where(mass == 0.0, 1.0, mass)[:, None]
-            tl.store(out + out_at[:, None] + column[None, :], result.to(out.dtype.element_ty), mask=written)
+            _store(out_row, out_at, written, mass, acc)
         else:
-            first_shared = tl.sum(tl.where(here_R, shared_ends_R - shared_R, 0), 0)
-            slot = first_shared + local
+            # Read again: what is kept of all rows would take the registers that keys and values need.
+            tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
+            is_shared = (tl.arange(0, BLOCK_R) < row) & (span_R > split)
+            first_shared = tl.sum(tl.where(is_shared, tiles_R * tl.cdiv(span_R, split) * G, 0), 0)
+            place = first_shared + local
             each = tl.arange(0, BM)
-            tl.store(partials + slot.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :], acc)
-            tl.store(marks + slot * (2 * BM) + each, peak)
-            tl.store(marks + slot * (2 * BM) + BM + each, mass)
+            tl.store(partials + place.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :], acc)
+            tl.store(marks + place * (2 * BM) + each, peak)
+            tl.store(marks + place * (2 * BM) + BM + each, mass)
             tl.debug_barrier()
             of_tile = first_shared + local % (G * tiles)
             arrived = tl.atomic_add(arrivals + of_tile, 1, sem="acq_rel")
             if arrived == splits - 1:
                 tl.store(arrivals + of_tile, 0)
-                peak = tl.full([BM], float("-inf"), tl.float32)
-                mass = tl.zeros([BM], tl.float32)
-                acc = tl.zeros([BM, KP], tl.float32)
-                for s in tl.range(0, splits, num_stages=COMBINES):
-                    other = of_tile + s * (G * tiles)
-                    other_acc = tl.load(
-                        partials + other.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :],
-                        mask=written, other=0.0, cache_modifier=".cg",
-                    )  # fmt: skip
-                    other_peak = tl.load(marks + other * (2 * BM) + each, cache_modifier=".cg")
-                    other_mass = tl.load(marks + other * (2 * BM) + BM + each, cache_modifier=".cg")
-                    new_peak = tl.maximum(peak, other_peak)
-                    base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-                    fade, other_fade = tl.exp2(peak - base), tl.exp2(other_peak - base)
-                    mass = mass * fade + other_mass * other_fade
-                    acc = acc * fade[:, None] + other_acc * other_fade[:, None]
-                    peak = new_peak
-                result = acc / tl.where(mass == 0.0, 1.0, mass)[:, None]
-                tl.store(out + out_at[:, None] + column[None, :], result.to(out.dtype.element_ty), mask=written)
+                mass, acc = _add_up(partials, marks, of_tile, G * tiles, splits, BM, KP, COMBINES)
+                _store(out_row, out_at, written, mass, acc)
+    if DEALS and tl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
+        tl.store(dealt, 0)
+        tl.store(dealt + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -230,10 +297,20 @@ class Tile:
 
 
 # By the bytes of a key's number; measured on an H100.
-SMALL = {2: Tile(16, 128, 4, 3, 2), 1: Tile(16, 128, 4, 3, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
-LARGE = {2: Tile(64, 64, 4, 2, 2), 1: Tile(64, 64, 4, 2, 2), 4: Tile(64, 32, 8, 2, 1)}
-EXACT = Tile(64, 32, 4, 3, 2)  # for all rows alike
+SMALL = {2: Tile(16, 64, 4, 3, 2), 1: Tile(16, 64, 4, 3, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
+LARGE = {2: Tile(64, 64, 4, 3, 2), 1: Tile(64, 64, 4, 3, 2), 4: Tile(64, 32, 8, 2, 1)}
+# Instead of the small ones, where there are so many rows that more programs than usual all find work; with more rows
+# yet, what a program knows of them takes the registers that it needs.
+CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
+CROWD = range(17, 513)
+EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
+
+
+def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
+    """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
+    tile = CROWDED.get(itemsize, SMALL[itemsize]) if rows in CROWD else SMALL[itemsize]
+    return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
 
 class TritonPagedAttention:
@@ -248,13 +325,15 @@ class TritonPagedAttention:
         """`widest`: the largest head_dim that splits make room for."""
         self._chip = chip
         self._exact = exact
+        self._most_stages = 3 if chip.overlaps else 2  # what came before Hopper has less shared memory
         # A row is split only if it has more than a share of the work: see the kernel for why two per program suffice.
-        tiles = [*SMALL.values(), *LARGE.values()]
+        tiles = [*SMALL.values(), *LARGE.values(), *CROWDED.values()]
         items = [2 * (tile.programs * chip.processors + 1) for tile in tiles]
         numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
         self._partials = torch.empty(0 if exact else numbers * widest, dtype=torch.float32, device=device)
         self._marks = torch.empty(0 if exact else 2 * numbers, dtype=torch.float32, device=device)
         self._arrivals = torch.zeros(max(items), dtype=torch.int32, device=device)
+        self._dealt = torch.zeros(2, dtype=torch.int32, device=device)
 
     def __call__(
         self,
@@ -268,7 +347,8 @@ class TritonPagedAttention:
     ) -> Tensor:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         group = q_THK.shape[1] // k_pages_BGSK.shape[1]
-        small, large = (tiles[k_pages_BGSK.dtype.itemsize] for tiles in (SMALL, LARGE))
+        itemsize = k_pages_BGSK.dtype.itemsize
+        small, large = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2]), LARGE[itemsize]
         few = max(small.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
         pages = (k_pages_BGSK, v_pages_BGSK)
         if len(rows.context_lens_R) and self._exact:
@@ -296,19 +376,20 @@ class TritonPagedAttention:
         _, kv_heads, block_tokens, head_dim = k_pages_BGSK.shape
         padded = max(16 if k_pages_BGSK.dtype.itemsize > 1 else 32, next_power_of_2(head_dim))
         assert q_THK.stride(2) == 1 and q_THK.stride(1) == head_dim  # noqa: PT018
-        count = len(rows.context_lens_R)
-        eight_bits = k_pages_BGSK.dtype.itemsize == 1
+        count, eight_bits = len(rows.context_lens_R), k_pages_BGSK.dtype.itemsize == 1
+        stages = min(tile.stages, self._most_stages)
         paged_attention_kernel[(tile.programs * self._chip.processors,)](
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), rows.query_starts_R1,
             rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK, self._partials,
-            self._marks, self._arrivals, count, kv_heads, q_THK.shape[1] // kv_heads, least, most,
-            window or _NO_WINDOW, _NO_SPLIT if self._exact else LEAST_SPLIT, scale * _LOG2_E,
-            (softcap or 0.0) * _LOG2_E, K=head_dim, KP=padded, BM=tile.rows, BN=tile.keys,
-            BLOCK_R=_padded(count), S=block_tokens, SKIPS_MASK=not self._exact, HAS_SOFTCAP=softcap is not None,
-            EXACT_DOT=q_THK.dtype == torch.float32, EIGHT_BITS=eight_bits,
-            IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0, OVERLAPS=self._chip.overlaps,
-            STAGES=tile.stages, COMBINES=tile.combines, num_warps=tile.warps, num_stages=tile.stages,
-            launch_pdl=self._chip.overlaps,
+            self._marks, self._arrivals, self._dealt, count, least, most, window or _NO_WINDOW,
+            _NO_SPLIT if self._exact else LEAST_SPLIT, scale * _LOG2_E, (softcap or 0.0) * _LOG2_E, G=kv_heads,
+            GROUP=q_THK.shape[1] // kv_heads, K=head_dim, KP=padded, BM=tile.rows, BN=tile.keys,
+            BLOCK_R=_padded(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
+            HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, EXACT_DOT=q_THK.dtype == torch.float32,
+            EIGHT_BITS=eight_bits, IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0,
+            IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count >= CROWD.start,
+            OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines, num_warps=tile.warps,
+            num_stages=stages, launch_pdl=self._chip.overlaps,
         )  # fmt: skip
 
 
