@@ -25,6 +25,7 @@ from tradewind.models.registry import load_model
 from tradewind.protocol.plan import StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
 from tradewind.protocol.runner import Runner
+from tradewind.runner import boot_gpu
 from tradewind.runner.boot import boot_runner
 from tradewind.runner.graph_runner import GraphRunner
 
@@ -156,6 +157,29 @@ def test_nothing_is_compiled_after_boot(tmp_path: Path) -> None:
             heard(runner, requests(tiny.vocab, count))
         constrained_tokens(runner, masked_requests(tiny.vocab))
         assert runner.compiled_kernels == before, settings
+
+
+def test_graphs_that_boot_had_no_time_for_are_recorded_when_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a kernel being compiled; the tokens stay what they are."""
+    tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=256, dtype="bfloat16")
+    directory = make_tiny_model(tmp_path / "model", tiny)
+    work = requests(tiny.vocab, 2)
+    expected = heard(boot(directory, exact=True), work)
+    monkeypatch.setattr(boot_gpu, "GRAPH_SECONDS", 0.0005)
+    runner = boot(directory, exact=True)
+    before, postponed = runner.compiled_kernels, runner.report.postponed
+    assert 0 < postponed < runner.report.wanted
+    while runner.tidy():
+        assert {key: one.tokens for key, one in heard(runner, work[:3]).items()} == {
+            one.request_id: expected[one.request_id].tokens for one in work[:3]
+        }
+    assert (runner.report.recorded, runner.report.postponed) == (runner.report.wanted, 0)
+    assert {key: one.tokens for key, one in heard(runner, work).items()} == {
+        key: one.tokens for key, one in expected.items()
+    }
+    assert runner.compiled_kernels == before
 
 
 def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(tmp_path: Path) -> None:

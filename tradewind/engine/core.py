@@ -203,6 +203,11 @@ class Engine:
         assert self._constraints is not None
         self._constraints.wait(_BUILD_WAIT_S)
 
+    def tidy(self) -> bool:
+        """While there is no work: check who owns the cache's blocks, and what else can wait. Whether more is left."""
+        self.scheduler.check()
+        return self.runner.tidy()
+
     def settle(self) -> None:
         """Apply what is in flight and drop the news of it. For a caller that has aborted everything."""
         while self._in_flight:
@@ -219,6 +224,7 @@ class Engine:
             "host_s": self._host_s,
             "device_s": self._device_s,
             "compiled_kernels": self.runner.compiled_kernels,
+            "eager_steps": self.runner.eager_steps,
         }
         return msgspec.structs.replace(self.scheduler.stats(), **own)
 

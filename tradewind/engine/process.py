@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.5
 STATS_S = 0.25  # how old the figures in a heartbeat may be while steps are short
-_IDLE_CHECK_MS = 1000  # after this long without work, the cache is checked once
+_IDLE_CHECK_MS = 1000  # after this long without work, the cache is checked and what boot postponed is done
 _LINGER_MS = 1000  # at the end, how long the last words may take to leave
 
 BuildCall = Callable[[Path, Config, ProgressCall], Engine]
@@ -168,12 +168,13 @@ class Service:
                 self._outbox.send(Refused(request.request_id, kind, error.message, error.field, retry_after_s))
 
     def _rest(self) -> None:
-        """Nothing to do: say so once, look the cache over if the quiet lasts, and sleep until something comes in."""
+        """Nothing to do: say so once, tidy up if the quiet lasts, and sleep until something comes in."""
         if self._working:
             self._working = False
             self._pulse.rest(self._engine.stats())
         if not self._inbox.poll(_IDLE_CHECK_MS):
-            self._engine.scheduler.check()
+            while self._engine.tidy() and not has_input(self._inbox):
+                pass
             self._inbox.poll()
 
     def _turn(self) -> None:

@@ -89,6 +89,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0  # counter: computed
     output_tokens: int = 0  # counter
     compiled_kernels: int = 0  # counter: made ready since the engine's process began; boot is the time for it
+    eager_steps: int = 0  # counter: launched kernel by kernel for want of a graph
 
 
 @dataclass(slots=True)

@@ -39,6 +39,15 @@ class Runner(Protocol):
         """How many kernels were made ready in this process so far; it must not grow once boot is over."""
         ...
 
+    @property
+    def eager_steps(self) -> int:
+        """How many steps were launched kernel by kernel, where graphs would be replayed: for want of a graph."""
+        ...
+
+    def tidy(self) -> bool:
+        """With no step in flight and nothing to do: a moment's work that boot left undone. Whether more is left."""
+        ...
+
     def run(self, plan: StepPlan) -> Pending:
         """Issue a step. Steps are executed in the order in which they are issued."""
         ...

@@ -18,12 +18,12 @@ from tradewind.kernels.rows import Rows
 from tradewind.models.decoder import Model
 from tradewind.protocol.plan import RunnerInfo
 from tradewind.runner.graph_runner import GraphRunner, StepOps
-from tradewind.runner.graphs import GraphBudget, Graphs
+from tradewind.runner.graphs import GraphBudget, Graphs, GraphsReport
 from tradewind.runner.memory import MemoryAsk
 
 log = logging.getLogger(__name__)
 
-GRAPH_SECONDS = 12.0  # for recording; steps whose graph comes too late for this are rounded up to a larger one
+GRAPH_SECONDS = 12.0  # for recording; graphs that come too late for this are recorded when the engine is idle
 GRAPHS_BYTES = 3 << 29  # what all graphs take beside the memory of the largest step
 
 
@@ -38,6 +38,11 @@ class Workspace:
     def nbytes(self) -> int:
         """Together. What is not replayed (for rows that ask for logprobs, say) needs a step's memory of its own."""
         return 2 * self.step_bytes + self.graphs_bytes
+
+    @property
+    def graph_budget(self) -> GraphBudget:
+        """Of all graphs: they share the memory of the largest step, which is one of them."""
+        return GraphBudget(GRAPH_SECONDS, self.step_bytes + self.graphs_bytes)
 
     def taken_from(self, ask: MemoryAsk, free_bytes: int) -> MemoryAsk:
         """`ask`, of what is left of `free_bytes` (after the weights) beside the workspace and a block of nobody's."""
@@ -89,22 +94,28 @@ def boot_gpu(
     pool = KVPool.allocate(model.spec.pool_shape(info.num_blocks + 1, info.block_tokens), dtype, device)
     draw, inputs, mask_logits = sampling.choose_draw(device), step_inputs.choose(device), masking.choose(device)
     info.implementations.update(sample=draw.kind, step_inputs=inputs.kind, mask_logits=mask_logits.kind)
-    graphs = None
-    if config.runner.graphs:
-        graphs = Graphs(device, GraphBudget(GRAPH_SECONDS, workspace.step_bytes + workspace.graphs_bytes))
+    graphs = Graphs(device, workspace.graph_budget) if config.runner.graphs else None
     runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run, mask_logits.run), graphs, ready)
     progress("recording graphs", 0.0)
     runner.record(lambda share: progress("recording graphs", share))
-    report = runner.report
     log.info(
         "memory of the GPU",
         extra=fields(
             weights=format_bytes(model.weights_bytes),
             kv_cache=format_bytes(pool.nbytes),
             step=format_bytes(workspace.step_bytes),
-            graphs=f"{report.recorded} of {report.wanted}, {format_bytes(report.nbytes)}, {report.seconds:.1f} s "
-            f"after {report.compiling_seconds:.1f} s of compiling",
+            graphs=_told(runner.report, workspace.graph_budget) if graphs else "none, as asked",
             free=format_bytes(torch.cuda.mem_get_info(device)[0]),
         ),
     )
     return runner
+
+
+def _told(report: GraphsReport, budget: GraphBudget) -> str:
+    """What was recorded, within which budget, for people."""
+    later = f", {report.postponed} when idle" if report.postponed else ""
+    return (
+        f"{report.recorded} of {report.wanted}{later}; {format_bytes(report.nbytes)} of at most "
+        f"{format_bytes(budget.nbytes)}; {report.seconds:.1f} s of at most {budget.seconds:g}, and "
+        f"{report.compiling_seconds:.1f} s of compiling"
+    )

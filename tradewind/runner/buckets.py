@@ -20,6 +20,18 @@ def token_buckets(most: int) -> tuple[int, ...]:
     return _upto(most, _steps(_LEAST_MIXED, ((256, 32), (1024, 64), (2048, 128), (4096, 256), (1 << 30, 512))))
 
 
+def wanted_graphs(max_running: int, step_tokens: int) -> list[tuple[str, int]]:
+    """(kind, size) of all graphs there might be, the most worth having first.
+
+    "decode": steps of one token a row, by rows; "mixed": all others, by tokens; "head": what follows either, by rows.
+    """
+    by_tokens, by_rows = coarse_first(token_buckets(step_tokens)), coarse_first(row_buckets(max_running))
+    heads = [("head", size) for size in by_rows]
+    decodes = [("decode", size) for size in by_rows if size <= step_tokens]
+    # The largest first: the others use its memory.
+    return [("mixed", by_tokens[0]), *heads, *decodes, *(("mixed", size) for size in by_tokens[1:])]
+
+
 def fitting(buckets: tuple[int, ...], size: int) -> int | None:
     """The least of the ascending `buckets` that holds `size`; None if none does."""
     place = bisect_left(buckets, size)

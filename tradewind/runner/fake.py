@@ -192,6 +192,15 @@ class FakeRunner:
         """It has none."""
         return 0
 
+    @property
+    def eager_steps(self) -> int:
+        """It has no graphs."""
+        return 0
+
+    def tidy(self) -> bool:
+        """There is nothing to do."""
+        return False
+
     def run(self, plan: StepPlan) -> FakePending:
         """Check and execute `plan`. Raises AssertionError if it is not well formed."""
         assert plan.step == self._next_step, (plan.step, self._next_step)

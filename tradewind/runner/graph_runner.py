@@ -27,7 +27,7 @@ from tradewind.models.decoder import Model
 from tradewind.models.spec import ModelSpec
 from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.protocol.result import StepResult
-from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets
+from tradewind.runner.buckets import fitting, wanted_graphs
 from tradewind.runner.graphs import Graphs, GraphsReport
 from tradewind.runner.pending import Done, Finish, Halved, Issued, result_of
 from tradewind.runner.prompt_logprobs import PromptColumns, prompt_columns
@@ -94,6 +94,11 @@ class GraphRunner:
         return self._ready.count
 
     @property
+    def eager_steps(self) -> int:
+        """See tradewind.protocol.runner.Runner."""
+        return self._report.eager
+
+    @property
     def spec(self) -> ModelSpec:
         """The shape of the model."""
         return self._model.spec
@@ -109,12 +114,26 @@ class GraphRunner:
         if self._graphs is None:
             return
         self._columns.clear()
-        wanted = _worth(self._info)
+        wanted = wanted_graphs(self._info.max_running, self._info.step_tokens)
         thin = replace(self._model, layers=self._model.layers[:1])  # all layers are made of the same kernels
         for index, (kind, size) in enumerate(wanted):
             if self._graphs.record((kind, size), self._work(kind, size, self._model), self._work(kind, size, thin)):
-                self._sizes[kind] = tuple(sorted((*self._sizes[kind], size)))
+                self._add_size(kind, size)
             progress((index + 1) / len(wanted))
+
+    @torch.inference_mode()
+    def tidy(self) -> bool:
+        """See tradewind.protocol.runner.Runner: records a graph that there was no time for at boot."""
+        if self._graphs is None or not self._report.postponed:
+            return False
+        self._columns.clear()
+        key = self._graphs.record_postponed()
+        if key is not None:
+            self._add_size(*key)
+        return self._report.postponed > 0
+
+    def _add_size(self, kind: str, size: int) -> None:
+        self._sizes[kind] = tuple(sorted((*self._sizes[kind], size)))
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> Done | Halved | Issued:
@@ -281,15 +300,6 @@ def _part(step: StepTensors, tokens: int, rows: int, max_query: int) -> StepTens
             max_context=whole.max_context,
         ),
     )
-
-
-def _worth(info: RunnerInfo) -> list[tuple[str, int]]:
-    """(kind, size) of all graphs there might be, the most worth having first."""
-    by_tokens, by_rows = coarse_first(token_buckets(info.step_tokens)), coarse_first(row_buckets(info.max_running))
-    heads = [("head", size) for size in by_rows]
-    decodes = [("decode", size) for size in by_rows if size <= info.step_tokens]
-    # The largest first: the others use its memory.
-    return [("mixed", by_tokens[0]), *heads, *decodes, *(("mixed", size) for size in by_tokens[1:])]
 
 
 def _all_shed(plan: StepPlan, shape: StepShape) -> StepResult:

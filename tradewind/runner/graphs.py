@@ -6,20 +6,25 @@ graphs, recorded work is simply done again, so that everything around it can be 
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
+Work = Callable[[], Any]
+Key = tuple[str, int]  # a kind of graph, and its size
 
 
 @dataclass(frozen=True)
 class GraphBudget:
-    """What recording may take: once either is used up, no further graph is recorded.
+    """What recording may take.
 
-    Compiling kernels is not counted: what is not compiled then would be compiled while serving.
+    Once the seconds are used up, graphs are postponed: `Graphs.record_postponed` records them when there is time. Once
+    the bytes are used up, no further graph is recorded at all. Compiling kernels is not counted, and is done for
+    postponed graphs too: what is not compiled at boot would be compiled while serving.
     """
 
     seconds: float
@@ -28,10 +33,14 @@ class GraphBudget:
 
 @dataclass
 class GraphsReport:
-    """What was recorded and what it took; `replays` and `eager` count the steps of either kind since."""
+    """What was recorded and what it took; `replays` and `eager` count the steps of either kind since.
+
+    `recorded` includes those that had been `postponed`, which is how many still are.
+    """
 
     recorded: int = 0
     wanted: int = 0
+    postponed: int = 0
     seconds: float = 0.0
     compiling_seconds: float = 0.0  # and launching each kernel for the first time
     nbytes: int = 0
@@ -54,34 +63,46 @@ class Graphs:
     device: torch.device
     budget: GraphBudget
     report: GraphsReport = field(default_factory=GraphsReport)
-    _by_key: dict[Hashable, Recorded[Any]] = field(default_factory=dict)
+    _by_key: dict[Key, Recorded[Any]] = field(default_factory=dict)
+    _postponed: deque[tuple[Key, Work]] = field(default_factory=deque)  # the most worth having first
     _pool: Any = None
     _stream: Any = None
 
-    def record(self, key: Hashable, work: Callable[[], Any], warm: Callable[[], Any]) -> bool:
-        """Record the work. False if the budget is used up. `warm` does enough of it to load all its kernels."""
+    def record(self, key: Key, work: Work, warm: Work) -> bool:
+        """Record the work, or postpone it. Whether it was recorded. `warm` does enough of it to load all its kernels.
+
+        Kernels are loaded in any case.
+        """
         self.report.wanted += 1
-        if self.report.seconds >= self.budget.seconds or self.report.nbytes >= self.budget.nbytes:
-            return False
-        before, begun_s = self._taken_bytes(), time.perf_counter()
         if self.device.type == "cuda":
+            begun_s = time.perf_counter()
             warm()
-            warmed_s = time.perf_counter()
-            self.report.compiling_seconds += warmed_s - begun_s
-            begun_s = warmed_s
-            self._by_key[key] = self._capture(work)
-        else:
-            self._by_key[key] = _repeat(work, work())
-        self.report.recorded += 1
-        self.report.seconds += time.perf_counter() - begun_s
-        self.report.nbytes += max(0, self._taken_bytes() - before)
+            self.report.compiling_seconds += time.perf_counter() - begun_s
+        if self.report.nbytes >= self.budget.nbytes:
+            return False
+        if self.report.seconds >= self.budget.seconds:
+            self._postponed.append((key, work))
+            self.report.postponed += 1
+            return False
+        self._record(key, work)
         return True
 
-    def has(self, key: Hashable) -> bool:
+    def record_postponed(self) -> Key | None:
+        """Record one of the graphs that boot had no time for; its key. None: there is none, or no memory for it."""
+        if self.report.nbytes >= self.budget.nbytes:
+            self._postponed.clear()
+        self.report.postponed = max(0, len(self._postponed) - 1)
+        if not self._postponed:
+            return None
+        key, work = self._postponed.popleft()
+        self._record(key, work)
+        return key
+
+    def has(self, key: Key) -> bool:
         """Whether it was recorded."""
         return key in self._by_key
 
-    def replay(self, key: Hashable) -> Any:
+    def replay(self, key: Key) -> Any:
         """Do recorded work again; returns what it returned."""
         recorded = self._by_key[key]
         recorded.replay()
@@ -91,9 +112,17 @@ class Graphs:
     def close(self) -> None:
         """Give their memory back."""
         self._by_key.clear()
+        self._postponed.clear()
         self._pool = self._stream = None
 
-    def _capture(self, work: Callable[[], Any]) -> Recorded[Any]:
+    def _record(self, key: Key, work: Work) -> None:
+        before, begun_s = self._taken_bytes(), time.perf_counter()
+        self._by_key[key] = self._capture(work) if self.device.type == "cuda" else _repeat(work, work())
+        self.report.recorded += 1
+        self.report.seconds += time.perf_counter() - begun_s
+        self.report.nbytes += max(0, self._taken_bytes() - before)
+
+    def _capture(self, work: Work) -> Recorded[Any]:
         if self._stream is None:
             self._stream, self._pool = torch.Stream(self.device), torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
@@ -110,7 +139,7 @@ class Graphs:
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
 
 
-def _repeat(work: Callable[[], Any], outcome: Any) -> Recorded[Any]:
+def _repeat(work: Work, outcome: Any) -> Recorded[Any]:
     """On a device without graphs. What the work returns must lie where it lay the first time: it is copied there."""
 
     def replay() -> None:

@@ -49,6 +49,15 @@ class DeviceRunner:
         """None: the CPU's are compiled when the package is installed."""
         return 0
 
+    @property
+    def eager_steps(self) -> int:
+        """None: the CPU has no graphs."""
+        return 0
+
+    def tidy(self) -> bool:
+        """There is nothing to do."""
+        return False
+
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> Done | Halved:
         """Issue a step. Errors of the whole step (of its inputs, or for want of memory) are raised here."""

@@ -162,6 +162,7 @@ class EngineCollector:
             "step_host_seconds": ("time spent planning, applying and serialising steps", stats.host_s),
             "step_device_seconds": ("time the device spent on steps", stats.device_s),
             "kernels_compiled": ("kernels compiled or loaded since the engine began, at boot", stats.compiled_kernels),
+            "steps_without_graph": ("steps launched kernel by kernel for want of a graph", stats.eager_steps),
             "engine_restarts": ("times the engine process was started again", self._engine.restarts),
             "slow_readers": ("clients dropped because they stopped reading", self._metrics.slow_readers),
         }

@@ -100,12 +100,48 @@ def test_tokens_are_those_of_the_other_runner(model: Model, budget: GraphBudget 
     if budget is PLENTY:
         assert report.recorded == report.wanted > 10
         assert report.eager == 0 < report.replays
+        assert runner.eager_steps == 0
     elif budget is not None:
         assert (report.recorded, report.replays) == (0, 0)
+        assert runner.eager_steps > 0
+
+
+def test_what_there_was_no_time_for_is_recorded_when_idle(model: Model) -> None:
+    """Until then such steps run without a graph; the tokens are the same before, meanwhile and after."""
+    work = requests(SETTINGS[:4] * 3, model.spec.vocab)
+    expected = {key: one.tokens for key, one in heard(make_runner(model, LIMITS), work).items()}
+    runner = make_graph_runner(model, budget=GraphBudget(seconds=0.0, nbytes=1 << 60))
+    report = runner.report
+    assert (report.recorded, report.postponed) == (0, report.wanted)
+    loaded = report.wanted
+    tidied = 0
+    while True:
+        assert {key: one.tokens for key, one in heard(runner, work).items()} == expected
+        if not report.postponed:
+            break
+        for _ in range(loaded // 3):
+            tidied += 1
+            if not runner.tidy():
+                break
+    assert tidied == report.recorded == report.wanted
+    assert not runner.tidy()
+    before = runner.eager_steps
+    heard(runner, work)
+    assert runner.eager_steps == before > 0
+
+
+def test_what_there_is_no_memory_for_is_never_recorded(model: Model) -> None:
+    runner = make_graph_runner(model, budget=GraphBudget(seconds=1000.0, nbytes=0))
+    assert (runner.report.recorded, runner.report.postponed) == (0, 0)
+    assert not runner.tidy()
+    late = make_graph_runner(model, budget=GraphBudget(seconds=0.0, nbytes=1))
+    late.report.nbytes = 1  # what others were recorded with
+    assert not late.tidy()
+    assert (late.report.recorded, late.report.postponed) == (0, 0)
 
 
 def test_what_was_not_recorded_is_rounded_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_runner, "_worth", lambda info: [("mixed", 70), ("decode", 4), ("head", 4)])
+    monkeypatch.setattr(graph_runner, "wanted_graphs", lambda *_sizes: [("mixed", 70), ("decode", 4), ("head", 4)])
     work = requests(SETTINGS[:4], model.spec.vocab)
     runner = make_graph_runner(model, budget=PLENTY)
     assert {key: one.tokens for key, one in heard(runner, work).items()} == {

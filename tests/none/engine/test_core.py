@@ -28,6 +28,14 @@ class SpyRunner:
     def compiled_kernels(self):
         return self._runner.compiled_kernels
 
+    @property
+    def eager_steps(self):
+        return self._runner.eager_steps
+
+    def tidy(self):
+        self.events.append(("tidy", -1))
+        return len(self.events) < 2
+
     def run(self, plan):
         self.events.append(("issue", plan.step))
         pending = self._runner.run(plan)
@@ -192,3 +200,10 @@ def test_updates_cross_as_columns():
     assert np.frombuffer(message.request_ids, np.int64).tolist() == [0, 1, 2]
     assert np.frombuffer(message.tokens, np.int32).tolist() == updates.tokens.tolist()
     assert [admission.request_id for admission in message.admitted] == [0, 1, 2]
+
+
+def test_what_boot_left_undone_is_done_while_there_is_no_work():
+    engine, spy = engine_of()
+    assert engine.tidy()
+    assert not engine.tidy()
+    assert spy.events == [("tidy", -1)] * 2
