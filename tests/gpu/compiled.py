@@ -25,6 +25,7 @@ from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
 from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import fused_linear_kernel
 from tradewind.kernels.fused_linear.vector import vector_kernel
+from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import FusedTactic, Tactics
@@ -281,7 +282,7 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
     source = ASTSource(variant.kernel, signature, constants, attributes)
     try:
         compiled = triton.compile(
-            source, target=GPUTarget("cuda", arch, 32), options={**variant.options, "launch_pdl": arch >= 90}
+            source, target=GPUTarget("cuda", arch, 32), options={**variant.options, **Chip(1, arch >= 90).launch}
         )
     except Exception as error:  # noqa: BLE001 - the table shows every variant, also one that the compiler refuses
         outcome.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}"

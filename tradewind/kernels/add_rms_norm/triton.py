@@ -70,6 +70,6 @@ class TritonAddRmsNorm:
             add_rms_norm_kernel[(tokens,)](
                 x_TD, x_TD.stride(0), residual_TD, weight_D, out_TD, scales_T1, width, eps,
                 HAS_RESIDUAL=residual_TD is not None, QUANTISES=scales_T1 is not None, OVERLAPS=self._chip.overlaps,
-                BLOCK=block, num_warps=max(1, min(16, block // 512)), launch_pdl=self._chip.overlaps,
+                BLOCK=block, num_warps=max(1, min(16, block // 512)), **self._chip.launch,
             )  # fmt: skip
         return x_TD.contiguous() if residual_TD is None else residual_TD

@@ -161,7 +161,7 @@ def fused_linear(
         NORMED=norm is not None, GATED=extras.gated, HAS_BIAS=weight.bias_N is not None,
         HAS_RESIDUAL=residual_TN is not None, EVEN=outputs % tactic.outputs == 0 and stored_width % block_k == 0,
         IN_PAIRS=x_TD.is_cuda, OVERLAPS=chip.overlaps, BN=tactic.outputs, BT=tactic.rows, BK=block_k,
-        STAGES=tactic.stages, num_warps=tactic.warps, num_stages=tactic.stages, launch_pdl=chip.overlaps,
+        STAGES=tactic.stages, num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN
 
@@ -180,7 +180,7 @@ def _vector(x_1D: Tensor, weight: LinearWeight, extras: Extras, tactic: FusedTac
         NORMED=norm is not None, GATED=extras.gated, HAS_BIAS=weight.bias_N is not None,
         HAS_RESIDUAL=residual_TN is not None, EVEN=even, IN_PAIRS=x_1D.is_cuda,
         OVERLAPS=chip.overlaps, BN=tactic.outputs, BK=tactic.inputs,
-        VEC=16 // weight.data.itemsize, num_warps=tactic.warps, launch_pdl=chip.overlaps,
+        VEC=16 // weight.data.itemsize, num_warps=tactic.warps, **chip.launch,
     )  # fmt: skip
 
 

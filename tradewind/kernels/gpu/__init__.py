@@ -31,6 +31,11 @@ class Chip:
     has_fp8: bool = False
     has_block_product: bool = False
 
+    @property
+    def launch(self) -> dict[str, bool]:
+        """Options of every launch. Products and sums are fused, which Triton does not always do unless told so."""
+        return {"launch_pdl": self.overlaps, "enable_fp_fusion": True}
+
     @classmethod
     def of(cls, device: torch.device) -> "Chip":
         """Of a CUDA device."""

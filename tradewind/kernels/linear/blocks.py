@@ -95,7 +95,7 @@ def quantise_groups(x_TD: Tensor, chip: Chip, multiple: int = 1) -> tuple[Tensor
         at_once = min(32, next_power_of_2(groups))
         quantise_groups_kernel[(tokens, triton.cdiv(groups, at_once))](
             x_TD, x_TD.stride(0), values_TD, scales_KT, rows, width, OVERLAPS=chip.overlaps, GROUPS=at_once,
-            num_warps=4, launch_pdl=chip.overlaps,
+            num_warps=4, **chip.launch,
         )  # fmt: skip
     return values_TD, scales_KT
 
@@ -127,7 +127,7 @@ def blocks_product(
         values_TD, scales_KT, weight.data, weight.extras[0], weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
         HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None,
         EVEN=outputs % block_n == 0 and width % BLOCK == 0, OVERLAPS=chip.overlaps, BN=block_n, BT=block_t,
-        STAGES=stages, num_warps=warps, num_stages=stages, launch_pdl=chip.overlaps,
+        STAGES=stages, num_warps=warps, num_stages=stages, **chip.launch,
     )  # fmt: skip
     return y_TN
 
@@ -139,6 +139,6 @@ def widen(weight: LinearWeight, dtype: torch.dtype, chip: Chip) -> Tensor:
     stored, group, rows = weight.data.shape[1], int4.group_of(weight), 16
     widen_kernel[(triton.cdiv(outputs, rows), stored // group)](
         weight.data, weight.extras[0], out_ND, outputs, inputs, stored, GROUP=group, OVERLAPS=chip.overlaps,
-        ROWS=rows, num_warps=4, launch_pdl=chip.overlaps,
+        ROWS=rows, num_warps=4, **chip.launch,
     )  # fmt: skip
     return out_ND

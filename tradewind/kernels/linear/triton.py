@@ -119,7 +119,7 @@ def few_rows(
         SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
         EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
         GROUPED=tokens > block_t, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs,
-        STAGES=tactic.stages, num_warps=tactic.warps, num_stages=tactic.stages, launch_pdl=chip.overlaps,
+        STAGES=tactic.stages, num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN
 
@@ -133,6 +133,6 @@ def quantise(x_TD: Tensor, chip: Chip) -> QuantisedRows:
         block = next_power_of_2(width)
         quantise_rows_kernel[(tokens,)](
             x_TD, x_TD.stride(0), values_TD, scales_T1, width, OVERLAPS=chip.overlaps, BLOCK=block,
-            num_warps=max(1, min(16, block // 512)), launch_pdl=chip.overlaps,
+            num_warps=max(1, min(16, block // 512)), **chip.launch,
         )  # fmt: skip
     return QuantisedRows(values_TD, scales_T1, x_TD.dtype)

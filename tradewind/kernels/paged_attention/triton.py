@@ -389,7 +389,7 @@ class TritonPagedAttention:
             EIGHT_BITS=eight_bits, IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0,
             IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count >= CROWD.start,
             OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines, num_warps=tile.warps,
-            num_stages=stages, launch_pdl=self._chip.overlaps,
+            num_stages=stages, **self._chip.launch,
         )  # fmt: skip
 
 

@@ -88,6 +88,6 @@ class TritonQkNormRopeWrite:
                 k_pages_BGSK.stride(0), q_norm_K, k_norm_K, eps, shape.heads, shape.kv_heads, k_pages_BGSK.shape[2],
                 K=head_dim, HAS_NORM=q_norm_K is not None, QUANTISES=k_pages_BGSK.dtype == FP8,
                 OVERLAPS=self._chip.overlaps, HEADS=heads, HALF=half,
-                num_warps=max(1, min(4, heads * half // 256)), launch_pdl=self._chip.overlaps,
+                num_warps=max(1, min(4, heads * half // 256)), **self._chip.launch,
             )  # fmt: skip
         return qkv_TC[:, : shape.heads * head_dim].view(tokens, shape.heads, head_dim)

@@ -172,7 +172,7 @@ class TritonDraw:
     def __call__(self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None:
         rows, vocab = logits_NV.shape
         chunks = triton.cdiv(vocab, _CHUNK)
-        device, overlaps = logits_NV.device, self._chip.overlaps
+        device, overlaps, launch = logits_NV.device, self._chip.overlaps, self._chip.launch
         largest_NC = torch.empty((rows, chunks), dtype=torch.float32, device=device)
         places_NC = torch.empty((rows, chunks), dtype=torch.int32, device=device)
         masses_NC = torch.empty((rows, chunks), dtype=torch.float32, device=device)
@@ -180,15 +180,15 @@ class TritonDraw:
         count, temperature = columns.count_1, columns.temperature_N
         chunks_kernel[(rows, chunks)](
             logits_NV, vocab, count, temperature, largest_NC, places_NC, masses_NC,
-            OVERLAPS=overlaps, CHUNK=_CHUNK, launch_pdl=overlaps,
+            OVERLAPS=overlaps, CHUNK=_CHUNK, **launch,
         )  # fmt: skip
         filters_kernel[(rows,)](
             logits_NV, vocab, count, temperature, columns.top_k_N, columns.top_p_N, columns.min_p_N, largest_NC,
             masses_NC, floors_N, chunks, OVERLAPS=overlaps, CHUNKS=next_power_of_2(chunks), BLOCK=_CHUNK // 2,
-            CHUNK=_CHUNK, num_warps=16, launch_pdl=overlaps,
+            CHUNK=_CHUNK, num_warps=16, **launch,
         )  # fmt: skip
         choose_kernel[(rows,)](
             logits_NV, vocab, count, temperature, columns.uniforms_N, largest_NC, places_NC, masses_NC, floors_N,
             chunks, drawn_N, columns.slots_N, columns.positions_N, tokens_SP, tokens_SP.stride(0), OVERLAPS=overlaps,
-            CHUNKS=next_power_of_2(chunks), CHUNK=_CHUNK, num_warps=4, launch_pdl=overlaps,
+            CHUNKS=next_power_of_2(chunks), CHUNK=_CHUNK, num_warps=4, **launch,
         )  # fmt: skip

@@ -59,5 +59,5 @@ class TritonSiluMul:
             silu_mul_kernel[(tokens, triton.cdiv(width, block))](
                 gate_up_T2F, gate_up_T2F.stride(0), out_TF, scales_T1, width, QUANTISES=scales_T1 is not None,
                 OVERLAPS=self._chip.overlaps, BLOCK=block, num_warps=max(1, min(16, block // 512)),
-                launch_pdl=self._chip.overlaps,
+                **self._chip.launch,
             )  # fmt: skip

@@ -57,5 +57,5 @@ class TritonStepInputs:
             tables.blocks_SM, tables.blocks_SM.stride(0), tables.spare_place, into.ids_T, rows.positions_T,
             rows.write_T, rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), count,
             len(into.ids_T), tables.block_tokens, OVERLAPS=self._chip.overlaps, BLOCK=256, num_warps=4,
-            launch_pdl=self._chip.overlaps,
+            **self._chip.launch,
         )  # fmt: skip
