@@ -166,6 +166,14 @@ def test_it_fits_a_phone(browser: Browser, served: Program) -> None:
         assert page.run(small) == 0
 
 
+def test_a_map_that_is_not_seen_says_nothing_of_what_it_leaves_out(browser: Browser, program: Program) -> None:
+    page = browser.open(program.url + "/", width=360, height=740)
+    page.until("document.querySelector('#blocks-total').textContent != ''")
+    assert page.run("document.querySelector('#map-detail').textContent") == ""
+    page.click("[data-show=engine]")
+    page.until("document.querySelector('#map-detail').textContent.includes('all free')")
+
+
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 
 

@@ -25,7 +25,6 @@ export class BlockMap {
     this.cellBlocks = blocks.cell_blocks;
     this.cells = blocks.runs.flatMap(([owner, length]) => new Array(length).fill(owner));
     this.draw();
-    if (!this.isPointed) this.#rest();
     const held = this.#count((owner) => owner >= 0);
     const said = `${held} blocks held by single requests, ${this.#count((owner) => owner === SHARED)} shared, `;
     this.canvas.setAttribute("aria-label", `KV blocks: ${said}${this.#count((owner) => owner === CACHED)} cached, of ${this.cells.length * this.cellBlocks}`);
@@ -49,6 +48,7 @@ export class BlockMap {
     this.columns = Math.floor(width / this.size);
     this.shown = Math.min(this.columns * Math.floor(height / this.size), this.cells.length);
     this.#paint(ratio);
+    if (!this.isPointed) this.#rest();
   }
 
   #paint(ratio) {
