@@ -69,6 +69,9 @@ class OwnershipCheck:
         known = set(published.values())
         if not idle <= known:
             raise OwnershipError(f"blocks {sorted(idle - known)} are cached but cannot be found")
+        held = set(cache.unfilled_ids) - idle
+        if held:
+            raise OwnershipError(f"blocks {sorted(held)} are known as cached and not full, but are not cached")
         lost = known & set(cache.pool.free_ids.tolist())
         if lost:
             raise OwnershipError(f"blocks {sorted(lost)} can be found, but are free")

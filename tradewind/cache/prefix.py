@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tradewind.cache.blocks import BlockPool
-from tradewind.protocol.hashing import BlockHash
+from tradewind.protocol.hashing import BlockHash, extend
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,9 @@ class PrefixCache:
     Order of reuse: free blocks first (the most recently freed first), then cached blocks, least recently used first.
     A chain is released tail first, so that its tail is always older than its head and goes first: a head without its
     tail is still a useful prefix, a tail without its head can never be found.
+
+    A sequence may leave its last block, which is not full, to be found by the tokens that it has. Whoever goes on from
+    there writes into it, so that it is given to one only, who takes it out of the index.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -33,6 +36,7 @@ class PrefixCache:
         self._hash_of: dict[int, BlockHash] = {}
         self._is_published = np.zeros(num_blocks, np.bool_)
         self._idle: OrderedDict[int, None] = OrderedDict()  # cached blocks, least recently used first
+        self._unfilled: set[int] = set()  # those of them that are not full
 
     @property
     def available_blocks(self) -> int:
@@ -48,6 +52,11 @@ class PrefixCache:
     def idle_ids(self) -> Iterable[int]:
         """The cached blocks, the first to be evicted first."""
         return self._idle.keys()
+
+    @property
+    def unfilled_ids(self) -> Iterable[int]:
+        """Those of the cached blocks that are not full."""
+        return self._unfilled
 
     @property
     def published(self) -> dict[BlockHash, int]:
@@ -75,6 +84,22 @@ class PrefixCache:
             found.append(block)
         return found
 
+    def find_unfilled(self, parent: BlockHash, tokens: "Int32s") -> tuple[int, int] | None:
+        """A cached block that follows `parent` and holds as many as possible of `tokens` (fewer than a full block):
+        its id, and how many. It is not held yet."""
+        if self._unfilled:
+            for count in range(len(tokens), 0, -1):
+                block = self._block_of.get(extend(parent, tokens[:count]))
+                if block in self._unfilled:
+                    return block, count
+        return None
+
+    def claim(self, block: int) -> None:
+        """`block` (from `find_unfilled`, and held) will hold more: it is found no more."""
+        self._unfilled.remove(block)
+        del self._block_of[self._hash_of.pop(block)]
+        self._is_published[block] = False
+
     def idle_among(self, blocks: list[int]) -> int:
         """How many of `blocks` (from `find`) are available now and would not be once held."""
         return int(np.count_nonzero(self.pool.holders[blocks] == 0)) if blocks else 0
@@ -98,14 +123,18 @@ class PrefixCache:
             del self._block_of[self._hash_of.pop(block)]
         self._is_published[blocks] = False
 
-    def release(self, blocks: "Int32s", hashes: Sequence[BlockHash] = ()) -> None:
+    def release(self, blocks: "Int32s", hashes: Sequence[BlockHash] = (), unfilled: BlockHash | None = None) -> None:
         """A sequence lets go of its table `blocks` (distinct, in table order).
 
-        `hashes`: those of the first blocks, as far as they may be found. Where such a block has a twin that is cached,
+        `hashes`: those of the first blocks, as far as they may be found; `unfilled`: that of the tokens in the block
+        after these, which is not full, if it is to be found. Where such a block has a twin that is cached,
         the twin counts as used now, so that it does not go before the blocks that follow it in the chain.
         """
         for index in np.flatnonzero(~self._is_published[blocks[: len(hashes)]]).tolist():
             self.publish(hashes[index], int(blocks[index]))
+        if unfilled is not None and unfilled not in self._block_of:
+            self.publish(unfilled, int(blocks[len(hashes)]))
+            self._unfilled.add(int(blocks[len(hashes)]))
         holders = self.pool.holders
         holders[blocks] -= 1
         is_loose, is_published = holders[blocks] == 0, self._is_published[blocks]
@@ -123,6 +152,7 @@ class PrefixCache:
         evicted = [self._idle.popitem(last=False)[0] for _ in range(count_blocks)]
         for block in evicted:
             del self._block_of[self._hash_of.pop(block)]
+        self._unfilled.difference_update(evicted)
         recycled = np.array(evicted, np.int32)
         self._is_published[recycled] = False
         self.pool.push(recycled)

@@ -12,14 +12,21 @@ because a sequence writes only at and after its first uncomputed position, and h
 
 from bisect import insort
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from tradewind.cache.prefix import PrefixCache
-from tradewind.protocol.hashing import BlockHash
+from tradewind.protocol.hashing import BlockHash, chain_start, extend
 from tradewind.protocol.plan import RunnerInfo
 from tradewind.scheduler.queue import Queue
 from tradewind.scheduler.rows import Rows
 from tradewind.scheduler.sequence import NEVER, NO_SLOT, Sequence, State
 from tradewind.scheduler.sharing import Promises
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int32s = NDArray[np.int32]
 
 OLDEST_EVERY = 8
 """Every so many admissions, the one that arrived first is admitted, whatever its priority: nobody starves."""
@@ -87,16 +94,19 @@ class Residents:
             self.promises.park(sequence, awaited)
             sequence.state = State.PARKED if sequence.slot == NO_SLOT else State.PREEMPTED
             return Verdict.PARKED
-        if not self._has_room(sequence, hits):
+        unfilled = self._find_unfilled(sequence, len(hits))
+        held = hits if unfilled is None else [*hits, unfilled[0]]
+        if not self._has_room(sequence, held):
             return Verdict.NO_ROOM
+        hit_tokens = len(hits) * self.block_tokens + (0 if unfilled is None else unfilled[1])
         queue.remove(sequence)
         self._admissions += 1
         if sequence.slot == NO_SLOT:
             self.rows.settle(sequence)
             self.by_slot[sequence.slot] = sequence
             self.query_tokens += sequence.known_tokens
-            self.hit_tokens += len(hits) * self.block_tokens
-        self._begin_life(sequence, hits)
+            self.hit_tokens += hit_tokens
+        self._begin_life(sequence, held, hit_tokens)
         return Verdict.ADMITTED
 
     def grow(self, sequence: Sequence, tokens: int) -> int:
@@ -171,14 +181,27 @@ class Residents:
         draw the next from; and positions whose prompt logprobs are still to be delivered are computed too."""
         if not self._shares_prefixes:
             return []
-        reusable_tokens = sequence.known_tokens - 1
-        if sequence.request.sampling.prompt_logprobs is not None:
-            reusable_tokens = min(reusable_tokens, sequence.next_prompt_logprob - 1)
-        return self._chain(sequence, reusable_tokens // self.block_tokens)
+        return self._chain(sequence, _reusable_tokens(sequence) // self.block_tokens)
 
     def _chain(self, sequence: Sequence, count_blocks: int) -> list[BlockHash]:
-        tokens = sequence.prompt if sequence.slot == NO_SLOT else self.rows.tokens[sequence.slot]
-        return sequence.chain(tokens, count_blocks, self.block_tokens)
+        return sequence.chain(self._tokens_of(sequence), count_blocks, self.block_tokens)
+
+    def _tokens_of(self, sequence: Sequence) -> "Int32s":
+        return sequence.prompt if sequence.slot == NO_SLOT else self.rows.tokens[sequence.slot]
+
+    def _find_unfilled(self, sequence: Sequence, count_blocks: int) -> tuple[int, int] | None:
+        """A block that is not full, and how many tokens it has of those that follow the first `count_blocks` blocks."""
+        if not self._shares_prefixes:
+            return None
+        start = count_blocks * self.block_tokens
+        end = min(_reusable_tokens(sequence), start + self.block_tokens - 1)
+        return self.cache.find_unfilled(self._parent(sequence, count_blocks), self._tokens_of(sequence)[start:end])
+
+    def _parent(self, sequence: Sequence, count_blocks: int) -> BlockHash:
+        """What the block after the first `count_blocks` follows."""
+        if not count_blocks:
+            return chain_start(sequence.request.cache_salt)
+        return self._chain(sequence, count_blocks)[-1]
 
     def _has_room(self, sequence: Sequence, hits: list[int]) -> bool:
         """Whether all its known tokens and the first new one fit, beside what running prompts have still to take."""
@@ -193,26 +216,30 @@ class Residents:
         spare = min(running, self._spare_limit_blocks)
         return needed + owed + spare <= self.cache.available_blocks
 
-    def _begin_life(self, sequence: Sequence, hits: list[int]) -> None:
+    def _begin_life(self, sequence: Sequence, held: list[int], hit_tokens: int) -> None:
+        """`held`: blocks from the cache with its first `hit_tokens` tokens; the last of them need not be full."""
         sequence.state = State.PREFILL
         sequence.life_step = NEVER
         sequence.sent_blocks = 0
-        sequence.published_blocks = len(hits)
+        sequence.published_blocks = hit_tokens // self.block_tokens
         sequence.may_park = True
-        if hits:
-            self.cache.hold(hits)
-            self.rows.append_blocks(sequence.slot, hits)
-            self.rows.computed[sequence.slot] = len(hits) * self.block_tokens
+        if held:
+            self.cache.hold(held)
+            if hit_tokens % self.block_tokens:
+                self.cache.claim(held[-1])
+            self.rows.append_blocks(sequence.slot, held)
+            self.rows.computed[sequence.slot] = hit_tokens
         if self._shares_prefixes:
             chain = self._chain(sequence, sequence.known_tokens // self.block_tokens)
-            self.promises.promise(sequence, chain[len(hits) :])
+            self.promises.promise(sequence, chain[sequence.published_blocks :])
         insort(self.prefills, sequence, key=lambda prefill: prefill.order)
 
     def _end_life(self, sequence: Sequence, applied_tokens: int, is_sound: bool) -> None:
         table = self.rows.table(sequence.slot)
         if is_sound:
             self.publish(sequence, applied_tokens)
-            self.cache.release(table, sequence.hashes[: sequence.published_blocks])
+            hashes = sequence.hashes[: sequence.published_blocks]
+            self.cache.release(table, hashes, self._unfilled_hash(sequence, applied_tokens))
         else:
             self.cache.forget(table)
             self.cache.release(table)
@@ -220,6 +247,26 @@ class Residents:
         if sequence.state is State.PREFILL:
             self.prefills.remove(sequence)
         self.rows.clear(sequence.slot)
+
+    def _unfilled_hash(self, sequence: Sequence, applied_tokens: int) -> BlockHash | None:
+        """By what its last block, which is not full, may be found.
+
+        Whoever asks for one token after a text, as a beam search does, is likely to ask for another after both.
+        """
+        start = sequence.published_blocks * self.block_tokens
+        is_likely = self._shares_prefixes and sequence.request.max_tokens == 1
+        if not is_likely or not start < applied_tokens < start + self.block_tokens:
+            return None
+        tokens = self.rows.tokens[sequence.slot, start:applied_tokens]
+        return extend(self._parent(sequence, sequence.published_blocks), tokens)
+
+
+def _reusable_tokens(sequence: Sequence) -> int:
+    """How many of its first tokens `sequence` may take from the cache, as `_reusable_hashes` says."""
+    most = sequence.known_tokens - 1
+    if sequence.request.sampling.prompt_logprobs is not None:
+        most = min(most, sequence.next_prompt_logprob - 1)
+    return most
 
 
 def _is_before(one: Sequence, other: Sequence, by_arrival: bool) -> bool:

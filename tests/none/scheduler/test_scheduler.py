@@ -1,5 +1,6 @@
 """What the scheduler decides, one decision at a time."""
 
+import random
 import subprocess
 import sys
 
@@ -54,6 +55,47 @@ def test_what_was_said_is_reused_by_the_next_turn_of_a_chat():
     world.add(request(1, [1, 2, 3, *said, 5], 2))
     world.drain()
     assert world.stories[1].cached_tokens == 12, "the last token said was never computed"
+
+
+def test_who_asks_for_one_token_leaves_a_block_that_is_not_full_to_one_who_goes_on():
+    world = World(Shape(step_tokens=64, num_blocks=40))
+    text = LONG[:18]
+    world.add(request(0, text, 1))
+    world.drain()
+    world.add(request(1, [*text, 5], 1))
+    world.add(request(2, [*text, 6], 1))
+    world.add(request(3, [*text, 7], 1, cache_salt="another"))
+    assert sorted(rows(world.plan()).values()) == [1, 3, 19]
+    world.drain()
+    assert [world.stories[request_id].cached_tokens for request_id in range(1, 4)] == [18, 16, 0]
+
+
+def test_a_block_that_is_not_full_is_taken_when_its_place_is_needed():
+    world = World(Shape(num_blocks=6))
+    text = LONG[:18]
+    world.add(request(0, text, 1))
+    world.drain()
+    assert world.scheduler.stats().blocks_cached == 5
+    world.add(request(1, [9] * 17, 4))
+    world.drain()
+    world.add(request(2, [*text, 5], 1))
+    world.drain()
+    assert world.stories[2].cached_tokens == 4, "what is left is the head"
+
+
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_beginnings_that_branch_get_their_own_tokens(run_ahead):
+    chance = random.Random(4)
+    world = World(Shape(run_ahead=run_ahead, num_blocks=40, step_tokens=16, max_running=6))
+    live, asked = [[1, 2, 3], [4]], 0
+    for _ in range(40):
+        for beginning in live:
+            world.add(request(len(world.stories), beginning, 1))
+            asked += len(beginning)
+        world.drain()  # the reader checks each token
+        live = [[*chance.choice(live), chance.randrange(8)] for _ in range(chance.randrange(1, 6))]
+    computed = asked - world.scheduler.stats().prefix_hit_tokens
+    assert computed < 2.1 * len(world.stories)
 
 
 def test_salts_do_not_share():
