@@ -167,6 +167,7 @@ def _linear() -> list[Variant]:
             "EXACT_DOT": False, "OVERLAPS": True, "GROUPED": rows > 64,
             "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs,
             "BT": rows_of_program(rows, tactic), "BK": tactic.inputs, "STAGES": tactic.stages,
+            "AHEAD": 0 if rows > 64 else 512 if fp8 else 256,
         }  # fmt: skip
         matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
         options = {"num_warps": tactic.warps, "num_stages": tactic.stages}

@@ -6,7 +6,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
 
@@ -20,6 +20,7 @@ def add_rms_norm_kernel(
     column = tl.arange(0, BLOCK)
     inside = column < D
     gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    release(OVERLAPS)
     begin(OVERLAPS)
     total = tl.load(x + row * x_stride + column, mask=inside, other=0.0)
     if HAS_RESIDUAL:

@@ -14,10 +14,12 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.tactics import Tactic
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
+
+_AHEAD_BYTES = 512  # of each output's weights; twice that was as fast, four times slower
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -26,17 +28,21 @@ def few_rows_kernel(
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
     EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, GROUPED: tl.constexpr,
     ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """A program: BN outputs of BT rows. EVEN: BN divides N, and BK divides D.
 
     ROWS_FIRST: the rows are the tall operand (their tile is filled up with zeros), else the weights are. GROUPED:
-    programs that run side by side share weights and rows, 16 tiles of these at a time, so that caches hold both.
+    programs that run side by side share weights and rows, 16 tiles of these at a time, so that caches hold both. AHEAD:
+    of so many inputs, D at most, the weights are asked for before the kernel before this one is over.
     """
     output_tile, row_tile = tl.program_id(0), tl.program_id(1)
     if GROUPED:
         row_tile, output_tile = tl.swizzle2d(row_tile, output_tile, tl.num_programs(1), tl.num_programs(0), 16)
     output = output_tile * BN + tl.arange(0, BN)
     token = row_tile * BT + tl.arange(0, BT)
+    if AHEAD:
+        ask_for(w + output.to(tl.int64) * D, AHEAD)
     begin(OVERLAPS)
     acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     inner = tl.arange(0, BK)
@@ -72,6 +78,7 @@ def quantise_rows_kernel(x, x_stride, out, scales, D, OVERLAPS: tl.constexpr, BL
     """One program for each row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
+    release(OVERLAPS)
     begin(OVERLAPS)
     wide = tl.load(x + row * x_stride + column, mask=column < D, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30) / 448.0
@@ -119,9 +126,16 @@ def few_rows(
         SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
         EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
         GROUPED=tokens > block_t, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs,
-        STAGES=tactic.stages, num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
+        STAGES=tactic.stages, AHEAD=_ahead(weight) if chip.overlaps and even and tokens <= block_t else 0,
+        num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN
+
+
+def _ahead(weight: LinearWeight) -> int:
+    """A power of two, and no more than there are inputs."""
+    inputs = min(weight.in_features, _AHEAD_BYTES // weight.data.itemsize)
+    return 1 << (inputs.bit_length() - 1)
 
 
 def quantise(x_TD: Tensor, chip: Chip) -> QuantisedRows:

@@ -6,7 +6,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
 _PIECE = 1024
@@ -20,6 +20,7 @@ def silu_mul_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < F
+    release(OVERLAPS)
     begin(OVERLAPS)
     gate = tl.load(gate_up + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * stride + F + column, mask=inside, other=0.0).to(tl.float32)
