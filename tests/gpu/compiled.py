@@ -22,13 +22,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
+from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
 from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import fused_linear_kernel
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
 from tradewind.kernels.linear.gpu import OF_MANY
-from tradewind.kernels.linear.tactics import FusedTactic, Tactics
+from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
 from tradewind.kernels.paged_attention.triton import CROWD, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
@@ -79,7 +80,7 @@ class Outcome:
 
 def variants() -> list[Variant]:
     """Those of models with heads of 128 and a hidden size of 4096."""
-    return [*_rowwise(), *_attention(), *_linear(), *_fused(), *_blocks(), *_sampling()]
+    return [*_rowwise(), *_attention(), *_linear(), *_fused(), *_chained(), *_blocks(), *_sampling()]
 
 
 def _rowwise() -> list[Variant]:
@@ -223,6 +224,45 @@ def _fused_variant(name: str, layout: str, parts: tuple[str, ...], tactic: Fused
     constants |= {"BT": tactic.rows, "STAGES": tactic.stages}
     matrix = "wgmma" if tactic.outputs >= 64 else "mma.sync"
     return Variant(name, fused_linear_kernel, types, constants, options | {"num_stages": tactic.stages}, matrix)
+
+
+def _chained() -> list[Variant]:
+    """All that the shipped table may launch, with groups of 128 where it is 4 bits; cut into parts or not."""
+    types = {"x": BF16, "gain": BF16, "out": FP8, "scales": F32, "squares": F32, "T": "i32", "D": "i32=16"}
+    constants = {"NORMED": True, "QUANTISES": True, "OVERLAPS": True, "GROUPS": 32}
+    found = {"prepare": Variant("prepare", prepare_kernel, types, constants, {"num_warps": 4})}
+    for entry in Tactics.shipped().chained:
+        tactic = entry.tactic
+        parts = ("gated",) if entry.gated else ("plain", "adds")
+        for part in parts if tactic.outputs == 128 else parts[:1]:
+            shape = f"{tactic.outputs}x{tactic.rows}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
+            name = f"chained {entry.layout} {part} {shape}{' rows first' if tactic.rows_first else ''}"
+            found[name] = chained_variant(name, entry.layout, part, tactic)
+    return list(found.values())
+
+
+def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) -> Variant:
+    """`part`: "plain", "gated" or "adds"."""
+    types = {
+        "scales": F32, "scale_stride_n": "i32=16", "scale_stride_k": "i32=16", "arrivals": I32, "T": "i32",
+        "N": "i32=16", "D": "i32=16", "WIDTH": "i32=16", "STEPS": "i32", "eps": "fp32",
+    }  # fmt: skip
+    types["w"], types["scales"], constants = _LAYOUTS[layout]
+    is_fp8, adds, gated = layout == "fp8-blocks", part == "adds", part == "gated"
+    types |= {"x": FP8, "x_scales": F32} if is_fp8 else {"x": BF16}
+    types |= {"residual": BF16, "gain": BF16, "y_squares": F32} if adds else {"squares": F32}
+    types |= {"y": FP8, "y_scales": F32} if is_fp8 and part != "plain" else {"y": BF16}
+    types |= {"partials": F32} if tactic.programs else {}
+    every = ("x_scales", "squares", "bias", "residual", "gain", "y_scales", "y_squares", "partials")
+    constants = constants | {name: None for name in every if name not in types}
+    constants |= {
+        "X_SCALED": is_fp8, "NORMED": not adds, "GATED": gated, "HAS_BIAS": False, "ADDS": adds,
+        "QUANTISES": is_fp8 and part != "plain", "IN_PAIRS": True, "OVERLAPS": True, "SPLITS": tactic.programs > 0,
+        "GROUPS": 32, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": tactic.rows, "BK": tactic.inputs,
+        "STAGES": tactic.stages,
+    }  # fmt: skip
+    options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
+    return Variant(name, chained_linear_kernel, types, constants, options, "wgmma")
 
 
 def _blocks() -> list[Variant]:

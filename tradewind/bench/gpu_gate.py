@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels import sample as sampling
+from tradewind.kernels.chained_linear import PreparedRows
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear.quantisation import Quantisation
@@ -67,8 +68,8 @@ def checks(device: torch.device) -> Iterator[Check]:
         yield from _rope(plain, device, FP8)
 
 
-def _error(out: Tensor | QuantisedRows, truth: Tensor) -> float:
-    wide = out.dense() if isinstance(out, QuantisedRows) else out
+def _error(out: Tensor | QuantisedRows | PreparedRows, truth: Tensor) -> float:
+    wide = out if isinstance(out, Tensor) else out.dense()
     return float((wide.double() - truth).norm() / truth.norm())
 
 
@@ -105,7 +106,9 @@ def _quantised(name: str, device: torch.device) -> Iterator[Check]:
                 limit = _LIMIT_FP8 if "fp8" in name and tokens > 16 and not exact else _LIMIT
                 yield Check(f"linear {name} {tokens}x{inputs}->{outputs}{suffix}", _error(y_TN, truth), limit)
                 yield Check(f"logits {name} {tokens}x{inputs}->{outputs}{suffix}", _error(logits_TN, truth), limit)
-    yield from _fused(choose_ops(device, BF16, quantisation=quantisation), device, name)
+    ops = choose_ops(device, BF16, quantisation=quantisation)
+    yield from _fused(ops, device, name)
+    yield from _chained(ops, device, name)
 
 
 def _numbers(weight: LinearWeight) -> Tensor:
@@ -139,6 +142,37 @@ def _fused(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
             y_TN = ops.fused_linear(x_TD, packed, norm if has_norm else None, gated, residual_TN)
             name = f"fused_linear {kind} {tokens}x{inputs}->{outputs} gated={gated} norm={has_norm}"
             yield Check(name, _error(y_TN, truth + residual_TN.double()), _LIMIT)
+
+
+def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
+    """Each product against that of the very rows that it was given; what it prepares, as numbers of as many bits."""
+    run = ops.chained_linear
+    assert run is not None
+    limit = _LIMIT_FP8 if "fp8" in kind else _LIMIT
+    norms = {width: Norm(_randn(device, width), 1e-5) for width in (HIDDEN, FFN)}
+    for outputs, inputs in ((6144, HIDDEN), (HIDDEN, HIDDEN), (2 * FFN, HIDDEN), (HIDDEN, FFN)):
+        bias_N = _randn(device, outputs) if outputs == 6144 else None
+        packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), bias_N)
+        assert run.takes(packed)
+        for tokens in (2, 16, 17, 40, 64, 65, 128):
+            x_TD, name = _randn(device, tokens, inputs, scale=3.0), f"chained {kind} {tokens}x{inputs}->{outputs}"
+            rows = run.prepare(x_TD, norms[inputs])
+            yield Check(f"{name} prepare", _error(rows, _normed(x_TD.double(), norms[inputs])), limit)
+            truth = rows.dense().double() @ _numbers(packed).T + (0 if bias_N is None else bias_N.double())
+            yield Check(name, _error(run.linear(rows, packed), truth), _LIMIT)
+            if outputs == 2 * FFN:
+                gate, up = truth.chunk(2, -1)
+                yield Check(f"{name} gated", _error(run.gated(rows, packed), gate / (1 + (-gate).exp()) * up), limit)
+            elif outputs == HIDDEN:
+                residual_TN = _randn(device, *truth.shape)
+                total = truth + residual_TN.double()
+                after = run.add(rows, packed, residual_TN, norms[HIDDEN])
+                yield Check(f"{name} sum", _error(residual_TN, total), _LIMIT)
+                yield Check(f"{name} normed", _error(after, _normed(residual_TN.double(), norms[HIDDEN])), limit)
+
+
+def _normed(x_TD: Tensor, norm: Norm) -> Tensor:
+    return x_TD / (x_TD.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight_D.double()
 
 
 def _rowwise(ops: Ops, device: torch.device) -> Iterator[Check]:

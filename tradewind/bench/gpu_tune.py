@@ -23,7 +23,7 @@ from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, reference
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.quantisation import Quantisation
-from tradewind.kernels.linear.tactics import FusedTactic, Tactic
+from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.torch_linear import linear as by_torch
 from tradewind.kernels.quantised_rows import QuantisedRows, quantise_rows
 
@@ -43,6 +43,15 @@ class FusedWork:
     gated: bool
 
 
+@dataclass(frozen=True)
+class ChainedWork:
+    """What a chained product is measured for: a place in a layer ("qkv", "out", "gate_up" or "down")."""
+
+    form: str
+    rows: int
+    place: str
+
+
 def tune(options: argparse.Namespace, device: torch.device) -> Path:
     """Search for the fastest tactic of every shape of options.config; the table's path, in options.out."""
     import triton
@@ -53,18 +62,22 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     shapes = layer_shapes(json.loads((options.config / "config.json").read_text()))
     entries: list[dict[str, Any]] = []
     fused: list[dict[str, Any]] = []
+    chained: list[dict[str, Any]] = []
     for form in options.forms:
         for name, (outputs, inputs) in shapes.items():
             weights = _weights(form, outputs, inputs, device, _TURN_BYTES)
             if form in ("bf16", "fp8"):
                 entries.extend(_search(form, weights, device))
             fused.extend(_search_fused(work, weights, device) for work in _fused_works(form, name))
+            if form not in ("bf16", "fp8"):
+                chained.extend(_search_chained(ChainedWork(form, rows, name), weights, device) for rows in ROWS)
     table = {
         "gpu": torch.cuda.get_device_name(device),
         "torch": str(torch.__version__),
         "triton": str(triton.__version__),
         "linear": entries,
         "fused": fused,
+        "chained": chained,
     }
     major, minor = torch.cuda.get_device_capability(device)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -107,6 +120,21 @@ def fused_candidates(work: FusedWork) -> Iterator[FusedTactic]:
             is_odd |= parts > 1 and outputs * rows > 2048 * warps  # registers would not suffice
             if weights_bytes * (stages - 1) >= 24_000 and staged_bytes <= _SHARED_BYTES and not is_odd:
                 yield FusedTactic(outputs, rows, inputs, warps, stages)
+
+
+def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
+    """Tactics worth trying. What sums up squares, or quantises, owns a whole group."""
+    is_int4, gated = work.form.startswith("int4"), work.place == "gate_up"
+    outputs_s = (64, 128) if work.place == "qkv" else (128,)
+    programs_s = (0, 1) if work.place == "qkv" else (0,) if gated else (1,)
+    inputs, row_bytes, first_s = (64, 2 * 4, (False,)) if is_int4 else (128, 1, (False, True))
+    choices = itertools.product(outputs_s, (4, 8), (2, 3, 4, 6), programs_s, first_s)
+    for outputs, warps, stages, programs, rows_first in choices:
+        weights_bytes = outputs * inputs * (2 if is_int4 else 1) * (2 if gated else 1)
+        staged_bytes = (weights_bytes + max(work.rows, 64 * rows_first) * inputs * row_bytes) * stages
+        is_odd = (warps == 4 and outputs * work.rows > 64 * 64) or (rows_first and work.rows < 64)
+        if staged_bytes <= _SHARED_BYTES and not is_odd:
+            yield ChainedTactic(outputs, work.rows, inputs, warps, stages, programs, rows_first)
 
 
 def _fused_works(form: str, name: str) -> Iterator[FusedWork]:
@@ -152,6 +180,26 @@ def _fused_call(
     return functools.partial(fused_linear, x_TD, weight, Extras(norm, work.gated, residual_TN), tactic, chip, _BF16)
 
 
+def _chained_call(
+    work: ChainedWork, weight: LinearWeight, tactic: ChainedTactic, device: torch.device, chip: Chip
+) -> Callable[[], object]:
+    from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
+
+    run = TritonChainedLinear(device, chip, Tactics.shipped(), quantises=work.form.startswith("fp8"))
+    x_TD = torch.randn(work.rows, weight.in_features, device=device).bfloat16()
+    norm_in, norm_out = (
+        Norm(torch.ones(width, device=device, dtype=_BF16), 1e-5) for width in (weight.in_features, weight.out_features)
+    )
+    rows = run.prepare(x_TD, norm_in if work.place in ("qkv", "gate_up") else None)
+    place = Place()
+    if work.place == "gate_up":
+        place = Place(gated=True)
+    elif work.place != "qkv":
+        place = Place(residual_TN=x_TD.new_zeros(work.rows, weight.out_features), norm=norm_out)
+    out = run.room(work.rows, weight, place, x_TD.dtype)
+    return functools.partial(chained_linear, rows, weight, place, out, Launch(tactic, chip, run.arrivals))
+
+
 def _compile_part(work: tuple[int, int, tuple[str, ...]]) -> None:
     from triton.runtime.errors import TritonError
 
@@ -178,6 +226,10 @@ def _compilations(forms: tuple[str, ...], device: torch.device) -> Iterator[Call
         for work in dict.fromkeys(work for name in ("qkv", "out", "gate_up") for work in _fused_works(form, name)):
             for fused_tactic in fused_candidates(work):
                 yield functools.partial(_fused_call, work, weight, fused_tactic, device, chip)
+        works = itertools.product(ROWS if form not in ("bf16", "fp8") else (), ("qkv", "out", "gate_up"))
+        for chained_work in (ChainedWork(form, rows, place) for rows, place in works):
+            for chained_tactic in chained_candidates(chained_work):
+                yield functools.partial(_chained_call, chained_work, weight, chained_tactic, device, chip)
 
 
 def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[dict[str, Any]]:
@@ -225,6 +277,27 @@ def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.de
         "inputs": weights[0].in_features,
         "normed": work.normed,
         "gated": work.gated,
+        "tactic": asdict(best),
+        "us": round(times_s[best] * 1e6, 1),
+    }
+
+
+def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torch.device) -> dict[str, Any]:
+    from triton.runtime.errors import TritonError
+
+    chip, times_s = Chip.of(device), dict[ChainedTactic, float]()
+    for tactic in chained_candidates(work):
+        try:
+            times_s[tactic] = replayed_s([_chained_call(work, weight, tactic, device, chip) for weight in weights], 4)
+        except TritonError:
+            continue
+    best = min(times_s, key=lambda tactic: times_s[tactic])
+    return {
+        "layout": weights[0].layout.partition("-g")[0],
+        "rows": work.rows,
+        "outputs": weights[0].out_features,
+        "inputs": weights[0].in_features,
+        "gated": work.place == "gate_up",
         "tactic": asdict(best),
         "us": round(times_s[best] * 1e6, 1),
     }

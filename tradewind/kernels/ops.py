@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tradewind.kernels import (
     add_rms_norm,
+    chained_linear,
     decoder_layers,
     embedding,
     fused_linear,
@@ -19,6 +20,7 @@ from tradewind.kernels import (
     silu_mul,
 )
 from tradewind.kernels.add_rms_norm import AddRmsNorm, QuantisingAddRmsNorm
+from tradewind.kernels.chained_linear import ChainedLinear
 from tradewind.kernels.choice import Choice
 from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.linear.quantisation import Quantisation
@@ -51,6 +53,7 @@ class Ops:
     takes_stored: bool  # `linear` reads a checkpoint's own 8-bit floats (fp8.py, fp8_blocks.py)
     fused_linear: FusedLinear | None  # for up to `fused_rows` rows, where one kernel is faster than its parts
     fused_rows: int
+    chained_linear: ChainedLinear | None  # for as many rows as are in its `steps`, before the one above
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
 
@@ -102,6 +105,7 @@ def choose_ops(
     # Rows that weights with one scale an output are multiplied with are best quantised, but for a single one.
     is_fp8 = quantisation is not None and quantisation.layout == "fp8"
     fused_rows = 1 if is_fp8 else fused_linear.MOST_ROWS
+    chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
     chosen = {
         "linear": Chosen(matmul.kind, matmul.reason),
         "add_rms_norm": Chosen(layer_norm.kind, _with_quantising(layer_norm.reason, quantises)),
@@ -113,6 +117,12 @@ def choose_ops(
     if fused is not None:
         chosen["fused_linear"] = Chosen(
             "triton", f"norm, product and gate in one kernel, where a step has at most {fused_rows} tokens"
+        )
+    if chained is not None:
+        chosen["chained_linear"] = Chosen(
+            "triton",
+            "gate, sum, norm and quantisation at the end of products, where sizes allow it and a step has "
+            f"{chained.steps[0]} to {chained.steps[-1]} tokens",
         )
     return Ops(
         pack=matmul.run.pack,
@@ -130,6 +140,7 @@ def choose_ops(
         takes_stored=quantisation is not None and quantisation.stored,
         fused_linear=fused,
         fused_rows=fused_rows,
+        chained_linear=chained,
         chosen=chosen,
     )
 

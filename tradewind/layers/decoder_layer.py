@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tradewind.kernels.fused_linear import FusedLinear
+from tradewind.kernels.chained_linear import ChainedLinear, PreparedRows
+from tradewind.kernels.fused_linear import FusedLinear, Norm
 from tradewind.kernels.rows import Rows
 from tradewind.layers.attention import Attention
 from tradewind.layers.feed_forward import FeedForward
@@ -41,6 +42,30 @@ class DecoderLayer:
         x_TD = fused(out_TD, attention.out.weight, residual_TN=x_TD)
         act_TF = fused(x_TD, feed_forward.gate_up.weight, self.post_norm.as_part, gated=True)
         return fused(act_TF, feed_forward.down.weight, residual_TN=x_TD)
+
+    def chained(
+        self,
+        prepared: PreparedRows,
+        x_TD: Tensor,
+        rows: Rows,
+        pages: tuple[Tensor, Tensor],
+        ops: tuple[ChainedLinear, Norm],
+    ) -> PreparedRows:
+        """The rows for the layer after, from its norm of x_TD, which becomes what comes out of this layer.
+
+        `prepared`: the norm of x_TD before. `ops`: the op, and the norm of the layer after.
+        """
+        run, next_norm = ops
+        attention, feed_forward = self.attention, self.feed_forward
+        out_TD = attention.attend(run.linear(prepared, attention.qkv.weight), rows, *pages)
+        prepared = run.add(run.prepare(out_TD), attention.out.weight, x_TD, self.post_norm.as_part)
+        act = run.gated(prepared, feed_forward.gate_up.weight)
+        return run.add(act, feed_forward.down.weight, x_TD, next_norm)
+
+    def fits(self, run: ChainedLinear) -> bool:
+        """Whether `chained` can be used."""
+        layers = (self.attention.qkv, self.attention.out, self.feed_forward.gate_up, self.feed_forward.down)
+        return all(run.takes(layer.weight) for layer in layers)
 
     @property
     def nbytes(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tradewind.kernels.chained_linear import ChainedLinear
 from tradewind.kernels.decoder_layers import DecoderLayers, LayerShape, LayerWeights
 from tradewind.kernels.ops import Ops
 from tradewind.kernels.pages import KVPool
@@ -26,6 +27,7 @@ class Model:
     """A decoder-only model on one device. It has no state but its weights.
 
     `max_positions`: a token's position must be below this. `in_one_call`: the layers, where an op runs them all.
+    `chained`: for steps of some tokens, where all layers' weights fit it.
     """
 
     spec: ModelSpec
@@ -36,6 +38,7 @@ class Model:
     cos_sin_PK: Tensor
     ops: Ops
     in_one_call: DecoderLayers | None = None
+    chained: ChainedLinear | None = None
 
     @torch.inference_mode()
     def forward(self, ids_T: Tensor, rows: Rows, pool: KVPool) -> Tensor:
@@ -51,10 +54,19 @@ class Model:
     def _run_layers(self, x_TD: Tensor, rows: Rows, pool: KVPool) -> tuple[Tensor, Tensor | None]:
         if self.in_one_call is not None:
             return self.in_one_call(x_TD, rows, pool)
+        if self.chained is not None and len(x_TD) in self.chained.steps:
+            return self._run_chained(x_TD, rows, pool, self.chained), None
         residual_TD: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x_TD, residual_TD = layer(x_TD, residual_TD, rows, pool.layer(index))
         return x_TD, residual_TD
+
+    def _run_chained(self, x_TD: Tensor, rows: Rows, pool: KVPool, run: ChainedLinear) -> Tensor:
+        next_norms = [*(layer.input_norm for layer in self.layers[1:]), self.final_norm]
+        prepared = run.prepare(x_TD, self.layers[0].input_norm.as_part)
+        for index, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            prepared = layer.chained(prepared, x_TD, rows, pool.layer(index), (run, next_norm.as_part))
+        return x_TD
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor, memory_NV: Tensor | None = None) -> Tensor:
@@ -98,7 +110,10 @@ def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positio
     )
     final_norm = RmsNorm(loader.tensor(declaration.final_norm), spec.norm_eps, ops.add_rms_norm)
     in_one_call = _bind(spec, layers, cos_sin_PK, ops)
-    return Model(spec, embedding, layers, final_norm, lm_head, cos_sin_PK, ops, in_one_call)
+    chained = ops.chained_linear
+    if chained is not None and not all(layer.fits(chained) for layer in layers):
+        chained = None
+    return Model(spec, embedding, layers, final_norm, lm_head, cos_sin_PK, ops, in_one_call, chained)
 
 
 def _build_ends(declaration: Declaration, loader: Loader) -> tuple[Embedding | TiedEmbedding, Linear]:

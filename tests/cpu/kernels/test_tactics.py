@@ -5,7 +5,15 @@ import torch
 
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.gpu import find_exact
-from tradewind.kernels.linear.tactics import FusedTactic, Measured, MeasuredFused, Tactic, Tactics
+from tradewind.kernels.linear.tactics import (
+    ChainedTactic,
+    FusedTactic,
+    Measured,
+    MeasuredChained,
+    MeasuredFused,
+    Tactic,
+    Tactics,
+)
 from tradewind.kernels.linear.triton import is_exact
 
 NARROW, WIDE = Tactic(16, 256), Tactic(128, 128)
@@ -82,3 +90,26 @@ def test_the_shipped_table_has_fused_tactics_for_all_that_is_fused() -> None:
                 if rows <= most and not (gated and rows > 16):
                     tactic = table.find_fused(layout, rows, 12288, 4096, normed=gated, gated=gated)
                     assert (tactic.rows == 1) == (rows == 1)
+
+
+def test_a_chained_product_finds_its_layout_rows_and_shape() -> None:
+    def of(layout: str, rows: int, outputs: int, gated: bool, tactic: ChainedTactic) -> MeasuredChained:
+        return MeasuredChained(layout, rows, outputs, 4096, gated, tactic, 1.0)
+
+    few, many, gate = (ChainedTactic(128, rows, 128, 8, 4, programs) for rows, programs in ((16, 1), (64, 1), (64, 0)))
+    chained = (of("int4", 16, 4096, False, few), of("int4", 64, 4096, False, many), of("int4", 64, 8192, True, gate))
+    table = Tactics("", (), (), chained)
+    assert table.find_chained("int4-g128-quarters", 3, 6144, 4096) == few
+    assert table.find_chained("int4-g32-quarters", 17, 4096, 4096) == many
+    assert table.find_chained("int4-g32-quarters", 500, 4096, 4096) == many
+    assert table.find_chained("int4-g128-quarters", 3, 28672, 4096, gated=True) == gate
+
+
+def test_the_shipped_table_serves_chained_products_of_both_layouts() -> None:
+    table = Tactics.shipped()
+    for layout in ("int4-g128-quarters", "fp8-blocks"):
+        for rows in (2, 16, 17, 64):
+            for gated in (False, True):
+                tactic = table.find_chained(layout, rows, 28672, 4096, gated=gated)
+                assert tactic.rows >= min(rows, 64)
+                assert 128 % tactic.outputs == 0

@@ -6,6 +6,8 @@ outputs before their rounding or where it has nothing to do; tests/gpu tests the
 """
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,15 +24,21 @@ from tests.cpu.kernels.test_ops import (
     randn,
     strided,
 )
-from tests.cpu.paged import make_rows
+from tests.cpu.paged import PagedModel, Sequence, make_rows
+from tests.cpu.tiny_models import TinyModel, make_tiny_model, random_prompt
+from tradewind.config import ModelConfig
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
+from tradewind.kernels.chained_linear import PreparedRows
+from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
+from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear import LinearWeight, blocks, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
-from tradewind.kernels.linear.tactics import FusedTactic
+from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
+from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.paged_attention.triton import TritonPagedAttention
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
@@ -43,6 +51,7 @@ from tradewind.kernels.silu_mul.triton import TritonSiluMul, silu_mul_kernel
 from tradewind.kernels.step_inputs import RowColumns, SlotTables, StepTensors
 from tradewind.kernels.step_inputs import reference as step_inputs_reference
 from tradewind.kernels.step_inputs.triton import TritonStepInputs
+from tradewind.models.registry import load_model
 
 CPU = torch.device("cpu")
 CHIP = Chip(processors=3)
@@ -296,6 +305,101 @@ def test_fused_linear(layout: str, outputs: int, inputs: int, has_norm: bool, ga
             tactic = FusedTactic(64, rows, 128, 4, 2)
             y_TN = fused_linear(strided(x_TD), weight, Extras(norm, gated, residual), tactic, CHIP, dtype)
             assert_near(y_TN, truth if residual is None else truth + residual.double(), dtype)
+
+
+# Outputs, rows, inputs at a time, warps, stages, programs, rows first: whole tiles, tiles cut in several ways, and both
+# operands of either kind.
+CHAINED = [
+    (1, ChainedTactic(128, 16, 128, 4, 2, 0)),
+    (19, ChainedTactic(128, 16, 128, 4, 2, 1)),
+    (19, ChainedTactic(128, 16, 128, 4, 2, 2, rows_first=True)),
+]
+
+
+@pytest.mark.parametrize("layout", ["fp8-blocks", "int4-g32", "int4-g128"])
+@pytest.mark.parametrize(("tokens", "tactic"), CHAINED)
+@pytest.mark.parametrize("has_norm", [False, True])
+def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_norm: bool) -> None:
+    """What would be rounded to 8 bits stays as it is here, as in other tests of what is quantised."""
+    quantises, dtype, (outputs, inputs) = layout == "fp8-blocks", torch.float16, (512, 1024)
+    norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
+    truth = ReferenceChainedLinear(quantises=quantises)
+    rows = truth.prepare(randn(tokens, inputs, dtype=dtype, scale=3.0), norms[0] if has_norm else None)
+    squares_GT = rows.squares_GT  # as if of several groups, though the first has all of them
+    if squares_GT is not None:
+        squares_GT = torch.cat([squares_GT, torch.zeros(inputs // 128 - 1, tokens)])
+    rows = PreparedRows(rows.values_TD, rows.scales_GT, squares_GT, rows.eps, dtype)
+    weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
+    weight = PACKS[layout](weight_ND, randn(outputs, dtype=dtype, seed=3))
+    arrivals = torch.zeros(64, dtype=torch.int32)
+    wide = rows.dense().double() @ numbers(weight).T + weight.bias_N.double()
+    gate, up = wide.chunk(2, -1)
+    residual_TN = randn(tokens, outputs, dtype=dtype, seed=5)
+    total = wide + residual_TN.double()
+    normed = total.to(dtype).double()
+    normed = normed / (normed.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norms[1].weight_D.double()
+    for place, expected in (
+        (Place(), wide),
+        (Place(gated=True), gate / (1 + (-gate).exp()) * up),
+        (Place(residual_TN=residual_TN, norm=norms[1]), normed),
+    ):
+        out = room(place, expected.shape, quantises=quantises)
+        chained_linear(rows, weight, place, out, Launch(tactic, CHIP, arrivals))
+        assert not arrivals.any()
+        assert_near(out.dense().to(dtype), expected, dtype)
+        if out.scales_GT is not None:
+            torch.testing.assert_close(
+                out.values_TD.unflatten(1, (-1, 128)).abs().amax(2), torch.full_like(out.scales_GT.t(), 448.0)
+            )
+    assert_near(residual_TN, total, dtype)
+
+
+def test_layers_of_chained_products(tmp_path: Path) -> None:
+    """A model of 4-bit weights in float32, where nothing is rounded between its products."""
+    shape = TinyModel(heads=2, kv_heads=1, head_dim=128, hidden=256, ffn=512, layers=2)
+    form = Int4(32)
+    ops = replace(choose_ops(CPU, torch.float32, "reference"), pack=form.pack, linear=form.linear, logits=form.product)
+    plain = load_model(make_tiny_model(tmp_path, shape), ModelConfig(dtype="float32"), "cpu", ops)
+    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(), quantises=False)
+    assert all(layer.fits(run) for layer in plain.layers)
+    prompts = [random_prompt(shape.vocab, count, seed=count) for count in (2, 21)]
+    answers = []
+    for model in (plain, replace(plain, chained=run)):
+        paged, sequences = PagedModel(model, block_tokens=8), [Sequence(list(prompt)) for prompt in prompts]
+        answers.append(torch.cat(paged.step([(sequence, len(sequence.tokens)) for sequence in sequences])))
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-4)
+
+
+def room(place: Place, shape: torch.Size, *, quantises: bool) -> PreparedRows:
+    """For what comes out, in float32 where it would be quantised."""
+    scaled = quantises and place != Place()
+    groups = (shape[1] // 128, shape[0])
+    return PreparedRows(
+        torch.full(shape, NAN, dtype=torch.float32 if scaled else torch.float16),
+        torch.full(groups, NAN) if scaled else None,
+        torch.full(groups, NAN) if place.norm else None,
+        1e-5,
+        torch.float16,
+    )
+
+
+@pytest.mark.parametrize("has_norm", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+def test_prepare(tokens: int, has_norm: bool) -> None:
+    """Rows of 8-bit numbers already, with another power of two for each 128 columns: nothing is rounded."""
+    values_TD = randn(tokens, 640, dtype=torch.float32, scale=50.0).to(FP8).float()
+    values_TD[:, ::128] = 448.0
+    x_TD = (values_TD * 2.0 ** -(torch.arange(640) // 128 + 3)).half()
+    norm = Norm(torch.full((640,), 2.0, dtype=torch.float16), 1e-5) if has_norm else None
+    for quantises in (False, True):
+        runs = (
+            TritonChainedLinear(CPU, CHIP, Tactics.shipped(), quantises=quantises),
+            ReferenceChainedLinear(quantises=quantises),
+        )
+        actual, truth = (run.prepare(x_TD, norm) for run in runs)
+        assert torch.equal(actual.values_TD.float(), truth.values_TD.float())
+        assert (actual.scales_GT is None) == (not quantises)
+        torch.testing.assert_close(actual.dense(), truth.dense(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 35])

@@ -2,7 +2,7 @@
 
 Checkpoints of DeepSeek-V3 and Qwen3 come so (`weight_block_size` [128, 128], `weight_scale_inv`;
 https://arxiv.org/abs/2412.19437, section 3.3). They are made for rows that are quantised too, 128 columns of a row
-sharing a scale; where a step has few rows they stay as they are here, which is more exact.
+sharing a scale. A single row stays as it is here, and up to 16 where chained_linear cannot be used: it is more exact.
 """
 
 import torch

@@ -19,6 +19,7 @@ from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.tactics import Tactic
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
+_FEW = 64  # rows for which weights are asked for ahead
 _AHEAD_BYTES = 512  # of each output's weights; twice that was as fast, four times slower
 
 
@@ -126,7 +127,7 @@ def few_rows(
         SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
         EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
         GROUPED=tokens > block_t, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs,
-        STAGES=tactic.stages, AHEAD=_ahead(weight) if chip.overlaps and even and tokens <= block_t else 0,
+        STAGES=tactic.stages, AHEAD=_ahead(weight) if chip.overlaps and even and tokens <= _FEW else 0,
         num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN

@@ -66,12 +66,43 @@ class MeasuredFused:
 
 
 @dataclass(frozen=True)
+class ChainedTactic:
+    """How a chained product is launched: outputs and rows of a tile, inputs at a time, and how it is pipelined.
+
+    `programs`: on each multiprocessor, which share the tiles' steps out among themselves; 0: one for each tile.
+    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are.
+    """
+
+    outputs: int
+    rows: int
+    inputs: int
+    warps: int
+    stages: int
+    programs: int
+    rows_first: bool = False
+
+
+@dataclass(frozen=True)
+class MeasuredChained:
+    """The fastest tactic for up to `rows` rows of a weight in this layout (int4: with any groups)."""
+
+    layout: str
+    rows: int
+    outputs: int
+    inputs: int
+    gated: bool
+    tactic: ChainedTactic
+    us: float
+
+
+@dataclass(frozen=True)
 class Tactics:
     """A table, and where it comes from: `about` names the GPU and the versions it was measured with."""
 
     about: str
     entries: tuple[Measured, ...]
     fused: tuple[MeasuredFused, ...] = ()
+    chained: tuple[MeasuredChained, ...] = ()
 
     @classmethod
     def shipped(cls) -> "Tactics":
@@ -83,8 +114,11 @@ class Tactics:
         """From a file's content."""
         entries = tuple(Measured(**{**entry, "tactic": Tactic(**entry["tactic"])}) for entry in table["linear"])
         fused = tuple(MeasuredFused(**{**entry, "tactic": FusedTactic(**entry["tactic"])}) for entry in table["fused"])
+        chained = tuple(
+            MeasuredChained(**{**entry, "tactic": ChainedTactic(**entry["tactic"])}) for entry in table["chained"]
+        )
         about = f"measured on {table['gpu']} with Triton {table['triton']}, torch {table['torch']}"
-        return cls(about, entries, fused)
+        return cls(about, entries, fused, chained)
 
     def find(self, bits: int, rows: int, outputs: int, inputs: int) -> Tactic | None:
         """For a product of so many rows: that of the nearest shape. None: the vendor's product is faster."""
@@ -104,8 +138,15 @@ class Tactics:
         most = max(entry.rows for entry in known)
         return _nearest([entry for entry in known if entry.rows >= min(rows, most)], outputs, inputs).tactic
 
+    def find_chained(self, layout: str, rows: int, outputs: int, inputs: int, *, gated: bool = False) -> ChainedTactic:
+        """For a chained product of so many rows, or else of as many as were measured."""
+        kind = layout.partition("-g")[0]
+        known = [entry for entry in self.chained if entry.layout == kind and entry.gated == gated]
+        most = max(entry.rows for entry in known)
+        return _nearest([entry for entry in known if entry.rows >= min(rows, most)], outputs, inputs).tactic
 
-M = TypeVar("M", Measured, MeasuredFused)
+
+M = TypeVar("M", Measured, MeasuredFused, MeasuredChained)
 
 
 def _nearest(entries: list[M], outputs: int, inputs: int) -> M:
