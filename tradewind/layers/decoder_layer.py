@@ -49,13 +49,13 @@ class DecoderLayer:
         x_TD: Tensor,
         rows: Rows,
         pages: tuple[Tensor, Tensor],
-        ops: tuple[ChainedLinear, Norm],
+        run: ChainedLinear,
+        next_norm: Norm,
     ) -> PreparedRows:
-        """The rows for the layer after, from its norm of x_TD, which becomes what comes out of this layer.
+        """The rows for the layer after: `next_norm`, its own, of x_TD, which is overwritten by what this layer gives.
 
-        `prepared`: the norm of x_TD before. `ops`: the op, and the norm of the layer after.
+        `prepared`: this layer's norm of x_TD as it comes in. Only for a `run` that it `fits`.
         """
-        run, next_norm = ops
         attention, feed_forward = self.attention, self.feed_forward
         out_TD = attention.attend(run.linear(prepared, attention.qkv.weight), rows, *pages)
         prepared = run.add(run.prepare(out_TD), attention.out.weight, x_TD, self.post_norm.as_part)

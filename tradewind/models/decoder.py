@@ -65,7 +65,7 @@ class Model:
         next_norms = [*(layer.input_norm for layer in self.layers[1:]), self.final_norm]
         prepared = run.prepare(x_TD, self.layers[0].input_norm.as_part)
         for index, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
-            prepared = layer.chained(prepared, x_TD, rows, pool.layer(index), (run, next_norm.as_part))
+            prepared = layer.chained(prepared, x_TD, rows, pool.layer(index), run, next_norm.as_part)
         return x_TD
 
     @torch.inference_mode()

@@ -85,7 +85,7 @@ def choose(
 ) -> ChainedLinear | None:
     """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T.
 
-    With weights in full, or with one scale for each output, reading them takes long enough to hide the kernels between.
+    With weights in full, or with one scale for each output, its products lose more than the kernels between them take.
     """
     from tradewind.kernels import gpu
 

@@ -201,7 +201,7 @@ def prepare_kernel(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a product stands in a layer: whether its outputs are gates, or what they are added to, and normed by."""
+    """Where a product stands in a layer: whether its outputs are gates, or (both or none) added to what, and normed."""
 
     gated: bool = False
     residual_TN: Tensor | None = None
@@ -304,7 +304,7 @@ class TritonChainedLinear:
 
     def room(self, tokens: int, weight: LinearWeight, place: Place, dtype: torch.dtype) -> PreparedRows:
         """Where a product leaves what it gives."""
-        if place == Place():
+        if not place.gated and place.norm is None:
             y_TN = torch.empty((tokens, weight.out_features), dtype=dtype, device=weight.data.device)
             return PreparedRows(y_TN, None, None, 0.0, dtype)
         width = weight.out_features // 2 if place.gated else weight.out_features
