@@ -237,8 +237,8 @@ def chained_linear(rows: PreparedRows, weight: LinearWeight, place: Place, out: 
         PARTS=reading.parts, GROUP=reading.group, SPAN=reading.span, X_SCALED=rows.scales_GT is not None,
         NORMED=rows.squares_GT is not None, GATED=place.gated, HAS_BIAS=weight.bias_N is not None,
         ADDS=place.residual_TN is not None, QUANTISES=out.scales_GT is not None, IN_PAIRS=weight.data.is_cuda,
-        OVERLAPS=launch.chip.overlaps, SPLITS=splits, GROUPS=next_power_of_2(width // GROUP), ROWS_FIRST=tactic.rows_first,
-        BN=tactic.outputs, BT=tactic.rows, BK=block_k, STAGES=tactic.stages,
+        OVERLAPS=launch.chip.overlaps, SPLITS=splits, GROUPS=next_power_of_2(width // GROUP),
+        ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=tactic.rows, BK=block_k, STAGES=tactic.stages,
         num_warps=tactic.warps, num_stages=tactic.stages, **launch.chip.launch,
     )  # fmt: skip
 
