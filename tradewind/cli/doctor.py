@@ -10,6 +10,7 @@ from tradewind.base.units import format_bytes
 from tradewind.bench.report import cpu_name
 from tradewind.cli.options import read_settings
 from tradewind.engine.model_files import locate
+from tradewind.kernels.gpu import AbsentGpu
 from tradewind.runner.survey import Survey, machine_facts, survey
 
 
@@ -20,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts = {"tradewind": __version__, "processor": cpu_name(), **machine_facts()}
     console.print(_pairs("Machine", facts), "")
     directory = locate(config.model.model, config.model.revision, weights=config.model.load_format != "dummy")
-    found = survey(directory, config)
+    found = survey(directory, config, arguments.gpu)
     console.print(_pairs(f"Model {config.model.model}", _model(found)), "", _ops(found), "")
     console.print(_pairs("Memory", _memory(found)))
     return 0 if found.plan else 1
@@ -59,12 +60,20 @@ def _ops(found: Survey) -> Table:
 
 def _memory(found: Survey) -> dict[str, str]:
     ask = found.ask
+    here = "of the GPU, were it empty" if isinstance(found.device, AbsentGpu) else ""
     facts = {
-        "free": format_bytes(found.free_bytes),
+        "free": f"{format_bytes(found.free_bytes)} {here}".rstrip(),
         "weights": f"{format_bytes(found.weights_bytes)} (the large matrices)",
         "workspace": f"{format_bytes(found.workspace_bytes)} for steps of {ask.step_tokens} tokens"
         + (", twice, and graphs; at most: boot measures it" if found.device.type == "cuda" else ""),
     }
+    if found.graphs is not None:
+        budget = found.graphs.budget
+        facts["graphs"] = (
+            f"at most {found.graphs.wanted}, recorded at start within {budget.seconds:g} s (kernels may have to be "
+            f"compiled before) and {format_bytes(budget.nbytes)} of the workspace; what comes too late is recorded "
+            "when the engine is idle"
+        )
     if found.plan is None:
         return {**facts, "KV cache": f"does not fit: {found.shortage}"}
     tokens = found.plan.num_blocks * ask.block_tokens

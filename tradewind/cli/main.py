@@ -138,6 +138,8 @@ def _add_doctor(subparsers: "argparse._SubParsersAction[Parser]") -> Parser:
     parser = _add_command(subparsers, "doctor", text, "[MODEL] [options]")
     _add_model(parser)
     add_settings(parser, ENGINE_PARTS)
+    gpus = "a100, l40s, h100, h200 or b200"
+    parser.add_argument("--gpu", metavar="NAME", help=f"say what a GPU that is not here would do: {gpus}")
     return parser
 
 

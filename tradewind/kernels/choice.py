@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -14,7 +14,16 @@ F = TypeVar("F")
 KINDS = ("triton", "native", "torch", "reference")
 
 
-def everywhere(_device: torch.device, _dtype: torch.dtype) -> str | None:
+class Device(Protocol):
+    """What is chosen for: a torch.device, or what stands for one that is not there (gpu.AbsentGpu)."""
+
+    @property
+    def type(self) -> str:
+        """`"cpu"` or `"cuda"`."""
+        ...
+
+
+def everywhere(_device: Device, _dtype: torch.dtype) -> str | None:
     """The `unavailable` of an implementation that always works."""
     return None
 
@@ -28,7 +37,7 @@ class Candidate(Generic[F]):
 
     kind: str
     run: F
-    unavailable: Callable[[torch.device, torch.dtype], str | None] = everywhere
+    unavailable: Callable[[Device, torch.dtype], str | None] = everywhere
     about: str = ""
 
 
@@ -41,9 +50,7 @@ class Choice(Generic[F]):
     reason: str
 
 
-def pick(
-    candidates: list[Candidate[F]], device: torch.device, dtype: torch.dtype, prefer: str | None = None
-) -> Choice[F]:
+def pick(candidates: list[Candidate[F]], device: Device, dtype: torch.dtype, prefer: str | None = None) -> Choice[F]:
     """The first candidate (fastest first) that can be used and is not of a faster kind than the preferred one.
 
     The last candidate must be one that always works. Raises ConfigError if `prefer` is not a kind.

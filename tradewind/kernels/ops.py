@@ -21,7 +21,7 @@ from tradewind.kernels import (
 )
 from tradewind.kernels.add_rms_norm import AddRmsNorm, QuantisingAddRmsNorm
 from tradewind.kernels.chained_linear import ChainedLinear
-from tradewind.kernels.choice import Choice
+from tradewind.kernels.choice import Choice, Device
 from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.linear.quantisation import Quantisation
 
@@ -68,7 +68,7 @@ class _WidenedLogits:
 
 
 def choose_ops(
-    device: torch.device | str,
+    device: Device | str,
     dtype: torch.dtype,
     prefer: str | None = None,
     level: str | None = None,
@@ -83,7 +83,8 @@ def choose_ops(
     machine's best; results are defined per instruction set. `quantisation`: of the weights of all linear layers.
     `exact`: what a row gets does not depend on the other rows, which costs speed on a GPU (CPUs always keep to it).
     """
-    device = torch.device(device)
+    if isinstance(device, str):
+        device = torch.device(device)
     matmul = linear.choose(device, dtype, prefer, level, quantisation, exact=exact)
     norm = add_rms_norm.choose(device, dtype, prefer, level)
     rope = qk_norm_rope_write.choose(device, dtype, prefer, level)
@@ -114,16 +115,13 @@ def choose_ops(
         "silu_mul": Chosen(gate.kind, _with_quantising(gate.reason, quantises)),
         "embedding": Chosen(lookup.kind, lookup.reason),
     }
-    if fused is not None:
-        chosen["fused_linear"] = Chosen(
-            "triton", f"norm, product and gate in one kernel, where a step has at most {fused_rows} tokens"
-        )
-    if chained is not None:
-        chosen["chained_linear"] = Chosen(
-            "triton",
-            "gate, sum, norm and quantisation at the end of products, where sizes allow it and a step has "
-            f"{chained.steps[0]} to {chained.steps[-1]} tokens",
-        )
+    if matmul.kind == "triton" and fused_linear.is_faster(device, dtype, exact=exact):
+        most = f"{fused_rows} token{'s' * (fused_rows > 1)}"
+        chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, in steps of at most {most}")
+    if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
+        steps = chained_linear.STEPS
+        about = f"what follows a product is done where it ends, in steps of {steps[0]} to {steps[-1]} tokens"
+        chosen["chained_linear"] = Chosen("triton", f"{about}, where sizes allow it")
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,

@@ -16,6 +16,8 @@ from tradewind.config import Config, ModelConfig, RunnerConfig
 from tradewind.kernels import mask_logits as masking
 from tradewind.kernels import native
 from tradewind.kernels import sample as sampling
+from tradewind.kernels.choice import Device
+from tradewind.kernels.gpu import AbsentGpu, Chip
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.pages import KVPool
@@ -102,7 +104,7 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     return runner
 
 
-def ops_for(config: Config, device: torch.device, spec: ModelSpec) -> Ops:
+def ops_for(config: Config, device: Device, spec: ModelSpec) -> Ops:
     """The ops that the settings ask for. ConfigError for an instruction set that this machine lacks."""
     return choose_ops(
         device,
@@ -113,12 +115,12 @@ def ops_for(config: Config, device: torch.device, spec: ModelSpec) -> Ops:
     )
 
 
-def quantisation_of(config: Config, device: torch.device, spec: ModelSpec) -> Quantisation | None:
+def quantisation_of(config: Config, device: Device, spec: ModelSpec) -> Quantisation | None:
     """Of the weights: what the settings ask for, or else the checkpoint's own where the device multiplies it."""
     asked = Quantisation.named(config.model.quantization)
     if asked is not None or spec.stored is None or config.model.load_format == "dummy":
         return asked
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9) or spec.dtype == torch.float32:
+    if device.type != "cuda" or not Chip.of(device).has_fp8 or spec.dtype == torch.float32:
         return None
     return Quantisation(8, 128 if spec.stored.block else 0, is_float=True, stored=True)
 
@@ -136,7 +138,7 @@ def choose_device(asked: str) -> torch.device:
     return torch.device("cuda", 0) if there and asked != "cpu" else torch.device("cpu")
 
 
-def with_dtype(directory: Path, config: ModelConfig, device: torch.device) -> ModelConfig:
+def with_dtype(directory: Path, config: ModelConfig, device: Device) -> ModelConfig:
     """`config` with `dtype` decided.
 
     `auto` is the checkpoint's own type wherever the device computes with it fast; else float32, which holds every value
@@ -158,21 +160,23 @@ def with_dtype(directory: Path, config: ModelConfig, device: torch.device) -> Mo
     return replace(config, dtype="float32")
 
 
-def kv_dtype(spec: ModelSpec, config: Config, device: torch.device) -> torch.dtype:
+def kv_dtype(spec: ModelSpec, config: Config, device: Device) -> torch.dtype:
     """Of the KV pool; uint8 is the 8-bit pages of kernels/int8_pages.py. ConfigError where no kernel reads them."""
     asked = config.cache.kv_dtype
     if asked == "auto":
         return spec.dtype
-    if asked == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)):
+    if asked == "fp8" and (device.type != "cuda" or not Chip.of(device).has_fp8):
         raise ConfigError("--kv-dtype fp8 needs a GPU of compute capability 8.9 or more", field="kv_dtype")
     if asked == "int8" and device.type != "cpu":
         raise ConfigError("--kv-dtype int8 is for CPUs; use fp8 on a GPU", field="kv_dtype")
     return FP8 if asked == "fp8" else torch.uint8
 
 
-def describe(device: torch.device, config: RunnerConfig) -> str:
+def describe(device: Device, config: RunnerConfig) -> str:
     """For people: `"cpu (2 threads, avx512_bf16)"`, the instruction set being that of the kernels."""
-    if device.type == "cuda":
+    if isinstance(device, AbsentGpu):
+        return f"cuda ({device.name}, which is not here)"
+    if isinstance(device, torch.device) and device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     threads = config.threads or usable_cpus()
     library = native.load(level_of(config))
@@ -180,12 +184,16 @@ def describe(device: torch.device, config: RunnerConfig) -> str:
     return f"cpu ({threads} thread{'s' if threads > 1 else ''}, {kernels})"
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory of the device that can still be taken."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
+def free_bytes(device: Device) -> int:
+    """Memory of the device that can still be taken; all of it, if the device is not there."""
+    if isinstance(device, AbsentGpu):
+        return device.memory_bytes
+    if isinstance(device, torch.device) and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_host_bytes()
 
 
-def estimate_weights_bytes(spec: ModelSpec, config: Config, device: torch.device) -> int:
+def estimate_weights_bytes(spec: ModelSpec, config: Config, device: Device) -> int:
     """Bytes of the big matrices: enough to know before loading that a model cannot fit."""
     quantisation = quantisation_of(config, device, spec)
     attention = spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads)
@@ -207,7 +215,7 @@ def workspace_bytes(spec: ModelSpec, max_running: int, step_tokens: int) -> int:
     return step_tokens * per_token + 3 * 4 * max_running * spec.vocab
 
 
-def memory_ask(spec: ModelSpec, config: Config, device: torch.device, free_after_weights_bytes: int) -> MemoryAsk:
+def memory_ask(spec: ModelSpec, config: Config, device: Device, free_after_weights_bytes: int) -> MemoryAsk:
     """What is to be fitted into the memory that the weights leave."""
     defaults = DEFAULTS[device.type]
     max_running = config.scheduler.max_running or defaults.max_running

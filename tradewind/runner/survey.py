@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from tradewind.base.errors import NotEnoughMemory
+from tradewind.base.errors import ConfigError, NotEnoughMemory
 from tradewind.config import Config
 from tradewind.kernels import mask_logits as masking
 from tradewind.kernels import sample as sampling
 from tradewind.kernels import step_inputs
+from tradewind.kernels.choice import Device
+from tradewind.kernels.gpu import ABSENT_GPUS, AbsentGpu
 from tradewind.kernels.native.library import load as load_native
 from tradewind.kernels.ops import Chosen
 from tradewind.models.registry import load_spec
@@ -29,6 +31,8 @@ from tradewind.runner.boot_device import (
     workspace_bytes,
 )
 from tradewind.runner.boot_gpu import GRAPHS_BYTES, Workspace
+from tradewind.runner.buckets import wanted_graphs
+from tradewind.runner.graphs import GraphBudget
 from tradewind.runner.machine import cpu_features, usable_cpus
 from tradewind.runner.memory import MemoryAsk, MemoryPlan, check_weights, plan_memory
 
@@ -40,10 +44,18 @@ _TELLING_FEATURES = (
 
 
 @dataclass(frozen=True)
-class Survey:
-    """The decisions. `plan` is None where memory does not suffice: `shortage` says why."""
+class GraphsAsk:
+    """How many graphs there may be, and within what they are recorded."""
 
-    device: torch.device
+    wanted: int
+    budget: GraphBudget
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The decisions. `plan` is None where memory does not suffice: `shortage` says why. `graphs`: None without them."""
+
+    device: Device
     described: str
     spec: ModelSpec
     chosen: Mapping[str, Chosen]
@@ -51,6 +63,7 @@ class Survey:
     weights_bytes: int
     workspace_bytes: int
     ask: MemoryAsk
+    graphs: GraphsAsk | None
     plan: MemoryPlan | None
     shortage: str | None
 
@@ -75,9 +88,12 @@ def machine_facts() -> dict[str, str]:
     return facts
 
 
-def survey(directory: Path, config: Config) -> Survey:
-    """Decide as boot would. Raises what it raises, but for NotEnoughMemory, which is part of the answer."""
-    device = choose_device(config.runner.device)
+def survey(directory: Path, config: Config, gpu: str | None = None) -> Survey:
+    """Decide as boot would. Raises what it raises, but for NotEnoughMemory, which is part of the answer.
+
+    `gpu`: instead, as boot would on a GPU that is not there, by one of the names in ABSENT_GPUS.
+    """
+    device = choose_device(config.runner.device) if gpu is None else _absent(gpu)
     spec = load_spec(directory, with_dtype(directory, config.model, device))
     free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec, config, device)
     ask = memory_ask(spec, config, device, free - weights_bytes)
@@ -85,7 +101,9 @@ def survey(directory: Path, config: Config) -> Survey:
     if device.type == "cuda":
         on_gpu = Workspace(workspace, GRAPHS_BYTES)
         ask, workspace = on_gpu.taken_from(ask, free - weights_bytes), on_gpu.nbytes
-    plan, shortage = None, None
+    plan, shortage, graphs = None, None, None
+    if device.type == "cuda" and config.runner.graphs:
+        graphs = GraphsAsk(len(wanted_graphs(ask.max_running, ask.step_tokens)), on_gpu.graph_budget)
     try:
         check_weights(weights_bytes, free)
         plan = plan_memory(ask)
@@ -101,12 +119,20 @@ def survey(directory: Path, config: Config) -> Survey:
         weights_bytes=weights_bytes,
         workspace_bytes=workspace,
         ask=ask,
+        graphs=graphs,
         plan=plan,
         shortage=shortage,
     )
 
 
-def _around_the_model(device: torch.device, level: str | None) -> dict[str, Chosen]:
+def _absent(name: str) -> AbsentGpu:
+    found = ABSENT_GPUS.get(name.lower())
+    if found is None:
+        raise ConfigError(f"--gpu {name}: known are {', '.join(ABSENT_GPUS)}", field="gpu")
+    return found
+
+
+def _around_the_model(device: Device, level: str | None) -> dict[str, Chosen]:
     mask_logits = masking.choose(device, level=level)
     masked = {"mask_logits": Chosen(mask_logits.kind, mask_logits.reason)}
     if device.type != "cuda":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 from tradewind.kernels.quantised_rows import QuantisedRows
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class QuantisingAddRmsNorm(Protocol):
 
 
 def choose(
-    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+    device: Device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
 ) -> Choice[AddRmsNorm]:
     """The implementation for activations of `dtype` on `device`.
 
@@ -54,9 +54,7 @@ def choose(
     return pick(candidates, device, dtype, prefer)
 
 
-def choose_quantising(
-    device: torch.device, dtype: torch.dtype, prefer: str | None = None
-) -> Choice[QuantisingAddRmsNorm]:
+def choose_quantising(device: Device, dtype: torch.dtype, prefer: str | None = None) -> Choice[QuantisingAddRmsNorm]:
     """The one that quantises; `prefer` as in `choose`."""
     from tradewind.kernels import gpu
     from tradewind.kernels.add_rms_norm import reference

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from tradewind.kernels.choice import Device
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.linear import LinearWeight
 
@@ -80,20 +81,33 @@ class ChainedLinear(Protocol):
         ...
 
 
-def choose(
-    device: torch.device, dtype: torch.dtype, quantisation: "Quantisation | None", *, exact: bool = False
-) -> ChainedLinear | None:
-    """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T.
+STEPS = range(2, 65)
+"""Of how many tokens a step is faster so than by fused_linear, or op by op; measured on an H100."""
 
-    With weights in full, or with one scale for each output, its products lose more than the kernels between them take.
-    """
+
+def choose(
+    device: Device, dtype: torch.dtype, quantisation: "Quantisation | None", *, exact: bool = False
+) -> ChainedLinear | None:
+    """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T."""
     from tradewind.kernels import gpu
 
-    if exact or gpu.why_not(device, dtype) is not None or dtype == torch.float32:
+    if isinstance(device, gpu.AbsentGpu) or not is_faster(device, dtype, quantisation, exact=exact):
         return None
-    if quantisation is None or not quantisation.group:
-        return None
+    assert isinstance(device, torch.device)
+    assert quantisation is not None
     from tradewind.kernels.chained_linear.triton import TritonChainedLinear
     from tradewind.kernels.linear.tactics import Tactics
 
     return TritonChainedLinear(device, gpu.Chip.of(device), Tactics.shipped(), quantises=quantisation.is_float)
+
+
+def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | None", *, exact: bool = False) -> bool:
+    """Whether there is an implementation that is faster than its parts.
+
+    With weights in full, or with one scale for each output, reading them takes long enough to hide the kernels between.
+    """
+    from tradewind.kernels import gpu
+
+    if exact or gpu.why_not(device, dtype) is not None or dtype == torch.float32:
+        return False
+    return quantisation is not None and bool(quantisation.group)

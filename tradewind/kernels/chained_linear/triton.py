@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.chained_linear import GROUP, PreparedRows
+from tradewind.kernels.chained_linear import GROUP, STEPS, PreparedRows
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.triton import Reading
@@ -29,7 +29,6 @@ from tradewind.kernels.linear.tactics import ChainedTactic, Tactics
 from tradewind.kernels.quantised_rows import FP8
 
 _MOST_TILES = 1 << 14
-_STEPS = range(2, 65)
 
 
 @triton.jit
@@ -286,8 +285,8 @@ class TritonChainedLinear:
 
     @property
     def steps(self) -> range:
-        """See `ChainedLinear`; measured on an H100."""
-        return _STEPS
+        """See `ChainedLinear`."""
+        return STEPS
 
     def linear(self, rows: PreparedRows, weight: LinearWeight) -> Tensor:
         """See `ChainedLinear`."""

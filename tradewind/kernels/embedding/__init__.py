@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 
 
 class Embedding(Protocol):
@@ -18,7 +18,7 @@ class Embedding(Protocol):
 
 
 def choose(
-    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+    device: Device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
 ) -> Choice[Embedding]:
     """The implementation for activations of `dtype` on `device`.
 
@@ -31,6 +31,6 @@ def choose(
     library = native.load(level)
     candidates: list[Candidate[Embedding]] = [
         Candidate("native", NativeEmbedding(library), library.unavailable, f"C++, {library.level}"),
-        Candidate("reference", reference.embedding),
+        Candidate("reference", reference.embedding, about="a lookup by torch, on the device"),
     ]
     return pick(candidates, device, dtype, prefer)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tradewind.kernels.choice import Device
 from tradewind.kernels.linear import LinearWeight
 
 
@@ -42,13 +43,20 @@ class FusedLinear(Protocol):
 MOST_ROWS = 16
 
 
-def choose(device: torch.device, dtype: torch.dtype, *, exact: bool = False) -> FusedLinear | None:
+def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> FusedLinear | None:
     """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T."""
     from tradewind.kernels import gpu
 
-    if exact or gpu.why_not(device, dtype) is not None or dtype == torch.float32:
+    if not is_faster(device, dtype, exact=exact) or isinstance(device, gpu.AbsentGpu):
         return None
     from tradewind.kernels.fused_linear.triton import TritonFusedLinear
     from tradewind.kernels.linear.tactics import Tactics
 
     return TritonFusedLinear(gpu.Chip.of(device), Tactics.shipped())
+
+
+def is_faster(device: Device, dtype: torch.dtype, *, exact: bool = False) -> bool:
+    """Whether there is an implementation that is faster than its parts."""
+    from tradewind.kernels import gpu
+
+    return not exact and gpu.why_not(device, dtype) is None and dtype != torch.float32

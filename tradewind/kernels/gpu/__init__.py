@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from tradewind.kernels.choice import Candidate
+from tradewind.kernels.choice import Candidate, Device
 
 F = TypeVar("F")
 
@@ -30,6 +30,7 @@ class Chip:
     overlaps: bool = False
     has_fp8: bool = False
     has_block_product: bool = False
+    capability: tuple[int, int] = _LEAST_CAPABILITY
 
     @property
     def launch(self) -> dict[str, bool]:
@@ -37,29 +38,56 @@ class Chip:
         return {"launch_pdl": self.overlaps, "enable_fp_fusion": True}
 
     @classmethod
-    def of(cls, device: torch.device) -> "Chip":
-        """Of a CUDA device."""
+    def of(cls, device: Device) -> "Chip":
+        """Of a CUDA device, or of what stands for one."""
+        if isinstance(device, AbsentGpu):
+            return device.chip
+        assert isinstance(device, torch.device)
         properties = torch.cuda.get_device_properties(device)
-        capability = (properties.major, properties.minor)
         cuda = tuple(int(part) for part in (torch.version.cuda or "0").split("."))
+        return cls.like((properties.major, properties.minor), properties.multi_processor_count, cuda)
+
+    @classmethod
+    def like(cls, capability: tuple[int, int], processors: int, cuda: tuple[int, ...] = (13, 0)) -> "Chip":
+        """Of such a compute capability, with torch for such a version of CUDA."""
         has_block_product = capability == (9, 0) and cuda >= (12, 9)
-        return cls(properties.multi_processor_count, capability >= (9, 0), capability >= (8, 9), has_block_product)
+        return cls(processors, capability >= (9, 0), capability >= (8, 9), has_block_product, capability)
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+@dataclass(frozen=True)
+class AbsentGpu:
+    """Stands for a GPU that is not there: what would run on it can be asked, and nothing can be run."""
+
+    name: str
+    chip: Chip
+    memory_bytes: int
+    type: str = "cuda"
+
+
+# By the names that people use for them.
+ABSENT_GPUS = {
+    "a100": AbsentGpu("NVIDIA A100 80GB", Chip.like((8, 0), 108), 80 << 30),
+    "l40s": AbsentGpu("NVIDIA L40S", Chip.like((8, 9), 142), 48 << 30),
+    "h100": AbsentGpu("NVIDIA H100 80GB", Chip.like((9, 0), 132), 80 << 30),
+    "h200": AbsentGpu("NVIDIA H200", Chip.like((9, 0), 132), 141 << 30),
+    "b200": AbsentGpu("NVIDIA B200", Chip.like((10, 0), 148), 180 << 30),
+}
+
+
+def why_not(device: Device, dtype: torch.dtype) -> str | None:
     """What keeps Triton kernels from running there; None: nothing."""
     if device.type != "cuda":
         return "no GPU is used"
-    if importlib.util.find_spec("triton") is None:
+    if importlib.util.find_spec("triton") is None and not isinstance(device, AbsentGpu):
         return "Triton is not installed"
-    capability = torch.cuda.get_device_capability(device)
+    capability = Chip.of(device).capability
     if capability < _LEAST_CAPABILITY:
         return f"the GPU is of compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
     return None if dtype in _DTYPES else f"no kernels for {dtype}"
 
 
 def candidates(
-    device: torch.device,
+    device: Device,
     dtype: torch.dtype,
     build: Callable[[Chip], F],
     otherwise: F,
@@ -70,19 +98,19 @@ def candidates(
 ) -> list[Candidate[F]]:
     """Triton's implementation as one of an op's candidates; none at all where no GPU is used.
 
-    `build` makes it, and may import Triton; `otherwise` stands in its place where it cannot be used. `about` is for
-    people.
+    `build` makes it, and may import Triton; `otherwise` stands in its place where it cannot be used, or the GPU is not
+    there. `about` is for people.
     """
     if device.type != "cuda":
         return []
     why = why_not(device, dtype)
-    major, minor = torch.cuda.get_device_capability(device)
     chip = Chip.of(device)
+    major, minor = chip.capability
     if why is None and needs_fp8 and not chip.has_fp8:
         why = f"the GPU is of compute capability {major}.{minor}, and 8-bit floats need 8.9"
     if why is None and needs_halves and dtype == torch.float32:
         why = "its rows must be in 16 bits"
-    run = build(chip) if why is None else otherwise
+    run = build(chip) if why is None and not isinstance(device, AbsentGpu) else otherwise
     return [Candidate("triton", run, lambda _device, _dtype: why, f"Triton, sm_{major}{minor}{about}")]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tradewind.base.errors import ConfigError
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 
 if TYPE_CHECKING:
     from tradewind.kernels.linear.quantisation import Quantisation
@@ -94,7 +94,7 @@ class LinearKernel:
 
 
 def choose(
-    device: torch.device,
+    device: Device,
     dtype: torch.dtype,
     prefer: str | None = None,
     level: str | None = None,
@@ -137,7 +137,7 @@ def choose(
 
 
 def _choose_quantised(
-    device: torch.device, dtype: torch.dtype, prefer: str | None, level: str | None, quantisation: "Quantisation"
+    device: Device, dtype: torch.dtype, prefer: str | None, level: str | None, quantisation: "Quantisation"
 ) -> Choice[LinearKernel]:
     from tradewind.kernels import native
     from tradewind.kernels.linear import quantised_cpu
@@ -157,7 +157,7 @@ def _choose_quantised(
 
 
 def _choose_int4_gpu(
-    device: torch.device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
+    device: Device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
 ) -> Choice[LinearKernel]:
     from tradewind.kernels import gpu
     from tradewind.kernels.linear.int4 import Int4
@@ -182,7 +182,7 @@ def _choose_int4_gpu(
 
 
 def _choose_fp8(
-    device: torch.device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
+    device: Device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
 ) -> Choice[LinearKernel]:
     from tradewind.kernels import gpu
     from tradewind.kernels.linear import fp8, fp8_blocks, stored

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class MaskLogits(Protocol):
     def __call__(self, logits_RV: Tensor, masked: Masked) -> None: ...
 
 
-def choose(device: torch.device, prefer: str | None = None, level: str | None = None) -> Choice[MaskLogits]:
+def choose(device: Device, prefer: str | None = None, level: str | None = None) -> Choice[MaskLogits]:
     """The implementation for `device`.
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
@@ -42,6 +42,6 @@ def choose(device: torch.device, prefer: str | None = None, level: str | None = 
     library = native.load(level)
     candidates: list[Candidate[MaskLogits]] = [
         Candidate("native", NativeMaskLogits(library), library.unavailable, f"C++, {library.level}"),
-        Candidate("reference", reference.mask_logits),
+        Candidate("reference", reference.mask_logits, about="by torch, on the device"),
     ]
     return pick(candidates, device, torch.float32, prefer)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tradewind.base.errors import ConfigError
+from tradewind.kernels.choice import Device
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Library:
         function.restype = None
         return function
 
-    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+    def unavailable(self, device: Device, dtype: torch.dtype) -> str | None:
         """Why the kernels cannot serve this device and dtype, or None."""
         if device.type != "cpu":
             return "runs on CPUs only"

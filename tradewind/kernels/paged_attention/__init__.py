@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 from tradewind.kernels.rows import Rows
 
 
@@ -34,7 +34,7 @@ class PagedAttention(Protocol):
 
 
 def choose(
-    device: torch.device,
+    device: Device,
     dtype: torch.dtype,
     prefer: str | None = None,
     level: str | None = None,
@@ -52,11 +52,17 @@ def choose(
     def triton(chip: gpu.Chip) -> PagedAttention:
         from tradewind.kernels.paged_attention.triton import TritonPagedAttention
 
+        assert isinstance(device, torch.device)
         return TritonPagedAttention(device, chip, exact=exact)
 
+    about = (
+        ", one tile for all rows, no context split"
+        if exact
+        else (", small tiles for decodes, large ones for prompts, long contexts split")
+    )
     library = native.load(level)
     candidates: list[Candidate[PagedAttention]] = [
-        *gpu.candidates(device, dtype, triton, reference.paged_attention),
+        *gpu.candidates(device, dtype, triton, reference.paged_attention, about=about),
         Candidate("native", NativePagedAttention(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", torch_sdpa.paged_attention, about="torch's fused attention over gathered pages"),
         Candidate("reference", reference.paged_attention),

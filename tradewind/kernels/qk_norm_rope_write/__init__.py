@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 from tradewind.kernels.rows import HeadShape, Rows
 
 
@@ -40,7 +40,7 @@ class QkNormRopeWrite(Protocol):
 
 
 def choose(
-    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
+    device: Device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
 ) -> Choice[QkNormRopeWrite]:
     """The implementation for activations of `dtype` on `device`.
 

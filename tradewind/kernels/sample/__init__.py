@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ class Draw(Protocol):
     def __call__(self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None: ...
 
 
-def choose(device: torch.device, prefer: str | None = None, level: str | None = None) -> Choice[Sample]:
+def choose(device: Device, prefer: str | None = None, level: str | None = None) -> Choice[Sample]:
     """The implementation for `device`.
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
@@ -123,7 +123,7 @@ def choose(device: torch.device, prefer: str | None = None, level: str | None = 
     return pick(candidates, device, torch.float32, prefer)
 
 
-def choose_draw(device: torch.device, prefer: str | None = None) -> Choice[Draw]:
+def choose_draw(device: Device, prefer: str | None = None) -> Choice[Draw]:
     """The implementation of `Draw` for `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
     from tradewind.kernels import gpu
     from tradewind.kernels.sample import drawing

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 from tradewind.kernels.quantised_rows import QuantisedRows
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ class QuantisingSiluMul(Protocol):
     def __call__(self, gate_up_T2F: Tensor) -> QuantisedRows: ...
 
 
-def choose(
-    device: torch.device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None
-) -> Choice[SiluMul]:
+def choose(device: Device, dtype: torch.dtype, prefer: str | None = None, level: str | None = None) -> Choice[SiluMul]:
     """The implementation for activations of `dtype` on `device`.
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
@@ -45,7 +43,7 @@ def choose(
     return pick(candidates, device, dtype, prefer)
 
 
-def choose_quantising(device: torch.device, dtype: torch.dtype, prefer: str | None = None) -> Choice[QuantisingSiluMul]:
+def choose_quantising(device: Device, dtype: torch.dtype, prefer: str | None = None) -> Choice[QuantisingSiluMul]:
     """The one that quantises; `prefer` as in `choose`."""
     from tradewind.kernels import gpu
     from tradewind.kernels.silu_mul import reference

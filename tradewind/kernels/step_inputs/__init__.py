@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tradewind.kernels.choice import Candidate, Choice, pick
+from tradewind.kernels.choice import Candidate, Choice, Device, pick
 from tradewind.kernels.rows import Rows
 
 
@@ -57,7 +57,7 @@ class StepInputs(Protocol):
     def __call__(self, columns: RowColumns, tables: SlotTables, into: StepTensors) -> None: ...
 
 
-def choose(device: torch.device, prefer: str | None = None) -> Choice[StepInputs]:
+def choose(device: Device, prefer: str | None = None) -> Choice[StepInputs]:
     """The implementation for `device`; `prefer` as in `tradewind.kernels.choice.pick`."""
     from tradewind.kernels import gpu
     from tradewind.kernels.step_inputs import reference
