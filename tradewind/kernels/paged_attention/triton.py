@@ -302,7 +302,7 @@ LARGE = {2: Tile(64, 64, 4, 3, 2), 1: Tile(64, 64, 4, 3, 2), 4: Tile(64, 32, 8, 
 # Instead of the small ones, where there are so many rows that more programs than usual all find work; with more rows
 # yet, what a program knows of them takes the registers that it needs.
 CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
-CROWD = range(17, 513)
+CROWD = range(65, 513)
 EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
