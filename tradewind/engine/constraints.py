@@ -148,6 +148,8 @@ class Constraints:
 
     def advance(self, updates: Updates) -> list[Finish]:
         """Take in what was said. Returns the ends of the sequences that can say no more."""
+        if self._open and updates.finished:
+            updates.finished[:] = map(self._explained, updates.finished)
         self.forget([finish.request_id for finish in updates.finished])
         if not self._open:
             return []
@@ -162,14 +164,20 @@ class Constraints:
                 self._late.begin(request_id, constraint.matcher)
         return ends
 
+    def _explained(self, finish: Finish) -> Finish:
+        """The end of a sequence that had nothing to say because its grammar failed says why."""
+        constraint = self._open.get(finish.request_id)
+        error = None if constraint is None else constraint.matcher.error
+        return finish if error is None else Finish(finish.request_id, FinishReason.REFUSED, message=_failure(error))
+
     def _end(self, request_id: int) -> Finish:
         error = self._open.pop(request_id).matcher.error
         if error is None:
             return Finish(request_id, FinishReason.STOP)
-        return Finish(request_id, FinishReason.REFUSED, message=f"its grammar cannot go on: {error}")
+        return Finish(request_id, FinishReason.REFUSED, message=_failure(error))
 
-    def masks(self, request_ids: "Int64s") -> TokenMasks:
-        """What these sequences may say next.
+    def masks(self, request_ids: "Int64s") -> tuple[TokenMasks, list[int]]:
+        """What these sequences may say next, and which of them will have to wait for their masks after that.
 
         A sequence that is over meanwhile, and whose token nobody will see, may say anything.
         """
@@ -179,16 +187,8 @@ class Constraints:
         for row, constraint in enumerate(constraints):
             if constraint is not None and (token := constraint.also_allowed) is not None:
                 bits_MW.view(np.uint32)[row, token // 32] |= np.uint32(1 << token % 32)
-        return TokenMasks(bits_MW)
-
-    def late(self, request_ids: "Int64s") -> list[int]:
-        """Whose masks after the next token will be prepared: of those that `masks` was just asked for."""
-        constraints = [self._open.get(request_id) for request_id in request_ids.tolist()]
-        return [
-            int(request_id)
-            for request_id, constraint in zip(request_ids, constraints, strict=True)
-            if constraint is not None and constraint.matcher.is_costly
-        ]
+        costly = [row for row, constraint in enumerate(constraints) if constraint and constraint.matcher.is_costly]
+        return TokenMasks(bits_MW), request_ids[costly].tolist() if costly else []
 
     def prepared(self) -> list[int]:
         """Whose masks are there now."""
@@ -198,6 +198,10 @@ class Constraints:
         """End the threads."""
         self._builders.shutdown(wait=False, cancel_futures=True)
         self._late.close()
+
+
+def _failure(error: str) -> str:
+    return f"structured_outputs: its grammar cannot go on: {error}"
 
 
 def _build(vocabulary: "Future[Vocabulary]", text: str) -> "Matcher":

@@ -8,7 +8,8 @@ a step late, so each result is applied where it was issued.
 
 A step with rows that a grammar constrains is issued in two halves. Its sampling needs masks, and those need the tokens
 of the step before: so the second half is issued once that step has been applied, while the device computes the forward.
-Where `run` itself computes the forward (the CPU), they come after it: beside it they would take its cores from it.
+Where `run` itself computes the forward (the CPU), they come before it: beside it they would take its cores from it, and
+after it the matchers, which have just been advanced, would have left the processor's caches.
 
 A step that raises takes the engine with it: a runner names the rows that failed alone (`StepResult.failed`), so an
 exception means that nobody knows which slots, tables and cached blocks hold what they should. The process ends, the
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from tradewind.config import Config, ModelConfig
     from tradewind.grammar.matcher import Vocabulary
-    from tradewind.protocol.plan import StepPlan
+    from tradewind.protocol.plan import StepPlan, TokenMasks
     from tradewind.protocol.request import EngineRequest
     from tradewind.protocol.runner import Pending, Runner
 
@@ -150,7 +151,13 @@ class Engine:
             self._in_flight.append(InFlight(self.runner.run(plan), now_s))
             return
         masked_ids = self.scheduler.masked_ids()
-        self._in_flight.append(InFlight(self.runner.run(plan), now_s, masked_ids))
+        if self._ahead:
+            self._in_flight.append(InFlight(self.runner.run(plan), now_s, masked_ids))
+            return
+        masks = self._masks(masked_ids)
+        pending = self.runner.run(plan)
+        pending.mask(masks)
+        self._in_flight.append(InFlight(pending, now_s))
 
     def _mask_oldest(self) -> None:
         """Issue the second half of the oldest step in flight, if it waits for masks: all tokens before are known."""
@@ -159,10 +166,15 @@ class Engine:
         oldest = self._in_flight[0]
         if oldest.masked_ids is None:
             return
-        assert self._constraints is not None
-        oldest.pending.mask(self._constraints.masks(oldest.masked_ids))
-        self.scheduler.hold(self._constraints.late(oldest.masked_ids))
+        oldest.pending.mask(self._masks(oldest.masked_ids))
         oldest.masked_ids = None
+
+    def _masks(self, masked_ids: "NDArray[np.int64]") -> "TokenMasks":
+        """The masks of the newest plan's masked rows. Those whose next ones will be late are held from now on."""
+        assert self._constraints is not None
+        masks, late_ids = self._constraints.masks(masked_ids)
+        self.scheduler.hold(late_ids)
+        return masks
 
     def _collect(self) -> Updates:
         """Wait for the oldest step and apply it."""

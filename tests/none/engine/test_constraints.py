@@ -4,6 +4,7 @@ import itertools
 import time
 from typing import Any
 
+import llguidance
 import numpy as np
 import pytest
 from fake_engine import runner_info
@@ -141,6 +142,18 @@ def test_an_end_that_is_ignored_elsewhere_ends_a_grammar() -> None:
     made.add(request(1, HEAD + "start: /[a-c]+/", max_tokens=200, stop_token_ids=[]))
     _, finishes = run(made)
     assert finishes[1].reason is FinishReason.STOP
+
+
+def test_a_grammar_that_becomes_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = llguidance.LLParserLimits(max_lexer_states=300, verbose_errors=False)
+    monkeypatch.setattr(matcher, "new_limits", lambda: limits)
+    made = engine(False)
+    made.add(request(1, HEAD + "start: /([a-z ]*[aeiou ][a-z ]{14}){30,60}x/", max_tokens=400))
+    made.add(request(2))
+    tokens, finishes = run(made)
+    assert finishes[1].reason is FinishReason.REFUSED
+    assert finishes[1].message.startswith("structured_outputs: its grammar cannot go on: ")
+    assert tokens[2] == alone(request(2), VOCAB)
 
 
 def test_aborts_and_deadlines() -> None:
@@ -317,7 +330,7 @@ def test_masks_of_nobody_allow_everything() -> None:
     constraints.begin(request(1, FIXED))
     constraints.wait(5.0)
     constraints.ready()
-    bits_MW = constraints.masks(np.array([1, 99], np.int64)).bits_MW
+    bits_MW = constraints.masks(np.array([1, 99], np.int64))[0].bits_MW
     assert bits_MW.shape == (2, -(-VOCAB // 32))
     assert (bits_MW[1] == -1).all()
     assert [token for token in range(VOCAB) if bits_MW[0, token // 32] >> (token % 32) & 1] == [ord("e")]
