@@ -64,6 +64,13 @@ def test_a_conversation_that_is_kept(demo: openai.OpenAI) -> None:
     assert caught.value.param == "previous_response_id"
 
 
+def test_input_tokens(demo: openai.OpenAI) -> None:
+    counted = demo.responses.input_tokens.count(input=ASKED, model="demo")
+    whole = demo.responses.create(input=ASKED, **COLD)
+    assert whole.usage is not None
+    assert counted.input_tokens == whole.usage.input_tokens
+
+
 def test_parse(demo: openai.OpenAI) -> None:
     done = demo.responses.parse(input="Who?", text_format=Person, max_output_tokens=400, **HOT)
     assert done.output_parsed is not None

@@ -60,6 +60,7 @@ POSTS: dict[str, tuple[Route, type[BaseModel]]] = {
     "/v1/chat/completions": (chat.chat_completions, ChatRequest),
     "/v1/completions": (completions.completions, CompletionRequest),
     "/v1/responses": (responses.create_response, ResponsesRequest),
+    "/v1/responses/input_tokens": (responses.count_input_tokens, ResponsesRequest),
     "/v1/messages": (messages.messages, MessagesRequest),
     "/v1/messages/count_tokens": (messages.count_tokens, CountRequest),
     "/tokenize": (tokens.tokenize, TokenizeRequest),

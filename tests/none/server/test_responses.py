@@ -330,6 +330,16 @@ async def test_the_store_is_bounded_and_the_oldest_go() -> None:
     assert (await made.get(f"{ROUTE}/{ids[-1]}")).status == 200
 
 
+async def test_input_tokens() -> None:
+    made = caller()
+    answer = await made.post(f"{ROUTE}/input_tokens", {"input": "hi", "instructions": "Be kind."})
+    prompt = "system: Be kind.\nuser: hi\nassistant:"
+    assert answer.json() == {"object": "response.input_tokens", "input_tokens": len(prompt)}
+    assert made.engine.submitted == []
+    wrong = await made.post(f"{ROUTE}/input_tokens", {"input": []})
+    assert (wrong.status, wrong.error()["param"]) == (400, "input")
+
+
 async def test_truncation_drops_the_oldest_turns() -> None:
     made = caller()
     system = {"role": "system", "content": "Be kind."}

@@ -74,6 +74,7 @@ SAID: dict[str, Said] = {
         event=answers.ResponseEvent,
         queries={"stream": {"enum": ["false", "true"]}, "starting_after": {"type": "integer", "minimum": 0}},
     ),
+    "count_input_tokens": Said(answers.InputTokens),
     "cancel_response": Said(answers.ResponseObject),
     "delete_response": Said(answers.DeletedResponse),
     "list_input_items": Said(

@@ -524,6 +524,13 @@ class Load(Answer):
     server_load: int
 
 
+class InputTokens(Answer):
+    """How long a response's input is."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class EngineFacts(Answer):
     """What the engine found when it started."""
 

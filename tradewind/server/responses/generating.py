@@ -10,8 +10,10 @@ from starlette.requests import Request
 from tradewind.base.errors import RequestError
 from tradewind.server.body import LARGE_LIST, aside, validate
 from tradewind.server.generation import Generation, Job
-from tradewind.server.openai.chat import Answering, prepare
+from tradewind.server.openai.chat import Answering, conversation_of, prepare
+from tradewind.server.openai.prompts import encode_chat
 from tradewind.server.openai.requests import ChatRequest
+from tradewind.server.openai.tools import tool_use
 from tradewind.server.responses.items import Item, messages_of, turns_of, without_oldest
 from tradewind.server.responses.requests import FunctionChoice, FunctionTool, ResponsesRequest, TextFormat
 from tradewind.server.service import Service
@@ -46,6 +48,13 @@ async def begin(
         make = _Maker(service, request, asked, items, trace)
         job, answering = await (make.shortened() if asked.truncation == "auto" else make.after(0))
         return Generation(service, job, trace), answering
+
+
+async def count_tokens(service: Service, asked: ResponsesRequest, items: list[Item]) -> int:
+    """The length of the prompt that `items` make. Raises RequestError with the names of `asked`."""
+    with _own_names():
+        chat = await aside(len(items) >= LARGE_LIST, lambda: as_chat(asked, items))
+        return len(await encode_chat(service.engine.tokenizer, conversation_of(chat, tool_use(chat))))
 
 
 def as_chat(asked: ResponsesRequest, items: list[Item]) -> ChatRequest:

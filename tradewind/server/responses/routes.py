@@ -16,7 +16,7 @@ from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames
 from tradewind.server.responses.background import Background, Place
 from tradewind.server.responses.event_log import EventLog
-from tradewind.server.responses.generating import begin
+from tradewind.server.responses.generating import begin, count_tokens
 from tradewind.server.responses.items import Item, item_id, read_items
 from tradewind.server.responses.requests import ResponsesRequest
 from tradewind.server.responses.shape import ResponseHead, ResponseShape
@@ -32,14 +32,8 @@ _MOST_PAGE_ITEMS = 100
 async def create_response(service: Service, request: Request) -> Response:
     """Answer a conversation of items: text, reasoning and calls of functions. OpenAI's `POST /v1/responses`."""
     asked, trace, model = await enter(service, request, ResponsesRequest)
-    if asked.refused is not None:
-        raise RequestError(asked.refused[1], field=asked.refused[0])
     store, owner = service.responses, trace.caller.name
-    before: tuple[bytes, ...] = ()
-    if asked.previous_response_id is not None:
-        before = store.get(asked.previous_response_id, owner, "previous_response_id").conversation
-    is_large = bool(before) or (isinstance(asked.input, list) and len(asked.input) >= LARGE_LIST)
-    items, conversation = await aside(is_large, lambda: _conversation(asked, before, store, owner))
+    items, conversation = await _conversation(asked, store, owner)
     generation, answering = await begin(service, request, asked, items, trace)
     response_id = item_id("resp")
     made = None
@@ -58,12 +52,30 @@ async def create_response(service: Service, request: Request) -> Response:
     return JsonAnswer(shape.whole())
 
 
-def _conversation(
-    asked: ResponsesRequest, before: tuple[bytes, ...], store: ResponseStore, owner: str
+async def _conversation(
+    asked: ResponsesRequest, store: ResponseStore, owner: str
 ) -> tuple[list[Item], tuple[bytes, ...]]:
-    """All items, and the same as they are stored. `before`: of earlier responses."""
-    items = read_items(asked.input or [], lambda name: store.find_item(name, owner))
-    return decoded(before) + items, (*before, msgspec.json.encode(items))
+    """All items, those of earlier responses first, and the same as they are stored. Raises RequestError or NotFound."""
+    if asked.refused is not None:
+        raise RequestError(asked.refused[1], field=asked.refused[0])
+    before: tuple[bytes, ...] = ()
+    if asked.previous_response_id is not None:
+        before = store.get(asked.previous_response_id, owner, "previous_response_id").conversation
+
+    def read() -> tuple[list[Item], tuple[bytes, ...]]:
+        items = read_items(asked.input or [], lambda name: store.find_item(name, owner))
+        return decoded(before) + items, (*before, msgspec.json.encode(items))
+
+    is_large = bool(before) or (isinstance(asked.input, list) and len(asked.input) >= LARGE_LIST)
+    return await aside(is_large, read)
+
+
+async def count_input_tokens(service: Service, request: Request) -> Response:
+    """How many tokens a response's input is in the model's template."""
+    asked, trace, _ = await enter(service, request, ResponsesRequest)
+    items, _ = await _conversation(asked, service.responses, trace.caller.name)
+    count = await count_tokens(service, asked, items)
+    return JsonAnswer({"object": "response.input_tokens", "input_tokens": count})
 
 
 def _keep(store: ResponseStore, owner: str, conversation: tuple[bytes, ...], response: dict[str, Any]) -> None:
