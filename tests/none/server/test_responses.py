@@ -19,6 +19,7 @@ from tradewind.server.service import Limits
 ROUTE = "/v1/responses"
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "name": "weather", "description": "Of a city.", "parameters": PARAMETERS, "strict": True}
+ALLOWED = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "weather"}]}
 ARGUMENTS = '{"city": "Paris"}'
 CALL = f'<tool_call>\n{{"name": "weather", "arguments": {ARGUMENTS}}}\n</tool_call>'
 THINKING = "{% if tools %}<tool_call>{% endif %}<think></think>"
@@ -128,7 +129,14 @@ async def test_an_answer_of_nothing_is_an_empty_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "forced"), [("required", True), ({"type": "function", "name": "weather"}, True), ("auto", False)]
+    ("choice", "forced"),
+    [
+        ("required", True),
+        ({"type": "function", "name": "weather"}, True),
+        ("auto", False),
+        (ALLOWED, False),
+        ({**ALLOWED, "mode": "required"}, True),
+    ],
 )
 async def test_tool_choice(choice: Any, forced: bool) -> None:
     made = caller(CALL)
@@ -385,6 +393,7 @@ async def test_of_many_turns_no_more_are_written_than_it_takes() -> None:
         ({"tools": [TOOL, TOOL]}, "tools[1].name"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{**TOOL, "name": "other"}], "tool_choice": ALLOWED}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"max_output_tokens": 0}, "max_output_tokens"),

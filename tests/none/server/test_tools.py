@@ -158,6 +158,25 @@ async def test_a_forced_call_has_a_grammar(tool_choice: Any, finish: str, names:
     assert fields[1:] == [f"tools[{index}].function.parameters" for index in range(len(names))] + ["tools"]
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_only_allowed_tools_may_be_called(mode: str) -> None:
+    made = caller(CALL)
+    allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "now"}}]}
+    choice = await ask(made, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert "weather" in choice["message"]["content"]
+    assert "tool_calls" not in choice["message"]
+    asked = made.engine.submitted[0]["params"].structured_outputs
+    assert (asked is not None and "now" in asked.grammar and "weather" not in asked.grammar) is (mode == "required")
+    assert [tool["function"]["name"] for tool in made.engine.tokenizer.chat_template.options["tools"]] == ["now"]
+
+
+async def test_a_function_without_parameters_takes_none() -> None:
+    made = caller("")
+    bare = {"type": "function", "function": {"name": "now"}}
+    await made.post(CHAT, {"messages": USER, "tools": [bare], "tool_choice": "required"})
+    assert '"additionalProperties": false' in made.engine.submitted[0]["params"].structured_outputs.grammar
+
+
 async def test_a_forced_call_and_a_format_do_not_go_together() -> None:
     answer = await caller("").post(
         CHAT,

@@ -253,6 +253,20 @@ class NamedToolChoice(Settings):
     function: FunctionName
 
 
+class AllowedTools(Settings):
+    """See AllowedToolsChoice."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedToolChoice], Field(min_length=1)]
+
+
+class AllowedToolsChoice(Settings):
+    """Only these of the tools may be called; with the mode `required`, one of them must be."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
@@ -269,7 +283,12 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
     tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
-    tool_choice: Annotated[str, Field(json_schema_extra={"enum": list(TOOL_CHOICES)})] | NamedToolChoice | None = None
+    tool_choice: (
+        Annotated[str, Field(json_schema_extra={"enum": list(TOOL_CHOICES)})]
+        | NamedToolChoice
+        | AllowedToolsChoice
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
 
 

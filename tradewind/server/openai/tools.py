@@ -4,8 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tradewind.base.errors import RequestError
-from tradewind.server.openai.requests import TOOL_CHOICES, ChatRequest, NamedToolChoice, ToolDefinition
+from tradewind.server.openai.requests import (
+    TOOL_CHOICES,
+    AllowedToolsChoice,
+    ChatRequest,
+    NamedToolChoice,
+    ToolDefinition,
+)
 from tradewind.text.tool_formats import Tool, instructions
+
+_NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +49,28 @@ def tool_use(request: ChatRequest) -> ToolUse | None:
     if choice == "none":
         return None
     forced = None
-    if choice == "required":
+    if isinstance(choice, AllowedToolsChoice):
+        tools = _named(tools, [tool.function.name for tool in choice.allowed_tools.tools])
+        forced = tools if choice.allowed_tools.mode == "required" else None
+    elif choice == "required":
         forced = tools
     elif isinstance(choice, NamedToolChoice):
-        forced = [tool for tool in tools if tool.name == choice.function.name]
-        if not forced:
-            message = f"tool_choice names {choice.function.name[:80]!r}, which is none of the tools"
-            raise RequestError(message, field="tool_choice")
+        forced = _named(tools, [choice.function.name])
+    known = {tool.name for tool in tools}
     return ToolUse(
-        definitions=[tool.model_dump(exclude_unset=True) for tool in request.tools],
+        definitions=[tool.model_dump(exclude_unset=True) for tool in request.tools if tool.function.name in known],
         tools=tools,
         forced=forced,
         is_named=isinstance(choice, NamedToolChoice),
         parallel=request.parallel_tool_calls is not False and not isinstance(choice, NamedToolChoice),
     )
+
+
+def _named(tools: list[Tool], names: list[str]) -> list[Tool]:
+    for name in names:
+        if all(tool.name != name for tool in tools):
+            raise RequestError(f"tool_choice names {name[:80]!r}, which is none of the tools", field="tool_choice")
+    return [tool for tool in tools if tool.name in names]
 
 
 def _tools(definitions: list[ToolDefinition]) -> list[Tool]:
@@ -64,7 +80,8 @@ def _tools(definitions: list[ToolDefinition]) -> list[Tool]:
         if function.name in tools:
             message = f"tools[{index}] has the same name as another: {function.name!r}"
             raise RequestError(message, field=f"tools[{index}].function.name")
-        tools[function.name] = Tool(function.name, function.parameters or {"type": "object", "properties": {}})
+        parameters = _NO_PARAMETERS if function.parameters is None else function.parameters
+        tools[function.name] = Tool(function.name, parameters)
     return list(tools.values())
 
 

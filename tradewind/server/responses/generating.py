@@ -15,7 +15,13 @@ from tradewind.server.openai.prompts import encode_chat
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.tools import tool_use
 from tradewind.server.responses.items import Item, messages_of, turns_of, without_oldest
-from tradewind.server.responses.requests import FunctionChoice, FunctionTool, ResponsesRequest, TextFormat
+from tradewind.server.responses.requests import (
+    AllowedToolsChoice,
+    FunctionChoice,
+    FunctionTool,
+    ResponsesRequest,
+    TextFormat,
+)
 from tradewind.server.service import Service
 from tradewind.server.trace import Trace
 
@@ -70,15 +76,22 @@ def as_chat(asked: ResponsesRequest, items: list[Item]) -> ChatRequest:
         body |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
     if asked.tools:
         body["tools"] = [_tool(tool) for tool in asked.tools]
-    if isinstance(asked.tool_choice, FunctionChoice):
-        body["tool_choice"] = {"type": "function", "function": {"name": asked.tool_choice.name}}
-    elif asked.tool_choice is not None:
-        body["tool_choice"] = asked.tool_choice
+    if asked.tool_choice is not None:
+        body["tool_choice"] = _choice(asked.tool_choice)
     if asked.reasoning is not None and asked.reasoning.effort is not None:
         body["reasoning_effort"] = asked.reasoning.effort
     if asked.text is not None and asked.text.format is not None:
         body["response_format"] = _format(asked.text.format)
     return validate(ChatRequest, body)
+
+
+def _choice(choice: str | FunctionChoice | AllowedToolsChoice) -> Any:
+    if isinstance(choice, str):
+        return choice
+    if isinstance(choice, FunctionChoice):
+        return {"type": "function", "function": {"name": choice.name}}
+    allowed = {"mode": choice.mode, "tools": [_choice(tool) for tool in choice.tools]}
+    return {"type": "allowed_tools", "allowed_tools": allowed}
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:

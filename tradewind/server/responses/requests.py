@@ -44,6 +44,14 @@ class FunctionChoice(Loose):
     name: str
 
 
+class AllowedToolsChoice(Loose):
+    """Only these of the tools may be called; with the mode `required`, one of them must be."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FunctionChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
 class TextFormat(Loose):
     """What the text must be. A schema is always kept to, `strict` or not."""
 
@@ -76,7 +84,7 @@ class ResponsesRequest(ModelRequest):
     store: bool | None = None
     background: bool | None = None
     tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | AllowedToolsChoice | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = None
     text: TextConfig | None = None

@@ -281,7 +281,7 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 
 def _tool_choice(asked: ResponsesRequest) -> Any:
     choice = asked.tool_choice
-    return choice or "auto" if choice is None or isinstance(choice, str) else {"type": "function", "name": choice.name}
+    return choice or "auto" if choice is None or isinstance(choice, str) else choice.model_dump()
 
 
 def _format(asked: ResponsesRequest) -> dict[str, Any]:
