@@ -10,10 +10,10 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,12 +25,14 @@ from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.torch_linear import linear as by_torch
-from tradewind.kernels.quantised_rows import QuantisedRows, quantise_rows
+from tradewind.kernels.quantised_rows import Activations, QuantisedRows, quantise_rows
 
 ROWS = (16, 64)
 _SHARED_BYTES = 220_000  # of a multiprocessor, for one program
 _TURN_BYTES = 400 << 20
 _BF16 = torch.bfloat16
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -232,22 +234,34 @@ def _compilations(forms: tuple[str, ...], device: torch.device) -> Iterator[Call
                 yield functools.partial(_chained_call, chained_work, weight, chained_tactic, device, chip)
 
 
-def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[dict[str, Any]]:
+def _fastest(tactics: Iterable[T], calls: Callable[[T], list[Callable[[], object]]]) -> tuple[T, float]:
+    """Of those that fit the chip; and the seconds of one of its `calls`."""
     from triton.runtime.errors import TritonError
 
+    times_s: dict[T, float] = {}
+    for tactic in tactics:
+        try:
+            times_s[tactic] = replayed_s(calls(tactic), 4)
+        except TritonError:
+            continue
+    best = min(times_s, key=lambda tactic: times_s[tactic])
+    return best, times_s[best]
+
+
+def _few_rows_calls(
+    x: Activations, weights: list[LinearWeight], chip: Chip, tactic: Tactic
+) -> list[Callable[[], object]]:
     from tradewind.kernels.linear.triton import few_rows
 
+    return [functools.partial(few_rows, x, weight, None, _BF16, tactic, chip) for weight in weights]
+
+
+def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[dict[str, Any]]:
     chip, outputs, inputs = Chip.of(device), weights[0].out_features, weights[0].in_features
     for rows in ROWS:
         x = _rows(form, rows, inputs, device)
-        times_s: dict[Tactic, float] = {}
-        for tactic in candidates(weights[0].data.itemsize, rows):
-            call = functools.partial(few_rows, residual_TN=None, out_dtype=_BF16, tactic=tactic, chip=chip)
-            try:
-                times_s[tactic] = replayed_s([functools.partial(call, x, weight) for weight in weights], 4)
-            except TritonError:
-                continue
-        best = min(times_s, key=lambda tactic: times_s[tactic])
+        calls = functools.partial(_few_rows_calls, x, weights, chip)
+        best, best_s = _fastest(candidates(weights[0].data.itemsize, rows), calls)
         vendor_s = replayed_s([functools.partial(_vendor, x, weight) for weight in weights], 4)
         yield {
             "bits": 8 * weights[0].data.itemsize,
@@ -255,21 +269,16 @@ def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Ite
             "outputs": outputs,
             "inputs": inputs,
             "tactic": asdict(best),
-            "us": round(times_s[best] * 1e6, 1),
+            "us": round(best_s * 1e6, 1),
             "vendor_us": round(vendor_s * 1e6, 1),
         }
 
 
 def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.device) -> dict[str, Any]:
-    from triton.runtime.errors import TritonError
-
-    chip, times_s = Chip.of(device), dict[FusedTactic, float]()
-    for tactic in fused_candidates(work):
-        try:
-            times_s[tactic] = replayed_s([_fused_call(work, weight, tactic, device, chip) for weight in weights], 4)
-        except TritonError:
-            continue
-    best = min(times_s, key=lambda tactic: times_s[tactic])
+    chip = Chip.of(device)
+    best, best_s = _fastest(
+        fused_candidates(work), lambda tactic: [_fused_call(work, weight, tactic, device, chip) for weight in weights]
+    )
     return {
         "layout": weights[0].layout.partition("-g")[0],
         "rows": work.rows,
@@ -278,20 +287,16 @@ def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.de
         "normed": work.normed,
         "gated": work.gated,
         "tactic": asdict(best),
-        "us": round(times_s[best] * 1e6, 1),
+        "us": round(best_s * 1e6, 1),
     }
 
 
 def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torch.device) -> dict[str, Any]:
-    from triton.runtime.errors import TritonError
-
-    chip, times_s = Chip.of(device), dict[ChainedTactic, float]()
-    for tactic in chained_candidates(work):
-        try:
-            times_s[tactic] = replayed_s([_chained_call(work, weight, tactic, device, chip) for weight in weights], 4)
-        except TritonError:
-            continue
-    best = min(times_s, key=lambda tactic: times_s[tactic])
+    chip = Chip.of(device)
+    best, best_s = _fastest(
+        chained_candidates(work),
+        lambda tactic: [_chained_call(work, weight, tactic, device, chip) for weight in weights],
+    )
     return {
         "layout": weights[0].layout.partition("-g")[0],
         "rows": work.rows,
@@ -299,7 +304,7 @@ def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torc
         "inputs": weights[0].in_features,
         "gated": work.place == "gate_up",
         "tactic": asdict(best),
-        "us": round(times_s[best] * 1e6, 1),
+        "us": round(best_s * 1e6, 1),
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.linear.filling import Filling
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.memory import empty
 from tradewind.kernels.native import DTYPE_CODES, Library
@@ -17,7 +18,7 @@ from tradewind.kernels.native import DTYPE_CODES, Library
 PANEL = 32  # columns of a packed panel
 
 
-class NativeQuantised:
+class NativeQuantised(Filling):
     """pack, linear, and the embedding of a model whose lm_head is its embedding."""
 
     def __init__(self, library: Library, quantisation: Quantisation) -> None:
@@ -46,30 +47,6 @@ class NativeQuantised:
             torch.get_num_threads(),
         )  # fmt: skip
         return LinearWeight(data, bias_N, n, k, self._layout)
-
-    def linear(
-        self,
-        x_TD: Tensor,
-        weight: LinearWeight,
-        residual_TN: Tensor | None = None,
-    ) -> Tensor:
-        """See `tradewind.kernels.linear.Linear`. The residual is overwritten."""
-        y_TN = residual_TN
-        if y_TN is None:
-            y_TN = torch.empty((len(x_TD), weight.out_features), dtype=x_TD.dtype)
-        self._multiply(x_TD, weight, residual_TN, y_TN)
-        return y_TN
-
-    def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
-        """See `tradewind.kernels.linear.Logits`."""
-        out_RV = torch.empty((len(x_RD), weight.out_features), dtype=torch.float32)
-        self._multiply(x_RD, weight, None, out_RV)
-        return out_RV
-
-    def fill_logits(self, x_RD: Tensor, weight: LinearWeight, out_RV: Tensor) -> None:
-        """See `tradewind.kernels.linear.FillLogits`."""
-        assert out_RV.dtype == torch.float32
-        self._multiply(x_RD, weight, None, out_RV)
 
     def _multiply(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, y_TN: Tensor) -> None:
         rows, k = x_TD.shape
