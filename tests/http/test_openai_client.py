@@ -54,13 +54,13 @@ def test_beam_search(client: openai.OpenAI) -> None:
 
 
 def test_whole_stream_and_chat_say_the_same(client: openai.OpenAI) -> None:
-    whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0)
-    stream = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0, stream=True)
+    whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=200, temperature=0)
+    stream = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=200, temperature=0, stream=True)
     pieces = [chunk.choices[0].text for chunk in stream]
     assert len(pieces) > 2
     assert "".join(pieces) == whole.choices[0].text
     chat = client.chat.completions.create(
-        model="tiny", messages=USER, max_tokens=40, temperature=0, extra_body={"add_special_tokens": True}
+        model="tiny", messages=USER, max_tokens=200, temperature=0, extra_body={"add_special_tokens": True}
     )
     assert chat.choices[0].message.content == whole.choices[0].text
     assert chat.usage is not None
