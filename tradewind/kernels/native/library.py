@@ -58,13 +58,17 @@ def _never(*_arguments: Any) -> None:
     raise AssertionError("a kernel was called that is not available")
 
 
-@functools.cache
 def load(level: str | None = None) -> Library:
     """The library for the fastest instruction set of this machine, or for `level`, one of LEVELS.
 
-    Never fails because the library is missing: the reason is in `why_not`. Raises ConfigError for a level that does not
-    exist or that this machine cannot run.
+    Never fails because the library is missing: the reason is in `why_not`, and in one line of the log. Raises
+    ConfigError for a level that does not exist or that this machine cannot run.
     """
+    return _load(level)
+
+
+@functools.cache
+def _load(level: str | None) -> Library:
     if level is not None and level not in LEVELS:
         raise ConfigError(f"{level!r} is no instruction set; there are {', '.join(LEVELS)}", field="instruction_set")
     path = _find()
