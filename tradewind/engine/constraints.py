@@ -1,7 +1,7 @@
 """The grammars of one engine's sequences: built in threads, advanced by each token, asked for masks.
 
 A sequence with a grammar waits here, outside the scheduler, until its grammar has been built; no step ever waits for
-that. Sequences without one cost nothing: they are looked up together, by array, and only while there are others.
+that. Sequences without one cost a look-up for each of their tokens, and that only while there are others.
 
 Masks are computed between two halves of a step, for all its rows. Where one took long (`Matcher.is_costly`), the
 sequence's others are prepared apart (`late_masks.py`), and no step has it until they are there: it alone waits.

@@ -71,7 +71,7 @@ class Background:
     async def _run(self) -> None:
         try:
             self._note(await self._make())
-        except Exception:
+        except Exception:  # the task's border: nobody awaits it, and whoever asks must hear of an end
             log.exception("response failed", extra=fields(response_id=self._place.response_id))
             self._note(self._shape.fail(internal_error()))
         if self.log is not None:
