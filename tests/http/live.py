@@ -179,6 +179,11 @@ class RawStream:
         self.ended_s = time.monotonic()
         return self.data
 
+    def json_events(self) -> list[Any]:
+        """The data of each event so far, but `[DONE]`. Texts may hold what `splitlines` takes for a line's end."""
+        lines = self.data.decode().split("\n")
+        return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+
     def cut(self) -> None:
         """Go away without a word."""
         self.writer.transport.abort()

@@ -1,7 +1,6 @@
 """Many clients at once: the same tokens for all, and nothing left behind by those who leave."""
 
 import asyncio
-import json
 import socket
 import time
 from pathlib import Path
@@ -16,17 +15,13 @@ from tradewind.server.service import Limits
 BODY: dict[str, Any] = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "stream": True}
 
 
-def _text(data: bytes) -> str:
-    events = [line[6:] for line in data.decode().splitlines() if line.startswith("data: {")]
-    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
-
-
 async def test_64_greedy_streams_are_identical(program: Program) -> None:
     async with httpx.AsyncClient(timeout=60) as client:
         alone = await client.post(f"{program.url}/v1/completions", json={**BODY, "stream": False, "max_tokens": 32})
     streams = [await RawStream.open(program.port, "/v1/completions", {**BODY, "max_tokens": 32}) for _ in range(64)]
     answers = await asyncio.gather(*(stream.read_all() for stream in streams))
-    assert {_text(answer) for answer in answers} == {alone.json()["choices"][0]["text"]}
+    texts = {"".join(event["choices"][0]["text"] for event in stream.json_events()) for stream in streams}
+    assert texts == {alone.json()["choices"][0]["text"]}
     assert all(answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") for answer in answers)
 
 
@@ -96,6 +91,5 @@ async def test_a_slow_reader_that_goes_on_gets_everything(stories: Path) -> None
         stream = await RawStream.open_on(small, "/v1/completions", body)
         while b"\r\n0\r\n\r\n" not in stream.data and await stream.read_some():
             await asyncio.sleep(0.01)
-        events = [json.loads(line[6:]) for line in stream.data.decode().splitlines() if line.startswith("data: {")]
-        assert sum(len(event["choices"][0]["token_ids"]) for event in events) == 300
+        assert sum(len(event["choices"][0]["token_ids"]) for event in stream.json_events()) == 300
         stream.cut()

@@ -1,7 +1,6 @@
 """A server's life: refusing to start, losing its engine, draining, doing nothing."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -51,8 +50,7 @@ async def test_losing_the_engine_under_load(fake: Program) -> None:
     for stream in streams:
         assert stream.ended_s is not None
         assert stream.ended_s - killed_s < 1.0
-        last = json.loads(stream.data.decode().rstrip("\r\n0").splitlines()[-1].removeprefix("data: "))
-        assert last["error"]["code"] == "engine_failed"
+        assert stream.json_events()[-1]["error"]["code"] == "engine_failed"
         assert b"[DONE]" not in stream.data
     assert b"HTTP/1.1 500" in await asyncio.wait_for(whole.read_some(), 1)
     assert b"engine_failed" in whole.data

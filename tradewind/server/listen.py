@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import fcntl
+import sys
+import termios
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -12,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tradewind.base.errors import RequestError
 from tradewind.server.errors import error_body
 from tradewind.server.sockets import BACKLOG
-from tradewind.server.sse import DROP_EXTENSION, WRITE_EXTENSION
+from tradewind.server.sse import DROP_EXTENSION, UNSENT_EXTENSION, WRITE_EXTENSION
 
 KEEP_ALIVE_S = 75
 MAX_HEADER_BYTES = 64 * 1024
@@ -29,7 +32,11 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._header_bytes = 0
         scope = cast("dict[str, Any]", self.scope)
-        scope["extensions"] = {DROP_EXTENSION: self.transport.abort, WRITE_EXTENSION: self._write_chunk}
+        scope["extensions"] = {
+            DROP_EXTENSION: self.transport.abort,
+            WRITE_EXTENSION: self._write_chunk,
+            UNSENT_EXTENSION: self._unsent_bytes,
+        }
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request line."""
@@ -54,6 +61,16 @@ class Connection(HttpToolsProtocol):
         if body:
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
+
+    def _unsent_bytes(self) -> int:
+        """What waits here and, where the kernel says it, in the kernel: the latter alone can hold megabytes."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return 0  # closed meanwhile
+        in_kernel = bytes(4)
+        with contextlib.suppress(OSError):
+            in_kernel = fcntl.ioctl(descriptor, termios.TIOCOUTQ, in_kernel)
+        return self.transport.get_write_buffer_size() + int.from_bytes(in_kernel, sys.byteorder)
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets an error in the usual shape, and the connection ends."""

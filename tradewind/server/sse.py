@@ -19,6 +19,7 @@ from tradewind.server.trace import SCOPE_KEY, Trace
 DROP_EXTENSION = "tradewind.drop"  # scope["extensions"]: a callable that cuts the connection at once
 # scope["extensions"]: writes a piece of the body without waiting; False if there is no room
 WRITE_EXTENSION = "tradewind.write"
+UNSENT_EXTENSION = "tradewind.unsent"  # scope["extensions"]: how many written bytes the client has not taken yet
 
 _EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,6 +29,19 @@ _EVENT_HEADERS = [
 
 
 WriteNow = Callable[[bytes], bool]
+
+
+def escape_line_ends(events: bytes) -> bytes:
+    r"""Write U+0085, U+2028 and U+2029 in the JSON of `events` as `\uXXXX`, which says the same.
+
+    The specification of server-sent events ends lines at \r and \n only, but many clients take Unicode's line ends too
+    (Python's `splitlines`, httpx's `iter_lines`), and tear such an event apart.
+    """
+    if b"\xc2\x85" in events:
+        events = events.replace(b"\xc2\x85", b"\\u0085")
+    if b"\xe2\x80" in events:
+        events = events.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return events
 
 
 class JsonAnswer(Response):
@@ -74,7 +88,7 @@ class EventStream(Response):
         trace: Trace = scope[SCOPE_KEY]
         generation = self._generation
         watcher = asyncio.create_task(generation.watch(receive))
-        writer = _Writer(trace.send, self._drop(scope, trace), self._write_timeout_s)
+        writer = _Writer(scope, self._metrics, self._write_timeout_s, self._stop)
         try:
             # In a task of its own: resuming it for each token need not go down through every layer above.
             await asyncio.create_task(self._run(send, writer, scope.get("extensions", {}).get(WRITE_EXTENSION)))
@@ -122,7 +136,7 @@ class EventStream(Response):
                 return
             try:
                 if stream.flows and write_now(b""):
-                    write_now(events(0, stream.take()))
+                    write_now(escape_line_ends(events(0, stream.take())))
                     return
                 over.set_result(None)
             except Exception as error:  # noqa: BLE001 - a fault here must end this stream alone, not the engine's turn
@@ -135,18 +149,9 @@ class EventStream(Response):
         finally:
             stream.listen(None)
 
-    def _drop(self, scope: Scope, trace: Trace) -> Callable[[], None]:
-        cut = scope.get("extensions", {}).get(DROP_EXTENSION)
-
-        def drop() -> None:
-            trace.error = "slow_reader"
-            self._metrics.slow_readers += 1
-            self._generation.gone = True
-            self._generation.abort()
-            if cut is not None:
-                cut()
-
-        return drop
+    def _stop(self) -> None:
+        self._generation.gone = True
+        self._generation.abort()
 
 
 class FollowedStream(Response):
@@ -163,7 +168,7 @@ class FollowedStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace: Trace = scope[SCOPE_KEY]
-        reading = asyncio.create_task(self._run(scope, trace, send))
+        reading = asyncio.create_task(self._run(scope, send))
         leaving = asyncio.create_task(_disconnect(receive))
         try:
             await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -176,8 +181,8 @@ class FollowedStream(Response):
         if not reading.cancelled():
             reading.result()
 
-    async def _run(self, scope: Scope, trace: Trace, send: Send) -> None:
-        writer = _Writer(trace.send, self._drop(scope, trace), self._write_timeout_s)
+    async def _run(self, scope: Scope, send: Send) -> None:
+        writer = _Writer(scope, self._metrics, self._write_timeout_s)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _EVENT_HEADERS})
             async with aclosing(self._pieces) as pieces:
@@ -187,17 +192,6 @@ class FollowedStream(Response):
         finally:
             writer.close()
 
-    def _drop(self, scope: Scope, trace: Trace) -> Callable[[], None]:
-        cut = scope.get("extensions", {}).get(DROP_EXTENSION)
-
-        def drop() -> None:
-            trace.error = "slow_reader"
-            self._metrics.slow_readers += 1
-            if cut is not None:
-                cut()
-
-        return drop
-
 
 async def _disconnect(receive: Receive) -> None:
     """Returns when the client goes away."""
@@ -206,19 +200,26 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class _Writer:
-    """Sends pieces of a body; calls `drop` when one of them is stuck for `timeout_s`.
+    """Sends pieces of a body; drops a client that takes nothing for `timeout_s` while one of them is stuck.
 
     A clock per write would cost more than the write: a timer per stream looks, four times per timeout, whether the
-    same write is still under way.
+    same write is still under way. One that only waits for a slow reader shows in the bytes this one has yet to take.
     """
 
-    def __init__(self, send: Send, drop: Callable[[], None], timeout_s: float) -> None:
-        self._send = send
-        self._drop = drop
+    def __init__(
+        self, scope: Scope, metrics: Metrics, timeout_s: float, stop: Callable[[], None] | None = None
+    ) -> None:
+        """`stop`: called when the client is dropped, before the connection is cut."""
+        extensions = scope.get("extensions", {})
+        self._trace: Trace = scope[SCOPE_KEY]
+        self._metrics = metrics
+        self._stops = [call for call in (stop, extensions.get(DROP_EXTENSION)) if call is not None]
+        self._unsent: Callable[[], int] = extensions.get(UNSENT_EXTENSION, int)
         self._interval_s = timeout_s / 4
         self._writes = 0
         self._busy = False
-        self._seen = (0, 0)  # the write that was under way at the last look, and for how many looks
+        self._seen = (0, 0)  # the write that was under way at the last look, and the bytes not taken then
+        self._looks = 0  # how many looks found just that again
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(self._interval_s, self._look)
 
@@ -226,7 +227,7 @@ class _Writer:
         """Wait until the connection has room, then send."""
         self._writes += 1
         self._busy = True
-        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+        await self._trace.send({"type": "http.response.body", "body": escape_line_ends(body), "more_body": not last})
         self._busy = False
 
     def close(self) -> None:
@@ -234,10 +235,15 @@ class _Writer:
         self._timer.cancel()
 
     def _look(self) -> None:
-        write, looks = self._seen
-        looks = looks + 1 if self._busy and write == self._writes else 0
-        self._seen = (self._writes, looks)
-        if looks >= 4:
+        seen, self._seen = self._seen, (self._writes, self._unsent())
+        self._looks = self._looks + 1 if self._busy and seen == self._seen else 0
+        if self._looks >= 4:
             self._drop()
             return
         self._timer = self._loop.call_later(self._interval_s, self._look)
+
+    def _drop(self) -> None:
+        self._trace.error = "slow_reader"
+        self._metrics.slow_readers += 1
+        for call in self._stops:
+            call()

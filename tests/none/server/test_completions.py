@@ -273,33 +273,64 @@ async def test_a_client_that_goes_away_aborts_its_streams(stream: bool, prompt: 
     assert b"[DONE]" not in answer.body
 
 
-async def test_a_reader_that_stops_is_dropped() -> None:
-    caller = Caller(limits=Limits(write_timeout_s=0.1))
-    dropped = asyncio.Event()
-    started = asyncio.Event()
-    body = b'{"prompt": "a", "stream": true}'
-    scope: dict[str, Any] = {
-        "type": "http", "method": "POST", "path": TEXT, "raw_path": b"", "query_string": b"", "root_path": "",
-        "scheme": "http", "http_version": "1.1", "server": ("x", 1), "client": ("x", 1), "headers": [],
-        "extensions": {"tradewind.drop": dropped.set},
-    }  # fmt: skip
-    inbox = [{"type": "http.request", "body": body, "more_body": False}]
+class StuckConnection:
+    """One whose buffer is full until it is cut, or until what waits in it has been taken, `taken` bytes a look."""
 
-    async def receive() -> dict[str, Any]:
-        if inbox:
-            return inbox.pop()
-        await dropped.wait()
+    def __init__(self, taken: int) -> None:
+        self.cut = asyncio.Event()
+        self.freed = asyncio.Event()
+        self._unsent = 10
+        self._taken = taken
+        self._inbox = [{"type": "http.request", "body": b'{"prompt": "a", "stream": true}', "more_body": False}]
+
+    def scope(self) -> dict[str, Any]:
+        extensions = {"tradewind.drop": self._drop, "tradewind.unsent": self._look}
+        return {
+            "type": "http", "method": "POST", "path": TEXT, "raw_path": b"", "query_string": b"", "root_path": "",
+            "scheme": "http", "http_version": "1.1", "server": ("x", 1), "client": ("x", 1), "headers": [],
+            "extensions": extensions,
+        }  # fmt: skip
+
+    async def receive(self) -> dict[str, Any]:
+        if self._inbox:
+            return self._inbox.pop()
+        await self.cut.wait()
         return {"type": "http.disconnect"}
 
-    async def send(message: Any) -> None:
+    async def send(self, message: Any) -> None:
         if message["type"] == "http.response.body":
-            started.set()
-            await dropped.wait()  # the connection's buffer is full, until it is cut
+            await self.freed.wait()
 
-    await asyncio.wait_for(caller.app(scope, receive, send), 5)
-    assert started.is_set()
+    def _drop(self) -> None:
+        self.cut.set()
+        self.freed.set()
+
+    def _look(self) -> int:
+        self._unsent -= self._taken
+        if self._unsent <= 0:
+            self.freed.set()
+        return self._unsent
+
+
+@pytest.mark.parametrize(("taken", "dropped"), [(0, True), (1, False)])
+async def test_a_reader_that_stops_is_dropped_and_a_slow_one_is_not(taken: int, dropped: bool) -> None:
+    caller = Caller(limits=Limits(write_timeout_s=0.1))
+    stuck = StuckConnection(taken)
+    await asyncio.wait_for(caller.app(stuck.scope(), stuck.receive, stuck.send), 5)
+    assert stuck.cut.is_set() == dropped
     assert caller.engine.streams[0].aborted
-    assert b'tradewind:slow_readers_total{model_name="tiny"} 1.0' in (await caller.get("/metrics")).body
+    count = b'tradewind:slow_readers_total{model_name="tiny"} %d.0' % dropped
+    assert count in (await caller.get("/metrics")).body
+
+
+@pytest.mark.parametrize(("path", "body"), [(TEXT, {"prompt": "a"}), (CHAT, {"messages": USER})])
+async def test_no_line_end_of_unicode_tears_an_event(path: str, body: dict[str, Any]) -> None:
+    text = "a\x85\u2028b\\\u2029\u201cc"
+    answer = await Caller(FakeEngine(script=lambda params: words(params, text))).post(path, {**body, "stream": True})
+    assert len(answer.body.decode().splitlines()) == answer.body.count(b"\n")
+    choices = [choice for event in answer.events()[:-1] for choice in event["choices"]]
+    said = [choice["text"] if path == TEXT else choice["delta"].get("content") or "" for choice in choices]
+    assert "".join(said) == text
 
 
 async def test_ignored_fields_are_said() -> None:
