@@ -8,6 +8,7 @@ import pytest
 
 from tradewind.base.errors import RequestError
 from tradewind.grammar.compile import MAX_SOURCE_BYTES, Compiler
+from tradewind.grammar.json_schema import find_fault
 from tradewind.grammar.matcher import Matcher, Vocabulary
 from tradewind.protocol.sampling import StructuredOutputs
 
@@ -93,6 +94,15 @@ def test_a_fault_is_named_by_its_pointer(schema: dict[str, Any], pointer: str) -
     assert f"'{pointer}'" in caught.value.message
     assert "option" not in caught.value.message.replace("oneOf needs options", "")  # advice on llguidance's settings
     assert caught.value.status == 400
+
+
+def test_the_place_of_a_fault_does_not_depend_on_what_else_the_machine_does() -> None:
+    def fault_of(part: Any) -> str | None:
+        time.sleep(0.03)  # somebody else's turn
+        return "uniqueItems" if "uniqueItems" in part else None
+
+    schema = {"properties": {"a": {"items": {"items": {}}}, "b": {"uniqueItems": True}}}
+    assert find_fault(schema, "uniqueItems", fault_of) == "/properties/b/uniqueItems"
 
 
 @pytest.mark.parametrize(

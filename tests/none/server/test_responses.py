@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from http_fakes import Answer, Caller, FakeEngine, FakeTemplate, words
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tradewind.base.errors import EngineFailed, NotFound
@@ -437,7 +437,6 @@ ITEMS = st.fixed_dictionaries(
 
 
 @given(st.lists(ITEMS, max_size=3))
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_no_items_are_too_odd(items: list[dict[str, Any]]) -> None:
     answer = asyncio.run(ask(caller(), items))
     assert answer.status in (200, 400), answer.body
