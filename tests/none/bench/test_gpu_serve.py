@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+import pytest
+
 from tradewind.bench import gpu_serve
 
 CONFIG = {
@@ -19,7 +21,8 @@ CONFIG = {
 }
 
 
-def test_serving_is_measured(tmp_path: Path) -> None:
+def test_serving_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_serve, "_TOKENS_OUT", 40)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     options = argparse.Namespace(config=tmp_path, concurrency=[1, 2], seed=0)
     settings = {"load_format": "dummy", "device": "fake", "prefix_caching": False}

@@ -40,7 +40,7 @@ async def read(stream):
     return texts, tokens, last
 
 
-async def until(condition, timeout_s=5.0):
+async def until(condition, timeout_s=30.0):
     """Wait until it holds."""
     end_s = time.monotonic() + timeout_s
     while not condition():
@@ -97,7 +97,7 @@ async def test_a_stop_string_ends_the_stream_and_the_engine_stops_too(start_engi
     assert texts[0] == text[:10]
     assert (last[0].finish_reason, last[0].stop_reason) == (FinishReason.STOP, stop)
     await until(lambda: is_quiet(engine))
-    assert engine.stats.output_tokens < 30
+    assert engine.stats.output_tokens < 200  # however late this process had its turn
 
 
 async def test_logprobs_are_carried(start_engine):
@@ -144,9 +144,9 @@ async def test_a_stream_that_is_forgotten_is_aborted(start_engine):
     await anext(stream)
     del stream
     gc.collect()
-    await until(lambda: not engine.open_sequences, 1.0)
+    await until(lambda: not engine.open_sequences)
     await until(lambda: is_quiet(engine))
-    assert engine.stats.output_tokens < 100
+    assert engine.stats.output_tokens < ENDLESS.max_tokens
 
 
 async def test_a_burst_of_messages_is_read_to_its_end(start_engine):
@@ -154,25 +154,31 @@ async def test_a_burst_of_messages_is_read_to_its_end(start_engine):
     params = SamplingParams(seed=1, max_tokens=200, ignore_eos=True)
     stream = engine.submit([1], params)
     time.sleep(0.7)
-    _, tokens, _ = await asyncio.wait_for(read(stream), 2.0)
+    _, tokens, _ = await read(stream)
     assert tokens[0] == expected([1], params)
 
 
 async def test_an_abort_takes_effect_within_a_step(start_engine):
-    engine = await start_engine({"cost_s": 0.05})
+    step_s = 0.05
+    engine = await start_engine({"cost_s": step_s})
+    submitted_s = time.monotonic()
     stream = engine.submit([1, 2], ENDLESS)
     await anext(stream)
     stream.abort()
-    await until(lambda: is_quiet(engine), 2.0)
-    assert engine.stats.steps <= 4
+    begun_steps = 1 + (time.monotonic() - submitted_s) // step_s  # at most
+    await until(lambda: is_quiet(engine))
+    assert engine.stats.steps <= begun_steps + 2
 
 
 async def test_a_reader_that_is_cancelled_can_read_on(start_engine):
     engine = await start_engine({"cost_s": 0.02})
     params = SamplingParams(seed=3, max_tokens=5, ignore_eos=True)
     stream = engine.submit([1], params)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(anext(stream), 0.005)
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
     _, tokens, _ = await read(stream)
     assert tokens[0] == expected([1], params)
 
@@ -211,9 +217,9 @@ async def test_what_the_scheduler_refuses_reaches_the_stream(start_engine):
 
 async def test_a_deadline_ends_the_stream(start_engine):
     engine = await start_engine({"cost_s": 0.02})
-    texts, _, last = await read(engine.submit([1], ENDLESS, timeout_s=0.2))
+    texts, _, last = await read(engine.submit([1], ENDLESS, timeout_s=0.6))
     assert last[0].finish_reason is FinishReason.DEADLINE
-    assert 1 <= len(texts[0]) < 20
+    assert 1 <= len(texts[0]) <= 30
 
 
 async def test_wrong_requests_are_refused_at_once(start_engine):

@@ -1,6 +1,7 @@
 """Grammars in the engine's loop: masks in time, with and without run-ahead, whatever happens to the sequences."""
 
 import itertools
+import threading
 import time
 from typing import Any
 
@@ -172,8 +173,10 @@ def test_aborts_and_deadlines() -> None:
 
 
 def test_no_stream_waits_for_a_grammar_to_be_built() -> None:
+    plain_ended = threading.Event()
+
     def slow() -> Vocabulary:
-        time.sleep(0.2)
+        assert plain_ended.wait(10)
         return VOCABULARY
 
     made = engine(False, slow)
@@ -182,6 +185,8 @@ def test_no_stream_waits_for_a_grammar_to_be_built() -> None:
     order = []
     while made.has_work:
         order += [finish.request_id for updates in made.step() for finish in updates.finished]
+        if 2 in order:
+            plain_ended.set()
     assert order == [2, 1]
 
 
@@ -233,7 +238,7 @@ def test_too_many_are_refused_one_by_one() -> None:
     made.scheduler._config = SchedulerConfig(max_waiting=1)
     for number in range(6):
         made.add(request(number, FIXED))
-    time.sleep(0.2)
+    made._constraints.wait(10.0)  # for the one grammar of all
     tokens, finishes = run(made)
     assert sorted(tokens) == [0, 1, 2]
     assert [finishes[number].reason for number in (3, 4, 5)] == [FinishReason.ERROR] * 3

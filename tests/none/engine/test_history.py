@@ -4,6 +4,7 @@ import array
 import asyncio
 import os
 import signal
+import time
 
 import pytest
 
@@ -84,7 +85,7 @@ async def test_a_sequence_can_be_asked_how_it_went(start_engine):
     arrivals = [token.at_s - ended.submitted_s for token in tokens]
     assert arrivals == sorted(arrivals)
     assert arrivals[0] == pytest.approx(ended.ttft_s)
-    assert ended.e2e_s == pytest.approx(arrivals[-1], abs=0.01)
+    assert arrivals[-1] <= ended.e2e_s < time.monotonic() - ended.submitted_s
     assert engine.timings(number + 1) is None
 
 

@@ -216,7 +216,8 @@ async def test_concurrency(tmp_path: Path, stream: bool) -> None:
     gate = asyncio.Event()
     keyed = Keyed(tmp_path, FakeEngine(script=lambda params: [gate.wait, *words(params)]), concurrency=2)
     running = [asyncio.create_task(keyed.post(stream=stream)) for _ in range(2)]
-    await asyncio.sleep(0.01)
+    while len(keyed.client.engine.submitted) < 2:
+        await asyncio.sleep(0)
     third = await keyed.post()
     assert (third.status, third.error()["code"], third.headers["retry-after"]) == (429, "rate_limit_exceeded", "1")
     assert await keyed.metric("key_requests_open") == {("alice",): 2}

@@ -258,7 +258,8 @@ async def test_a_client_that_goes_away_aborts_its_streams(stream: bool, prompt: 
 
     async def wait_long() -> None:
         gone.set()
-        await asyncio.sleep(0.01)
+        for _ in range(50):
+            await asyncio.sleep(0)
 
     def script(params: SamplingParams) -> list[Any]:
         return [*words(params)[:2], wait_long, *words(params)[2:]]
