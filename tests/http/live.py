@@ -204,7 +204,35 @@ async def metric(url: str, name: str) -> float:
     return sum(map(float, values))
 
 
-async def until(condition: Any, timeout_s: float = 10.0) -> None:
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended (a zombie of somebody else's has)."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def idles(*pids: int) -> bool:
+    """Whether the processes do nothing for two seconds on end, soon: what they still had to do may be late."""
+    processes = [psutil.Process(pid) for pid in pids]
+    for _ in range(4):
+        before = [_work(process) for process in processes]
+        await asyncio.sleep(2.0)
+        work = [_work(process) for process in processes]
+        used_s = sum(now[0] - then[0] for now, then in zip(work, before, strict=True))
+        woken = sum(now[1] - then[1] for now, then in zip(work, before, strict=True))
+        if used_s <= 0.011 and woken < 10:  # one tick of the clock that counts seconds
+            return True
+    return False
+
+
+def _work(process: psutil.Process) -> tuple[float, int]:
+    """The seconds of CPU that it has had, and how often it has gone to sleep."""
+    times = process.cpu_times()
+    return times.user + times.system, process.num_ctx_switches().voluntary
+
+
+async def until(condition: Any, timeout_s: float = 30.0) -> None:
     """Wait until `await condition()` is true."""
     end_s = time.monotonic() + timeout_s
     while not await condition():

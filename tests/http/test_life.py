@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from live import Program, RawStream, metric, run_serve, until
+from live import Program, RawStream, idles, is_gone, metric, run_serve, until
 
 from tradewind import config as settings_tree
 from tradewind.engine.client import AsyncEngine
@@ -23,6 +23,8 @@ from tradewind.server.listen import HttpServer
 from tradewind.server.sockets import bind
 
 BODY: dict[str, Any] = {"model": "tiny", "prompt": "Once", "stream": True, "ignore_eos": True}
+ENDLESS = {**BODY, "max_tokens": 8000}  # about a minute
+AT_ONCE_S = 5.0  # on a machine that does other things as well; what is not at once takes a minute and more
 
 
 @pytest.fixture
@@ -39,8 +41,8 @@ async def _status(url: str, path: str = "/health") -> int:
 
 async def test_losing_the_engine_under_load(fake: Program) -> None:
     rss_before = psutil.Process(fake.pid).memory_info().rss
-    streams = [await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 8000}) for _ in range(32)]
-    whole = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 8000, "stream": False})
+    streams = [await RawStream.open(fake.port, "/v1/completions", ENDLESS) for _ in range(32)]
+    whole = await RawStream.open(fake.port, "/v1/completions", {**ENDLESS, "stream": False})
     for stream in streams:
         await stream.read_events(3)
     first_pid = fake.engine_pid()
@@ -49,16 +51,16 @@ async def test_losing_the_engine_under_load(fake: Program) -> None:
     await asyncio.gather(*(stream.read_all() for stream in streams))
     for stream in streams:
         assert stream.ended_s is not None
-        assert stream.ended_s - killed_s < 1.0
+        assert stream.ended_s - killed_s < AT_ONCE_S
         assert stream.json_events()[-1]["error"]["code"] == "engine_failed"
         assert b"[DONE]" not in stream.data
-    assert b"HTTP/1.1 500" in await asyncio.wait_for(whole.read_some(), 1)
+    assert b"HTTP/1.1 500" in await asyncio.wait_for(whole.read_some(), AT_ONCE_S)
     assert b"engine_failed" in whole.data
 
     async def back() -> bool:
         return await _status(fake.url) == 200
 
-    await until(back, 20)
+    await until(back)
     assert fake.engine_pid() != first_pid
     assert await metric(fake.url, "engine_restarts_total") == 1
     again = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 4})
@@ -74,10 +76,8 @@ async def test_losing_the_engine_under_load(fake: Program) -> None:
 async def test_while_the_engine_is_away_health_says_so(fake: Program) -> None:
     os.kill(fake.engine_pid(), signal.SIGKILL)
     async with httpx.AsyncClient(base_url=fake.url) as client:
-        for _ in range(100):
-            answer = await client.get("/health")
-            if answer.status_code == 503:
-                break
+        end_s = time.monotonic() + AT_ONCE_S
+        while (answer := await client.get("/health")).status_code == 200 and time.monotonic() < end_s:
             await asyncio.sleep(0.002)
         assert answer.status_code == 503
         assert answer.json()["status"] == "restarting"
@@ -87,53 +87,53 @@ async def test_while_the_engine_is_away_health_says_so(fake: Program) -> None:
         assert int(refused.headers["retry-after"]) >= 1
 
 
-async def test_sigterm_lets_streams_finish_and_refuses_new_work(fake: Program) -> None:
-    streams = [await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 150}) for _ in range(8)]
-    for stream in streams:
-        await stream.read_events(2)
-    fake.signal(signal.SIGTERM)
+async def _drains(url: str) -> None:
+    """Wait until it does."""
 
     async def draining() -> bool:
-        return await _status(fake.url, "/ready") == 503
+        return await _status(url, "/ready") == 503
 
-    await until(draining, 2)
+    await until(draining)
+
+
+async def test_sigterm_lets_streams_finish_and_refuses_new_work(fake: Program) -> None:
+    endless = await RawStream.open(fake.port, "/v1/completions", ENDLESS)  # the server waits for it until it is cut
+    streams = [await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 150}) for _ in range(8)]
+    for stream in (endless, *streams):
+        await stream.read_events(2)
+    fake.signal(signal.SIGTERM)
+    await _drains(fake.url)
     async with httpx.AsyncClient() as client:
         refused = await client.post(f"{fake.url}/v1/completions", json={"prompt": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
     assert "retry-after" in refused.headers
     answers = await asyncio.gather(*(stream.read_all() for stream in streams))
     assert all(b"data: [DONE]" in answer for answer in answers)
+    endless.cut()
     assert await asyncio.to_thread(fake.wait) == 0
     assert "drained" in fake.output
 
 
 async def test_a_second_signal_ends_it_at_once(fake: Program) -> None:
-    stream = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 8000})
+    stream = await RawStream.open(fake.port, "/v1/completions", ENDLESS)
     await stream.read_events(2)
     engine_pid = fake.engine_pid()
     fake.signal(signal.SIGTERM)
-    await asyncio.sleep(0.3)
+    await _drains(fake.url)
     fake.signal(signal.SIGTERM)
-    assert await asyncio.to_thread(fake.wait, 3) == 128 + signal.SIGTERM
-    assert not psutil.pid_exists(engine_pid) or psutil.Process(engine_pid).status() == psutil.STATUS_ZOMBIE
+    assert await asyncio.to_thread(fake.wait, AT_ONCE_S) == 128 + signal.SIGTERM
+
+    async def gone() -> bool:
+        return is_gone(engine_pid)
+
+    await until(gone, AT_ONCE_S)  # it was killed, but has still to get its turn to die
 
 
 async def test_an_idle_server_uses_no_cpu(fake: Program) -> None:
     stream = await RawStream.open(fake.port, "/v1/completions", {**BODY, "max_tokens": 4})
     await stream.read_all()
-    await asyncio.sleep(1.5)
-    processes = [psutil.Process(fake.pid), psutil.Process(fake.engine_pid())]
-
-    def used_s() -> float:
-        return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
-
-    def switches() -> int:
-        return sum(process.num_ctx_switches().voluntary for process in processes)
-
-    before_s, before = used_s(), switches()
-    await asyncio.sleep(2.0)
-    assert used_s() - before_s <= 0.011  # one tick of the clock that counts it
-    assert switches() - before < 10
+    await asyncio.sleep(1.5)  # the cache is looked over once, a second after the last request
+    assert await idles(fake.pid, fake.engine_pid())
     stream.cut()
 
 

@@ -47,7 +47,7 @@ class Collector:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -154,7 +154,7 @@ async def test_a_collector_that_is_not_well_costs_requests_nothing(stories: Path
             assert time.monotonic() - start_s < 10
             start_s = time.monotonic()
             assert (await ask(server, "last", max_tokens=1)).status_code == 200
-            assert time.monotonic() - start_s < 1
+            assert time.monotonic() - start_s < spans.EXPORT_TIMEOUT_S
             closing_s = time.monotonic()
         assert time.monotonic() - closing_s < spans.CLOSE_TIMEOUT_S + 3
 

@@ -76,9 +76,24 @@ def test_a_forced_call(demo: openai.OpenAI, choice: Any) -> None:
     jsonschema.validate(json.loads(call.function.arguments), TOOL["function"]["parameters"])
 
 
+# A long one: what is said while the server's process has to wait for a core comes in one piece.
+LONG_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"days": {"type": "array", "items": {"enum": [7, 8, 9]}, "minItems": 60, "maxItems": 60}},
+            "required": ["days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
 def test_a_streamed_call_and_its_result(demo: openai.OpenAI) -> None:
     with demo.chat.completions.stream(
-        messages=ASKED, tools=[TOOL], tool_choice="required", parallel_tool_calls=False, max_tokens=300, **HOT
+        messages=ASKED, tools=[LONG_TOOL], tool_choice="required", parallel_tool_calls=False, max_tokens=400, **HOT
     ) as stream:
         pieces = [event.arguments_delta for event in stream if event.type == "tool_calls.function.arguments.delta"]
         message = stream.get_final_completion().choices[0].message
@@ -90,7 +105,7 @@ def test_a_streamed_call_and_its_result(demo: openai.OpenAI) -> None:
         message.model_dump(exclude_none=True, include={"role", "tool_calls"}),
         {"role": "tool", "tool_call_id": call.id, "content": "Rain."},
     ]
-    done = demo.chat.completions.create(messages=told, tools=[TOOL], max_tokens=5, **HOT)
+    done = demo.chat.completions.create(messages=told, tools=[LONG_TOOL], max_tokens=5, **HOT)
     assert done.choices[0].message.role == "assistant"
 
 
