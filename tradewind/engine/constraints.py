@@ -1,4 +1,6 @@
-"""The grammars of one engine's sequences: built in threads, advanced by each token, asked for masks.
+"""What one engine's sequences may say: grammars, built in threads, and budgets of reasoning.
+
+They are advanced by each token, and asked for masks.
 
 A sequence with a grammar waits here, outside the scheduler, until its grammar has been built; no step ever waits for
 that. Sequences without one cost a look-up for each of their tokens, and that only while there are others.
@@ -34,13 +36,19 @@ _BUILD_THREADS = 2  # so that one grammar that is slow to build does not hold up
 
 
 class Constraint:
-    """One sequence's matcher, and whether it is awake: while the model reasons, everything is allowed."""
+    """One sequence's matcher, and whether it is awake: while the model reasons, everything is allowed.
 
-    def __init__(self, matcher: "Matcher", grammar: RowGrammar) -> None:
+    That is, until its budget is spent: then the end of the reasoning is, alone.
+    """
+
+    def __init__(self, matcher: "Matcher | None", grammar: RowGrammar) -> None:
+        """Without a `matcher`, anything may be said outside of reasoning too."""
         self.matcher = matcher
+        self.is_masked = grammar.masks_at_once  # in the plans of the scheduler
         self._grammar = grammar
         self._reasons = grammar.reasoning_end is not None and grammar.reasoning_begin is None
         self._may_reason = grammar.reasoning_begin is not None  # it says its first token now
+        self._left_tokens = grammar.reasoning_tokens
 
     def advance(self, token: int) -> bool:
         """Take the token that was said; whether more may follow."""
@@ -50,7 +58,9 @@ class Constraint:
             self._reasons = True
         elif self._reasons:
             self._reasons = token != self._grammar.reasoning_end
-        else:
+            if self._left_tokens:
+                self._left_tokens -= 1
+        elif self.matcher is not None:
             return self.matcher.advance(token)
         return True
 
@@ -64,15 +74,37 @@ class Constraint:
         """A token that may be said although the matcher does not know it."""
         return self._grammar.reasoning_begin if self._may_reason else None
 
+    @property
+    def forced(self) -> int | None:
+        """The only token that may be said, if it is the end of reasoning that has spent its budget."""
+        return self._grammar.reasoning_end if self._reasons and self._left_tokens == 0 else None
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot go on, where that is not simply the end."""
+        return None if self.matcher is None else self.matcher.error
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it allows everything from now on."""
+        return self.matcher is None and not self._reasons and not self._may_reason
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether the next token but one may need a mask: the plan of the next one may have been made."""
+        if self.matcher is not None:
+            return True
+        return self._reasons and self._left_tokens is not None and self._left_tokens < 2
+
 
 class Constraints:
     """See above. Belongs to the thread of the engine's loop; its own threads build."""
 
-    def __init__(self, load: Callable[[], "Vocabulary"], late: "LateMasks") -> None:
+    def __init__(self, load: Callable[[], "Vocabulary"], late: "LateMasks", vocab_size: int) -> None:
         """`load` makes the vocabulary; it is called in a thread, when the first grammar comes.
 
         What it raises ends the sequences that waited for it; it is called again for the next one. `late` prepares
-        masks that take long.
+        masks that take long. `vocab_size`: of a mask.
         """
         self._load = load
         self._builders = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="grammar")
@@ -80,7 +112,9 @@ class Constraints:
         self._building: dict[int, tuple[EngineRequest, Future[Matcher]]] = {}
         self._built: OrderedDict[str, Future[Matcher]] = OrderedDict()
         self._open: dict[int, Constraint] = {}
+        self._turned: dict[bool, list[int]] = {}
         self._late = late
+        self._words = -(-vocab_size // 32)
 
     @property
     def is_building(self) -> bool:
@@ -92,9 +126,16 @@ class Constraints:
         """Whether any sequence waits for its mask."""
         return bool(len(self._late))
 
+    def open(self, request: EngineRequest) -> None:
+        """Watch over a sequence without a grammar, which has a budget of reasoning alone."""
+        assert request.grammar is not None
+        assert request.grammar.text is None
+        self._open[request.request_id] = Constraint(None, request.grammar)
+
     def begin(self, request: EngineRequest) -> None:
         """Start to build the grammar of `request`, which comes out of `ready` later."""
         assert request.grammar is not None
+        assert request.grammar.text is not None
         if self._vocabulary is None:
             self._vocabulary = self._builders.submit(self._load)
         text = request.grammar.text
@@ -122,6 +163,7 @@ class Constraints:
             _, built = self._building.pop(request.request_id)
             fault = built.exception() or built.result().error
             assert request.grammar is not None
+            assert request.grammar.text is not None
             if fault is None:
                 self._open[request.request_id] = Constraint(built.result().copy(), request.grammar)
                 runnable.append(request)
@@ -160,18 +202,33 @@ class Constraints:
                 continue
             if not constraint.advance(token):
                 ends.append(self._end(request_id))
+            elif constraint.matcher is None:
+                self._turn(request_id, constraint)
             elif constraint.matcher.is_costly:
                 self._late.begin(request_id, constraint.matcher)
         return ends
 
+    def _turn(self, request_id: int, constraint: Constraint) -> None:
+        """While its budget is far away, a sequence without a grammar costs no masks."""
+        if constraint.needs_mask != constraint.is_masked:
+            constraint.is_masked = not constraint.is_masked
+            self._turned.setdefault(constraint.is_masked, []).append(request_id)
+        if constraint.is_idle:
+            del self._open[request_id]
+
+    def turned(self) -> Iterable[tuple[bool, list[int]]]:
+        """Which sequences' rows have to be masked from now on (True), or need not be any more, since the last time."""
+        turned, self._turned = self._turned, {}
+        return turned.items()
+
     def _explained(self, finish: Finish) -> Finish:
         """The end of a sequence that had nothing to say because its grammar failed says why."""
         constraint = self._open.get(finish.request_id)
-        error = None if constraint is None else constraint.matcher.error
+        error = None if constraint is None else constraint.error
         return finish if error is None else Finish(finish.request_id, FinishReason.REFUSED, message=_failure(error))
 
     def _end(self, request_id: int) -> Finish:
-        error = self._open.pop(request_id).matcher.error
+        error = self._open.pop(request_id).error
         if error is None:
             return Finish(request_id, FinishReason.STOP)
         return Finish(request_id, FinishReason.REFUSED, message=_failure(error))
@@ -181,14 +238,26 @@ class Constraints:
 
         A sequence that is over meanwhile, and whose token nobody will see, may say anything.
         """
-        assert self._vocabulary is not None
         constraints = [self._open.get(request_id) for request_id in request_ids.tolist()]
-        bits_MW = self._vocabulary.result().masks([None if one is None else one.awake for one in constraints])
+        bits_MW = self._bits([None if one is None else one.awake for one in constraints])
+        costly = []
         for row, constraint in enumerate(constraints):
-            if constraint is not None and (token := constraint.also_allowed) is not None:
+            if constraint is None:
+                continue
+            if (forced := constraint.forced) is not None:
+                bits_MW[row] = 0
+            if (token := constraint.also_allowed if forced is None else forced) is not None:
                 bits_MW.view(np.uint32)[row, token // 32] |= np.uint32(1 << token % 32)
-        costly = [row for row, constraint in enumerate(constraints) if constraint and constraint.matcher.is_costly]
+            if constraint.matcher is not None and constraint.matcher.is_costly:
+                costly.append(row)
         return TokenMasks(bits_MW), request_ids[costly].tolist() if costly else []
+
+    def _bits(self, matchers: "list[Matcher | None]") -> "NDArray[np.int32]":
+        """What these allow; where there is none, everything."""
+        if all(matcher is None for matcher in matchers):
+            return np.full((len(matchers), self._words), -1, np.int32)
+        assert self._vocabulary is not None
+        return self._vocabulary.result().masks(matchers)
 
     def prepared(self) -> list[int]:
         """Whose masks are there now."""

@@ -105,10 +105,13 @@ class Engine:
         """
         if request.grammar is None:
             self.scheduler.add(request)
-        elif self._constraints is not None:
-            self._constraints.begin(request)
-        else:
+        elif self._constraints is None:
             raise RequestError("this engine has no tokenizer, which structured output needs", field="grammar")
+        elif request.grammar.text is None:
+            self.scheduler.add(request)
+            self._constraints.open(request)
+        else:
+            self._constraints.begin(request)
 
     def abort(self, request_ids: list[int]) -> None:
         """Forget these sequences; the next plan is without them."""
@@ -178,6 +181,8 @@ class Engine:
         updates = self.scheduler.apply(result)
         if self._constraints is not None:
             self.scheduler.conclude(self._constraints.advance(updates), updates)
+            for is_masked, request_ids in self._constraints.turned():
+                self.scheduler.mask(request_ids, is_masked=is_masked)
         self._host_s += self._clock.now_s() - done_s
         self._device_s += result.device_s or (0.0 if self._ahead else done_s - oldest.issued_s)
         return updates
@@ -272,7 +277,7 @@ def build_engine(directory: Path, config: "Config", on_progress: ProgressCall) -
     # Where the device is the CPU itself, a second thread for masks would wait behind those of the forward.
     mask_threads = min(usable_cpus(), _MASK_THREADS) if runner.info.asynchronous else 1
     load = partial(load_vocabulary, directory, config.model, vocab_size, mask_threads)
-    return join(runner, config, Constraints(load, InThreads() if runner.info.asynchronous else InTurns()))
+    return join(runner, config, Constraints(load, InThreads() if runner.info.asynchronous else InTurns(), vocab_size))
 
 
 def join(runner: "Runner", config: "Config", constraints: Constraints | None = None) -> Engine:

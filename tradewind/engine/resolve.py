@@ -21,6 +21,7 @@ from tradewind.protocol.validate import MAX_LOGPROBS, validate, validate_beams
 
 if TYPE_CHECKING:
     from tradewind.grammar.compile import Compiler
+    from tradewind.text.answer_format import AnswerFormat
     from tradewind.text.tokenizer import Tokenizer
 
 _SEED_BITS = 64
@@ -72,6 +73,7 @@ class Resolver:
         self._limits = limits
         self._draw_seed = draw_seed
         self._compiler: Compiler | None = None
+        self._answers: AnswerFormat | None = None
 
     def compile(self, asked: StructuredOutputs, field: str = "structured_outputs") -> str:
         """The grammar of `asked`; safe to call in a thread, and remembered for `resolve`. RequestError with `field`."""
@@ -98,7 +100,8 @@ class Resolver:
         stop_ids = eos_ids.union(params.stop_token_ids or ())
         seed = self._draw_seed() if params.seed is None else params.seed % 2**_SEED_BITS
         bad_word_ids = self._bad_word_ids(params.bad_words) if params.bad_words else None
-        grammar = self._grammar(params.structured_outputs)
+        grammar = self._grammar(prompt_tokens, params, max_tokens)
+        _check_end(grammar, params.allowed_token_ids)
         if params.top_k >= self._limits.vocab_size:
             params = msgspec.structs.replace(params, top_k=0)  # no limit; a device's integers are small
         first = EngineRequest(
@@ -123,10 +126,30 @@ class Resolver:
         )
         return Resolved(requests, params, rules)
 
-    def _grammar(self, asked: StructuredOutputs | None) -> RowGrammar | None:
-        if asked is None:
+    def _grammar(self, prompt_tokens: list[int], params: SamplingParams, max_tokens: int) -> RowGrammar | None:
+        asked, budget_tokens = params.structured_outputs, params.thinking_token_budget
+        if budget_tokens is not None and budget_tokens >= max_tokens:
+            budget_tokens = None  # it is never spent
+        if asked is not None:
+            return RowGrammar(self.compile(asked), asked.reasoning_begin, asked.reasoning_end, budget_tokens)
+        return None if budget_tokens is None else self._budget(prompt_tokens, budget_tokens)
+
+    def _budget(self, prompt_tokens: list[int], budget_tokens: int) -> RowGrammar | None:
+        """None after a prompt that has ended the reasoning."""
+        if self._answers is None:
+            from tradewind.text.answer_format import AnswerFormat
+
+            template = self._tokenizer.chat_template
+            self._answers = AnswerFormat.of("" if template is None else template.source)
+        around = self._answers.reasoning_ids(self._tokenizer)
+        if around is None:
+            message = "thinking_token_budget: this model's chat template tells of no tokens around reasoning"
+            raise RequestError(message, field="thinking_token_budget")
+        marks, has_begun = self._answers.reasoning_after(prompt_tokens, self._tokenizer)
+        if marks is None:
             return None
-        return RowGrammar(self.compile(asked), asked.reasoning_begin, asked.reasoning_end)
+        begin, end = around
+        return RowGrammar(None, None if has_begun else begin, end, budget_tokens)
 
     def outputs(self, resolved: Resolved, wake: Callable[[], None]) -> list[SequenceOutput]:
         """The reading ends of a resolved request's sequences. `wake` is called after each step that gave one news."""
@@ -249,6 +272,17 @@ def _row_sampling(params: SamplingParams, seed: int, bad_word_ids: list[list[int
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
     )
+
+
+def _check_end(grammar: RowGrammar | None, allowed_ids: list[int] | None) -> None:
+    if grammar is None or grammar.reasoning_tokens is None or grammar.reasoning_end is None or allowed_ids is None:
+        return
+    if grammar.reasoning_end not in allowed_ids:
+        message = (
+            f"allowed_token_ids must have {grammar.reasoning_end} among them: with thinking_token_budget, "
+            "it ends the reasoning"
+        )
+        raise RequestError(message, field="allowed_token_ids")
 
 
 def _check_min_tokens(min_tokens: int, room: int) -> None:

@@ -39,13 +39,20 @@ class RowSampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class RowGrammar(msgspec.Struct, frozen=True):
     """What one sequence may say.
 
-    `text`: a grammar as tradewind.grammar compiled it. With `reasoning_end`, it holds from the token after that one on;
-    with `reasoning_begin` too, only if the sequence begins with that token, and else from the first token on.
+    `text`: a grammar as tradewind.grammar compiled it; None: anything. With `reasoning_end`, it holds from the token
+    after that one on; with `reasoning_begin` too, only if the sequence begins with that token, and else from the first
+    token on. After `reasoning_tokens` between the two, not counting them, the next one is `reasoning_end`.
     """
 
-    text: str
+    text: str | None
     reasoning_begin: int | None = None
     reasoning_end: int | None = None
+    reasoning_tokens: int | None = None  # None: as many as the model likes
+
+    @property
+    def masks_at_once(self) -> bool:
+        """Whether one of the first two tokens, which are planned before either is known, may need a mask."""
+        return self.text is not None or (self.reasoning_tokens is not None and self.reasoning_tokens < 2)
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -57,6 +57,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
     detokenize: bool = True
     structured_outputs: StructuredOutputs | None = None
+    # The most tokens of a model's reasoning, without the marks around it: after so many it is ended, and the answer
+    # follows. What of it the prompt has already does not count.
+    thinking_token_budget: int | None = None
 
 
 class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -44,6 +44,8 @@ def validate(params: SamplingParams, vocab_size: int, max_logprobs: int) -> None
         raise RequestError("allowed_token_ids must name at least one token", field="allowed_token_ids")
     _check_logit_bias(params.logit_bias, vocab_size)
     _check_structured(params.structured_outputs)
+    if params.thinking_token_budget is not None:
+        _check_whole("thinking_token_budget", params.thinking_token_budget, 0, None)
 
 
 def validate_beams(params: BeamSearchParams, vocab_size: int, max_logprobs: int) -> None:

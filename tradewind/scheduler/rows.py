@@ -74,7 +74,7 @@ class Rows:
         self.tokens[slot, : len(sequence.prompt)] = sequence.prompt
         self._last_tokens[slot] = sequence.limit_tokens - 1
         self._first_stop[slot] = len(sequence.prompt) + min(request.sampling.min_tokens, request.max_tokens)
-        self._is_masked[slot] = request.grammar is not None
+        self._is_masked[slot] = request.grammar is not None and request.grammar.masks_at_once
         self._is_held[slot] = sequence.is_held
         stops = [token for token in request.stop_token_ids if 0 <= token < self._vocab_size]
         self._stops[slot] = NO_TOKEN
@@ -103,6 +103,11 @@ class Rows:
     def set_held(self, slot: int, is_held: bool) -> None:
         """Whether the slot is left out of steps for now."""
         self._is_held[slot] = is_held
+        self._decoding = None
+
+    def set_masked(self, slot: int, is_masked: bool) -> None:
+        """Whether the slot may draw only what a mask allows."""
+        self._is_masked[slot] = is_masked
         self._decoding = None
 
     @property

@@ -156,6 +156,16 @@ class Scheduler:
                 if sequence.slot != NO_SLOT:
                     self._rows.set_held(sequence.slot, is_held)
 
+    def mask(self, request_ids: Iterable[int], *, is_masked: bool = True) -> None:
+        """Have these draw what a mask allows from the next plan on; or anything. Those that are not there are ignored.
+
+        A sequence begins as its grammar says (`RowGrammar.masks_at_once`).
+        """
+        for request_id in request_ids:
+            sequence = self._live.get(request_id)
+            if sequence is not None:
+                self._rows.set_masked(sequence.slot, is_masked)
+
     def expire(self) -> Updates:
         """End those whose deadline has passed."""
         updates = self._no_updates()

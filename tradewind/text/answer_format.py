@@ -1,13 +1,17 @@
 """What the answers of a model are made of, as its chat template tells: reasoning between marks, and tool calls."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tradewind.text.harmony import CHANNEL, CONSTRAIN, END, MESSAGE, START, HarmonyReader
 from tradewind.text.tool_calls import Content, ContentReader, Reader, ReasoningReader, ToolReader
 from tradewind.text.tool_formats import BodyKind, ToolFormat, format_of, knows_tools
 
+if TYPE_CHECKING:
+    from tradewind.text.tokenizer import Tokenizer
+
+_TAIL_TOKENS = 16  # of a prompt: enough to see how it opens the answer
 _MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 _HARMONY_MARKS = (f"{CHANNEL}analysis{MESSAGE}", END)
 
@@ -33,6 +37,21 @@ class AnswerFormat:
     def is_harmony(self) -> bool:
         """Whether answers are made of messages with headers."""
         return self.tools.body is BodyKind.HARMONY
+
+    def reasoning_after(self, prompt: Sequence[int], tokenizer: "Tokenizer") -> tuple[tuple[str, str] | None, bool]:
+        """The marks, if the model may reason in an answer to `prompt`, and whether it has begun to in there."""
+        if self.reasoning is None or self.is_harmony:
+            return self.reasoning, False
+        opening, closing = self.reasoning
+        tail = tokenizer.decode(prompt[-_TAIL_TOKENS:], skip_special_tokens=False).rstrip()
+        return (None, False) if tail.endswith(closing) else (self.reasoning, tail.endswith(opening))
+
+    def reasoning_ids(self, tokenizer: "Tokenizer") -> tuple[int, int] | None:
+        """The marks around a model's reasoning, if it has any and they are tokens of their own."""
+        if self.reasoning is None or self.is_harmony:
+            return None
+        opening, closing = map(tokenizer.id_of, self.reasoning)
+        return None if opening is None or closing is None else (opening, closing)
 
     def marks(self, with_tools: bool) -> tuple[str, ...]:
         """What must not be skipped in the text, where it is a special token."""

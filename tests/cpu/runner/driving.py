@@ -125,7 +125,10 @@ def constrained_tokens(runner: Runner, requests: Iterable[EngineRequest]) -> dic
     """Run these to their ends in an engine, grammars and all: tokens by request id."""
     scheduler = Scheduler(runner.info, SchedulerConfig(), CacheConfig(block_tokens=runner.info.block_tokens), CLOCK)
     engine = Engine(
-        scheduler, runner, CLOCK, constraints=Constraints(lambda: vocabulary(runner.info.vocab_size), InTurns())
+        scheduler,
+        runner,
+        CLOCK,
+        constraints=Constraints(lambda: vocabulary(runner.info.vocab_size), InTurns(), runner.info.vocab_size),
     )
     tokens: dict[int, list[int]] = {}
     for one in requests:

@@ -25,7 +25,7 @@ from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.pages import KVPool
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model
-from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
+from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
 from tradewind.runner import graph_runner
 from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets
 from tradewind.runner.counts import OutputCounts
@@ -182,6 +182,24 @@ def test_masks_are_kept_to(model: Model, budget: GraphBudget | None) -> None:
             assert said != plain[one.request_id]
         else:
             assert said == plain[one.request_id]
+
+
+def test_rows_that_are_masked_for_a_while(model: Model) -> None:
+    """Budgets of reasoning, which need masks where they end and not before or after, beside grammars."""
+    work = masked_requests(model.spec.vocab)
+    end, plain = 5, constrained_tokens(make_runner(model, LIMITS), work)
+    limited = [
+        one if one.grammar else msgspec.structs.replace(one, grammar=RowGrammar(None, None, end, one.request_id % 5))
+        for one in work
+    ]
+    answers = constrained_tokens(make_graph_runner(model, budget=PLENTY), limited)
+    assert answers == constrained_tokens(make_runner(model, LIMITS), limited)
+    for one in work:
+        said, free, budget = answers[one.request_id], plain[one.request_id], one.request_id % 5
+        if one.grammar is not None or end in free[:budget] or len(free) <= budget:
+            assert said == free
+        else:
+            assert said[: budget + 1] == [*free[:budget], end]
 
 
 def test_memory_that_runs_out_for_masks_sheds_their_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import llguidance
+import msgspec
 import numpy as np
 import pytest
 from fake_engine import runner_info
@@ -36,7 +37,7 @@ def engine(ahead: bool, load: Any = lambda: VOCABULARY, cost_s: float = 0.0, **i
     runner = FakeRunner(values, StepCost(base_s=cost_s))
     clock = SystemClock()
     scheduler = Scheduler(values, SchedulerConfig(), CacheConfig(block_tokens=values.block_tokens), clock)
-    return Engine(scheduler, runner, clock, constraints=Constraints(load, InThreads() if ahead else InTurns()))
+    return Engine(scheduler, runner, clock, constraints=Constraints(load, InThreads() if ahead else InTurns(), VOCAB))
 
 
 def request(number: int, grammar: str | None = None, *, reasoning: Any = (None, None), **changes: Any) -> EngineRequest:
@@ -136,6 +137,85 @@ def test_an_answer_may_begin_with_reasoning_and_need_not(ahead: bool) -> None:
         assert finishes[number].reason in (FinishReason.STOP, FinishReason.LENGTH)
         if finishes[number].reason is FinishReason.STOP:
             assert bytes(token for token in tokens[number] if token < 128).decode().endswith("exactly this")
+
+
+def budgeted(number: int, tokens: int | None, begin: int | None = None, text: str | None = None) -> EngineRequest:
+    """A sequence whose reasoning has a budget; without `begin`, it has begun in the prompt."""
+    made = request(number, max_tokens=70 if text else 60, stop_token_ids=[])
+    return msgspec.structs.replace(made, grammar=RowGrammar(text, begin, THINK_ID, tokens))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("budget", [0, 1, 2, 3, 40, 59, 60, 1000])
+def test_reasoning_ends_when_its_budget_is_spent(ahead: bool, budget: int) -> None:
+    made = engine(ahead)
+    asked = [budgeted(number, budget) for number in range(12)]
+    for one in asked:
+        made.add(one)
+        made.add(request(100 + one.request_id))
+    tokens, _ = run(made)
+    for one in asked:
+        free, said = alone(one, VOCAB), tokens[one.request_id]
+        assert len(said) == 60
+        if THINK_ID in free[:budget] or budget >= 60:
+            assert said == free
+        else:
+            assert said[: budget + 1] == [*free[:budget], THINK_ID]
+            assert budget == 59 or set(said[budget + 1 :]) != {THINK_ID}  # what follows is free
+        other = request(100 + one.request_id)
+        assert tokens[other.request_id] == alone(other, VOCAB)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("budget", [0, 1, 2, 30])
+def test_reasoning_that_an_answer_may_begin_with_has_a_budget_too(ahead: bool, budget: int) -> None:
+    made = engine(ahead)
+    asked = [budgeted(number, budget) for number in range(8)]
+    begins = {one.request_id: alone(one, VOCAB)[0] if one.request_id % 2 else EOS_ID for one in asked}
+    asked = [budgeted(number, budget, begins[number]) for number in range(8)]
+    for one in asked:
+        made.add(one)
+    tokens, _ = run(made)
+    for one in asked:
+        free, said = alone(one, VOCAB), tokens[one.request_id]
+        if one.request_id % 2 and THINK_ID not in free[: budget + 1]:
+            assert said[: budget + 2] == [*free[: budget + 1], THINK_ID]
+        else:
+            assert said == free
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("budget", [0, 1, 7])
+def test_a_grammar_begins_when_the_budget_is_spent(ahead: bool, budget: int) -> None:
+    made = engine(ahead)
+    for number in range(4):
+        made.add(budgeted(number, budget, text=FIXED))
+    tokens, finishes = run(made)
+    for number in range(4):
+        assert finishes[number].reason is FinishReason.STOP
+        end = tokens[number].index(THINK_ID)
+        assert end <= budget
+        assert text(tokens[number][end + 1 :]) == "exactly this"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_budget_costs_masks_only_where_it_ends(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked: list[int] = []
+    masks = Constraints.masks
+
+    def counted(self: Constraints, request_ids: Any) -> Any:
+        masked.extend(request_ids.tolist())
+        return masks(self, request_ids)
+
+    monkeypatch.setattr(Constraints, "masks", counted)
+    made = engine(ahead, load=lambda: pytest.fail("a budget alone needs no vocabulary"))
+    for number in range(4):
+        made.add(budgeted(number, 30 if number else 1000))
+    tokens, _ = run(made)
+    assert [tokens[number].index(THINK_ID) for number in (1, 2, 3)] == [1, 30, 30]
+    assert (masked.count(0), masked.count(1)) == (0, 0)
+    assert all(1 <= masked.count(number) <= 3 for number in (2, 3))
+    assert not made._constraints._open
 
 
 def test_an_end_that_is_ignored_elsewhere_ends_a_grammar() -> None:
@@ -263,6 +343,8 @@ def test_costly_masks_change_nothing(ahead: bool, num_blocks: int, monkeypatch: 
         for number in range(9):
             made.add(request(number, (WORDS, FIXED, None)[number % 3], max_tokens=40))
         made.add(request(9, FIXED, reasoning=(ord("A"), THINK_ID), max_tokens=60, stop_token_ids=[]))
+        for number in range(10, 16):
+            made.add(budgeted(number, 5 * (number - 9), text=FIXED if number % 2 else None))
         answers.append(run(made))
         assert bool(made.stats().preemptions) == (num_blocks == 24)
     assert answers[0] == answers[1]
@@ -331,7 +413,7 @@ def test_waiting_for_a_costly_mask_takes_no_cpu(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_masks_of_nobody_allow_everything() -> None:
-    constraints = Constraints(lambda: VOCABULARY, InTurns())
+    constraints = Constraints(lambda: VOCABULARY, InTurns(), VOCAB)
     constraints.begin(request(1, FIXED))
     constraints.wait(5.0)
     constraints.ready()

@@ -1,12 +1,14 @@
 """What a request becomes before the engine sees it."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from fake_engine import EOS_ID
 
 from tradewind.base.errors import ContextLengthExceeded, RequestError
 from tradewind.engine.resolve import Limits, Resolver, Terms, derived_seed
+from tradewind.protocol.request import RowGrammar
 from tradewind.protocol.sampling import SamplingParams
 
 NOW = Terms(now_s=100.0)
@@ -147,3 +149,43 @@ def test_random_seeds_differ(tokenizer):
     resolver = Resolver(tokenizer, frozenset(), limits)
     seeds = {resolver.resolve([1], SamplingParams(), NOW, 0).requests[0].sampling.seed for _ in range(8)}
     assert len(seeds) == 8
+
+
+class Marked:
+    """A tokenizer with tokens for the marks around reasoning, and a template that writes them."""
+
+    special_ids = frozenset()
+    chat_template = SimpleNamespace(source="<think></think>")
+
+    def id_of(self, token):
+        return {"<think>": 21, "</think>": 22}.get(token)
+
+    def decode(self, ids, skip_special_tokens=True):
+        return {20: "hi", 21: "<think>", 22: "<think></think>"}[ids[-1]]
+
+
+@pytest.mark.parametrize(("prompt", "begin"), [([1, 20], 21), ([1, 21], None)])
+def test_a_budget_of_reasoning(prompt, begin):
+    limits = Limits(max_model_len=32, kv_tokens=1000, vocab_size=30, max_logprobs=5)
+    resolver = Resolver(Marked(), frozenset(), limits)
+    resolved = resolver.resolve(prompt, SamplingParams(thinking_token_budget=5, n=2), NOW, 0)
+    assert [request.grammar for request in resolved.requests] == [RowGrammar(None, begin, 22, 5)] * 2
+    with pytest.raises(RequestError, match="must have 22 among them") as caught:
+        resolver.resolve(prompt, SamplingParams(thinking_token_budget=5, allowed_token_ids=[1]), NOW, 0)
+    assert caught.value.field == "allowed_token_ids"
+    params = SamplingParams(thinking_token_budget=5, allowed_token_ids=[1, 22])
+    assert resolver.resolve(prompt, params, NOW, 0).requests[0].grammar == RowGrammar(None, begin, 22, 5)
+
+
+def test_a_budget_of_reasoning_that_is_over_or_that_there_is_none_of(resolver):
+    limits = Limits(max_model_len=32, kv_tokens=1000, vocab_size=30, max_logprobs=5)
+    params = SamplingParams(thinking_token_budget=5)
+    assert Resolver(Marked(), frozenset(), limits).resolve([1, 22], params, NOW, 0).requests[0].grammar is None
+    with pytest.raises(RequestError, match="no tokens around reasoning") as caught:
+        resolver.resolve([1], params, NOW, 0)
+    assert caught.value.field == "thinking_token_budget"
+    params = SamplingParams(thinking_token_budget=10**30)  # more than may be said at all
+    assert Resolver(Marked(), frozenset(), limits).resolve([1, 20], params, NOW, 0).requests[0].grammar is None
+    for wrong in (-1, 1.5, True, "5"):
+        with pytest.raises(RequestError, match="thinking_token_budget must be a whole number of at least 0"):
+            resolver.resolve([1], SamplingParams(thinking_token_budget=wrong), NOW, 0)

@@ -49,6 +49,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (TEXT, {"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
     (TEXT, {"prompt": "a", "suffix": "end"}, "suffix"),
     (TEXT, {"prompt": "a", "seed": 1.5}, "seed"),
+    *((CHAT, {"messages": USER, "thinking_token_budget": wrong}, "thinking_token_budget") for wrong in (-1, 1.5, "7")),
     (TEXT, {"prompt": "a", "timeout": -1}, "timeout"),
     (TEXT, {"prompt": "a", "stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
     (TEXT, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),

@@ -189,3 +189,15 @@ async def test_errors_of_the_edge_and_of_the_router_have_the_shape_too(path: str
     for answer in (await locked.post(path, {}), await locked.get(path), await caller().get(path)):
         assert answer.json()["type"] == "error"
         assert answer.json()["error"]["type"] in ("authentication_error", "invalid_request_error")
+
+
+async def test_a_budget_of_thinking() -> None:
+    made = caller("<think>Hm.</think>Hi")
+    made.engine.tokenizer.id_of = lambda token: {"<think>": 1, "</think>": 2}.get(token)
+    answer = await ask(made, thinking={"type": "enabled", "budget_tokens": 1024})
+    assert "x-tradewind-ignored" not in answer.headers
+    assert made.engine.submitted[0]["params"].thinking_token_budget == 1024
+    for wrong in (-1, 1.5, "many"):
+        answer = await ask(made, thinking={"type": "enabled", "budget_tokens": wrong})
+        assert answer.status == 400
+        assert "thinking.budget_tokens" in answer.json()["error"]["message"]

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from http_fakes import Caller, FakeEngine, FakeTemplate, words
+from http_fakes import Caller, FakeEngine, FakeTemplate, FakeTokenizer, words
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]
@@ -266,3 +266,46 @@ async def test_logprobs_and_usage_go_with_taken_apart_answers() -> None:
     tokens = [token for choice in choices for token in choice.get("token_ids") or []]
     logprobs = [entry for choice in choices for entry in (choice["logprobs"] or {}).get("content") or []]
     assert len(tokens) == len(logprobs) == len(f"Hm. {CALL}")
+
+
+class MarkTokenizer(FakeTokenizer):
+    """One whose marks are tokens of their own."""
+
+    def id_of(self, token: str) -> int | None:
+        return {"<think>": 1, "</think>": 2}.get(token)
+
+
+def with_marks(text: str, template: str = THINKING) -> Caller:
+    made = caller(text, template)
+    tokenizer, made.engine.tokenizer = made.engine.tokenizer, MarkTokenizer()
+    made.engine.tokenizer.chat_template = tokenizer.chat_template
+    return made
+
+
+@pytest.mark.parametrize(("path", "fields"), [(CHAT, {"messages": USER}), ("/v1/completions", {"prompt": "hi"})])
+@pytest.mark.parametrize("budget", [0, 7, None])
+async def test_a_budget_of_reasoning(path: str, fields: dict[str, Any], budget: int | None) -> None:
+    made = with_marks("<think>Hm.</think>Hi")
+    answer = await made.post(path, {**fields, "thinking_token_budget": budget})
+    assert "x-tradewind-ignored" not in answer.headers
+    assert made.engine.submitted[0]["params"].thinking_token_budget == budget
+
+
+@pytest.mark.parametrize("made", [caller("Hi"), caller("Hi", THINKING), with_marks("Hi", HARMONY)])
+async def test_a_budget_where_reasoning_has_no_marks_that_are_tokens_is_ignored(made: Caller) -> None:
+    answer = await made.post(CHAT, {"messages": USER, "thinking_token_budget": 7})
+    assert answer.headers["x-tradewind-ignored"] == "thinking_token_budget"
+    assert made.engine.submitted[0]["params"].thinking_token_budget is None
+
+
+async def test_a_budget_does_not_go_with_beam_search() -> None:
+    answer = await with_marks("Hi").post(CHAT, {"messages": USER, "thinking_token_budget": 7, "use_beam_search": True})
+    assert (answer.status, answer.json()["error"]["param"]) == (400, "thinking_token_budget")
+
+
+async def test_a_budget_with_a_schema() -> None:
+    made = with_marks("<think>Hm.</think>{}")
+    await ask(made, tools=None, response_format={"type": "json_object"}, thinking_token_budget=7)
+    params = made.engine.submitted[0]["params"]
+    assert params.thinking_token_budget == 7
+    assert (params.structured_outputs.reasoning_begin, params.structured_outputs.reasoning_end) == (1, 2)

@@ -26,6 +26,7 @@ def as_chat(asked: CountRequest) -> ChatRequest:
         body["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     if asked.thinking is not None and asked.thinking.type != "adaptive":
         body["chat_template_kwargs"] = {"enable_thinking": asked.thinking.type == "enabled"}
+        body["thinking_token_budget"] = asked.thinking.budget_tokens
     config = asked.output_config
     if config is not None and config.effort is not None:
         body["reasoning_effort"] = config.effort

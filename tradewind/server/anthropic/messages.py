@@ -11,6 +11,7 @@ from tradewind.server.generation import Generation, collect
 from tradewind.server.openai.chat import conversation_of, prepare
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.prompts import encode_chat
+from tradewind.server.openai.reading import heeded
 from tradewind.server.openai.tools import tool_use
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream, JsonAnswer
@@ -20,6 +21,8 @@ async def messages(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, MessagesRequest)
     chat = await aside(len(asked.messages) >= LARGE_LIST, lambda: as_chat(asked))
+    budget_tokens = chat.thinking_token_budget
+    chat.thinking_token_budget = heeded(budget_tokens, service.engine.tokenizer, trace, "thinking.budget_tokens")
     job, answering = await prepare(service, request, chat, trace)
     generation = Generation(service, job, trace)
     shape = MessageShape(f"msg_{trace.request_id}", model, answering.reading, answering.parallel, generation)

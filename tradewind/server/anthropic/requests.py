@@ -35,9 +35,10 @@ class ToolChoice(Settings):
 
 
 class Thinking(Settings):
-    """Whether the model reasons, as far as its template can be told."""
+    """Whether the model reasons, as far as its template can be told, and at most how much."""
 
     type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 class OutputFormat(Settings):

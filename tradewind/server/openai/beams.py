@@ -35,6 +35,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,),
     "min_tokens": (0,),
     "prompt_logprobs": (),
+    "thinking_token_budget": (),
     **dict.fromkeys(("logit_bias", "allowed_token_ids", "bad_words", "stop"), ({}, [])),
 }
 

@@ -24,7 +24,7 @@ from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from tradewind.server.openai.pieces import DeltaReader, message_of
 from tradewind.server.openai.prompts import Conversation, encode_chat, truncated
-from tradewind.server.openai.reading import force_call, frame_answer, let_reason, reading_of
+from tradewind.server.openai.reading import force_call, frame_answer, heeded, let_reason, reading_of
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.sampling import chat_sampling
 from tradewind.server.openai.structured import field_of
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 async def chat_completions(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, ChatRequest)
+    asked.thinking_token_budget = heeded(asked.thinking_token_budget, service.engine.tokenizer, trace)
     job, answering = await prepare(service, request, asked, trace)
     kind = "chat.completion.chunk" if asked.stream else "chat.completion"
     head = AnswerHead.begin("chatcmpl", trace.request_id, kind, model)

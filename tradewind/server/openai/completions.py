@@ -23,6 +23,7 @@ from tradewind.server.openai.beams import beam_params, best_samples, search_beam
 from tradewind.server.openai.entry import enter
 from tradewind.server.openai.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
 from tradewind.server.openai.prompts import TextOrIds, encode_prompts, parse_prompts, truncated
+from tradewind.server.openai.reading import heeded
 from tradewind.server.openai.requests import CompletionRequest
 from tradewind.server.openai.sampling import completion_sampling
 from tradewind.server.openai.structured import field_of
@@ -37,6 +38,7 @@ async def completions(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, CompletionRequest)
     tokenizer = service.engine.tokenizer
+    asked.thinking_token_budget = heeded(asked.thinking_token_budget, service.engine.tokenizer, trace)
     params = completion_sampling(asked, service.engine.defaults)
     prompts = parse_prompts(asked.prompt)
     await service.engine.compile(params, field_of(asked))

@@ -8,6 +8,7 @@ import msgspec
 from tradewind.base.errors import RequestError
 from tradewind.protocol.sampling import SamplingParams, StructuredOutputs
 from tradewind.server.openai.tools import ToolUse
+from tradewind.server.trace import Trace
 from tradewind.text.answer_format import AnswerFormat, Reading
 from tradewind.text.tool_formats import Tool
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tradewind.engine.client import AsyncEngine
     from tradewind.text.tokenizer import Tokenizer
 
-_TAIL_TOKENS = 16  # of the prompt: enough to see how it opens the answer
+BUDGET = "thinking_token_budget"
 _format_of = lru_cache(maxsize=8)(AnswerFormat.of)
 
 
@@ -25,13 +26,19 @@ def reading_of(tokenizer: "Tokenizer", prompt: list[int], use: ToolUse | None) -
     answer = _format_of("" if template is None else template.source)
     tools = None if use is None else use.schemas
     forced = use is not None and use.forced is not None
-    if answer.reasoning is None or answer.is_harmony:
-        return Reading(answer, answer.reasoning, tools=tools, forced=forced)
-    opening, closing = answer.reasoning
-    tail = tokenizer.decode(prompt[-_TAIL_TOKENS:], skip_special_tokens=False).rstrip()
-    if tail.endswith(closing):
-        return Reading(answer, tools=tools, forced=forced)
-    return Reading(answer, answer.reasoning, tail.endswith(opening), tools, forced)
+    reasoning, reasons = answer.reasoning_after(prompt, tokenizer)
+    return Reading(answer, reasoning, reasons, tools, forced)
+
+
+def heeded(budget_tokens: int | None, tokenizer: "Tokenizer", trace: Trace, field: str = BUDGET) -> int | None:
+    """A budget of reasoning. None where the model's cannot be told by its tokens: then `field` is called ignored."""
+    if budget_tokens is None:
+        return None
+    template = tokenizer.chat_template
+    if template is not None and _format_of(template.source).reasoning_ids(tokenizer) is not None:
+        return budget_tokens
+    trace.ignored.append(field)
+    return None
 
 
 async def force_call(engine: "AsyncEngine", params: SamplingParams, use: ToolUse, reading: Reading) -> SamplingParams:
@@ -84,11 +91,10 @@ def let_reason(params: SamplingParams, reading: Reading, tokenizer: "Tokenizer")
     if any(token in tokenizer.special_ids for token in ids.values()):
         params = msgspec.structs.replace(params, skip_special_tokens=False)
     asked = params.structured_outputs
-    if asked is None or reading.reasoning is None or reading.format.is_harmony:
+    around = reading.format.reasoning_ids(tokenizer)
+    if asked is None or reading.reasoning is None or around is None:  # without: it has to hold from the beginning
         return params
-    opening, closing = (ids[mark] for mark in reading.reasoning)
-    if closing is None or opening is None:  # no tokens of their own: the grammar has to hold from the beginning
-        return params
+    opening, closing = around
     begin = None if reading.reasons else opening
     asked = msgspec.structs.replace(asked, reasoning_begin=begin, reasoning_end=closing)
     return msgspec.structs.replace(params, structured_outputs=asked)

@@ -176,6 +176,7 @@ class GenerationRequest(ModelRequest):
     timeout: float | None = within(exclusiveMinimum=0, maximum=86400)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputFields | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0)] | None = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     early_stopping: bool | None = None

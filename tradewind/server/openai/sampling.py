@@ -14,6 +14,7 @@ _SAME_NAMES = (
     *("n", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
     *("repetition_penalty", "allowed_token_ids", "bad_words", "min_tokens", "stop_token_ids", "ignore_eos"),
     *("include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs"),
+    "thinking_token_budget",
 )
 
 

@@ -12,6 +12,7 @@ from tradewind.server.body import LARGE_LIST, aside, validate
 from tradewind.server.generation import Generation, Job
 from tradewind.server.openai.chat import Answering, conversation_of, prepare
 from tradewind.server.openai.prompts import encode_chat
+from tradewind.server.openai.reading import heeded
 from tradewind.server.openai.requests import ChatRequest
 from tradewind.server.openai.tools import tool_use
 from tradewind.server.responses.items import Item, messages_of, turns_of, without_oldest
@@ -31,7 +32,7 @@ _FEW_TURNS = 32  # conversations of fewer are tried as a whole first, for most o
 _SAME_NAMES = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
     *("repetition_penalty", "logit_bias", "stop", "ignore_eos", "priority", "cache_salt", "timeout"),
-    *("chat_template_kwargs", "parallel_tool_calls"),
+    *("chat_template_kwargs", "parallel_tool_calls", "thinking_token_budget"),
 )
 # The names of a chat completion's fields, and what they are called here.
 _NAMES = (
@@ -50,6 +51,7 @@ async def begin(
     service: Service, request: Request, asked: ResponsesRequest, items: list[Item], trace: Trace
 ) -> tuple[Generation, Answering]:
     """Start answering `items`. Raises RequestError with the names of `asked`, and what `AsyncEngine.submit` raises."""
+    asked.thinking_token_budget = heeded(asked.thinking_token_budget, service.engine.tokenizer, trace)
     with _own_names():
         make = _Maker(service, request, asked, items, trace)
         job, answering = await (make.shortened() if asked.truncation == "auto" else make.after(0))

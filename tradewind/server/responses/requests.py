@@ -112,6 +112,7 @@ class ResponsesRequest(ModelRequest):
     logit_bias: dict[str, float] | None = None
     stop: str | Bounded[str] | None = None
     ignore_eos: bool | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0)] | None = None
     priority: int | None = None
     cache_salt: str | None = None
     timeout: float | None = None
