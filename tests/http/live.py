@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ class Program:
         )
         self.output = ""
         self.url = self._read_url()
+        # Somebody must read what it says, or it waits for that once the pipe is full.
+        self._reader = threading.Thread(target=self._read_on, daemon=True)
+        self._reader.start()
 
     def _read_url(self) -> str:
         assert self._process.stdout is not None
@@ -56,6 +60,12 @@ class Program:
             if found := re.search(r"http://[\d.]+:\d+", line):
                 return found.group()
         raise AssertionError(f"the server did not start:\n{self.output}")
+
+    def _read_on(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for raw_line in lines:
+                self.output += raw_line.decode()
 
     @property
     def pid(self) -> int:
@@ -77,19 +87,20 @@ class Program:
 
     def wait(self, timeout_s: float = 20.0) -> int:
         """The exit status; what it printed is then in `output`."""
-        rest, _ = self._process.communicate(timeout=timeout_s)
-        self.output += rest.decode()
-        return self._process.returncode
+        status = self._process.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return status
 
     def close(self) -> None:
         """End it, however it is."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.communicate(timeout=20)
+                self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.communicate()
+                self._process.wait()
+        self._reader.join(20)
 
 
 def run_serve(*arguments: str) -> tuple[int, str]:
