@@ -21,6 +21,10 @@ _OPTIONS = (
 )
 
 
+class NavigatedError(Exception):
+    """The document was replaced by another one before there was an answer."""
+
+
 class Browser:
     """One process. It reads commands on its descriptor 3 and answers on 4, each message ended by a zero byte."""
 
@@ -49,6 +53,8 @@ class Browser:
         while True:
             answer = self._read()
             if answer.get("id") == number:
+                if "navigated" in str(answer.get("error")):
+                    raise NavigatedError(method)
                 assert "error" not in answer, answer
                 return dict(answer["result"])
             self.events.append(answer)
@@ -116,9 +122,15 @@ class Page:
     def until(self, condition: str) -> None:
         """Wait until an expression is true."""
         end_s = time.monotonic() + PATIENCE_S
-        while not self.run(condition):
+        while not self._holds(condition):
             assert time.monotonic() < end_s, f"waited in vain for {condition}; {self.complaints()}"
             time.sleep(0.03)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.run(condition))
+        except NavigatedError:
+            return False
 
     def type(self, selector: str, text: str) -> None:
         """Write into a field, as a keyboard would."""
