@@ -179,10 +179,9 @@ def check_attention(
     scale = shape.head_dim**-0.5 * 2
     truth = list(_attention_truth(q_THK, pool.to(dtype), rows, scale, window, softcap))
     expected = torch.stack(truth) if truth else torch.empty(q_THK.shape, dtype=torch.float64)
-    for exact in (False, True):
+    for exact, q in ((True, q_THK), (False, strided(q_THK.flatten(1)).view(q_THK.shape))):
         run = TritonPagedAttention(CPU, CHIP, exact=exact)
-        for q in (q_THK, strided(q_THK.flatten(1)).view(q_THK.shape)):
-            assert_near(run(q, pool[:, 1, 0], pool[:, 1, 1], rows, scale, window, softcap), expected, dtype)
+        assert_near(run(q, pool[:, 1, 0], pool[:, 1, 1], rows, scale, window, softcap), expected, dtype)
         assert not run._arrivals.any()
         assert not run._dealt.any()
 
@@ -290,7 +289,7 @@ def test_fused_linear(layout: str, outputs: int, inputs: int, has_norm: bool, ga
     dtype = torch.float16
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
     norm = Norm(randn(inputs, dtype=dtype, seed=4), 1e-5) if has_norm else None
-    for tokens, rows in ((1, 1), (1, 16), (19, 16)):
+    for tokens, rows, adds in ((1, 1, {False, True}), (1, 16, {False}), (19, 16, {True})):
         bias_N = randn(outputs, dtype=dtype, seed=6) if tokens == 19 or rows == 1 else None
         weight = PACKS[layout](weight_ND, bias_N)
         x_TD = randn(tokens, inputs, dtype=dtype)
@@ -301,7 +300,7 @@ def test_fused_linear(layout: str, outputs: int, inputs: int, has_norm: bool, ga
         if gated:
             gate, up = truth.chunk(2, -1)
             truth = gate / (1 + (-gate).exp()) * up
-        for residual in (None, randn(*truth.shape, dtype=dtype, seed=5)):
+        for residual in (randn(*truth.shape, dtype=dtype, seed=5) if added else None for added in adds):
             tactic = FusedTactic(64, rows, 128, 4, 2)
             y_TN = fused_linear(strided(x_TD), weight, Extras(norm, gated, residual), tactic, CHIP, dtype)
             assert_near(y_TN, truth if residual is None else truth + residual.double(), dtype)
@@ -321,7 +320,7 @@ CHAINED = [
 @pytest.mark.parametrize("has_norm", [False, True])
 def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_norm: bool) -> None:
     """What would be rounded to 8 bits stays as it is here, as in other tests of what is quantised."""
-    quantises, dtype, (outputs, inputs) = layout == "fp8-blocks", torch.float16, (512, 1024)
+    quantises, dtype, (outputs, inputs) = layout == "fp8-blocks", torch.float16, (512, 640)
     norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
     truth = ReferenceChainedLinear(quantises=quantises)
     rows = truth.prepare(randn(tokens, inputs, dtype=dtype, scale=3.0), norms[0] if has_norm else None)
@@ -510,7 +509,7 @@ def test_draw_of_greedy_and_failing_rows() -> None:
     check_draw(logits_NV, sample_rows(*[(0.7, 3, 0.9, 0.1, 0.5)] * 6))
 
 
-@pytest.mark.parametrize("uniform", [0.0, 0.31, 0.77, 1 - 2.0**-53])
+@pytest.mark.parametrize("uniform", [0.0, 0.43, 1 - 2.0**-53])
 def test_draw_with_filters(uniform: float) -> None:
     settings = [(1, 0, 1, 0), (0.6, 0, 1, 0), (1, 5, 1, 0), (1.3, 0, 0.8, 0), (1, 0, 1, 0.2), (0.9, 20, 0.7, 0.01)]
     settings += [(1, 1, 1, 0), (1, 6000, 0.9, 0), (2, 0, 1e-9, 0), (1, 0, 1, 1)]
