@@ -74,6 +74,10 @@ def test_it_ends_after_so_many_tokens(client: openai.OpenAI) -> None:
 def test_each_of_several_answers_has_its_own(client: openai.OpenAI) -> None:
     answers = ids_of(client, 5, n=4)
     assert [said.index(END) for said in answers] == [5] * 4
+    done = client.chat.completions.create(**COMMON, n=4, extra_body=budget(5))
+    assert done.usage is not None
+    assert done.usage.completion_tokens_details is not None
+    assert done.usage.completion_tokens_details.reasoning_tokens == 20
     assert len({tuple(said) for said in answers}) == 4
     assert answers[0] == ids_of(client, 5)[0]
 
@@ -82,10 +86,18 @@ def test_a_stream_says_the_same(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**COMMON, extra_body=budget(9)).choices[0]
     parts = {"reasoning_content": "", "content": ""}
     tokens: list[int] = []
-    for chunk in client.chat.completions.create(**COMMON, stream=True, extra_body=budget(9)):
+    options: Any = {"include_usage": True}
+    usage = None
+    for chunk in client.chat.completions.create(**COMMON, stream=True, stream_options=options, extra_body=budget(9)):
+        usage = chunk.usage or usage
+        if not chunk.choices:
+            continue
         for name in parts:
             parts[name] += getattr(chunk.choices[0].delta, name, None) or ""
         tokens += getattr(chunk.choices[0], "token_ids", None) or []
+    assert usage is not None
+    assert usage.completion_tokens_details is not None
+    assert usage.completion_tokens_details.reasoning_tokens == 9
     assert tokens == whole.token_ids  # type: ignore[attr-defined]
     assert parts["content"] == whole.message.content
     assert parts["reasoning_content"] == whole.message.reasoning_content  # type: ignore[attr-defined]
@@ -115,7 +127,7 @@ def test_responses_count_the_tokens_of_reasoning(client: openai.OpenAI) -> None:
         model="demo", input="Tell me a story.", max_output_tokens=40, extra_body={"thinking_token_budget": 9}
     )
     assert done.usage is not None
-    assert done.usage.output_tokens_details.reasoning_tokens == 9 + 1  # and the mark
+    assert done.usage.output_tokens_details.reasoning_tokens == 9
 
 
 def test_anthropics_budget(url: str) -> None:

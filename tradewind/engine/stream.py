@@ -13,11 +13,15 @@ from tradewind.protocol.request import FinishReason
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one request so far. `cached_tokens` of the prompt came from the prefix cache."""
+    """Tokens of one request so far. `cached_tokens` of the prompt came from the prefix cache.
+
+    `reasoning_tokens` of the completion, as far as somebody has counted them.
+    """
 
     prompt_tokens: int
     completion_tokens: int  # over all n sequences
     cached_tokens: int
+    reasoning_tokens: int | None = None
 
 
 class RequestTimings(msgspec.Struct, frozen=True, kw_only=True):

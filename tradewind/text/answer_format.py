@@ -66,6 +66,7 @@ class Reading:
 
     `reasoning`: the marks, if the model may reason in this answer; `reasons`: it has begun to, in the prompt.
     `tools`: the functions that may be called, name -> schema of the arguments. `forced`: the answer is calls only.
+    `around`: the marks as tokens, if they are tokens of their own.
     """
 
     format: AnswerFormat
@@ -73,6 +74,7 @@ class Reading:
     reasons: bool = False
     tools: Mapping[str, Any] | None = None
     forced: bool = False
+    around: tuple[int, int] | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -84,6 +86,10 @@ class Reading:
         reader = replace(self, tools=None if self.tools is None else {}, forced=False).begin()
         return "".join(piece.text for piece in (*reader.push(text), *reader.finish()) if isinstance(piece, Content))
 
+    def count(self) -> "ReasoningCount | None":
+        """A count for one answer; None where tokens do not tell."""
+        return None if self.reasoning is None or self.around is None else ReasoningCount(self.around, self.reasons)
+
     def begin(self) -> Reader:
         """A reader for one answer."""
         if self.format.is_harmony:
@@ -94,3 +100,22 @@ class Reading:
         if self.reasoning is None:
             return rest
         return ReasoningReader(*self.reasoning, is_open=self.reasons, rest=rest)
+
+
+class ReasoningCount:
+    """How many tokens of one answer are reasoning, not counting the marks around it."""
+
+    def __init__(self, around: tuple[int, int], has_begun: bool) -> None:
+        """`around`: the marks. `has_begun`: in the prompt."""
+        self.tokens = 0
+        self._opening, self._closing = around
+        self._may_begin, self._reasons = not has_begun, has_begun
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """Take in more of the answer."""
+        for token in tokens if self._may_begin or self._reasons else ():
+            if self._reasons:
+                self._reasons = token != self._closing
+                self.tokens += self._reasons
+            elif self._may_begin:
+                self._reasons, self._may_begin = token == self._opening, False

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tradewind.text.answer_format import ReasoningCount
 from tradewind.text.tool_calls import (
     CallArguments,
     CallStart,
@@ -192,3 +193,22 @@ def test_templates_tell_their_format(shared_data: Any) -> None:
     }
     found = {name: format_of((shared_data / "templates" / f"{name}.jinja").read_text()) for name in expected}
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("has_begun", "tokens", "expected"),
+    [
+        (True, [5, 6, 2, 7, 1, 8], 2),  # what comes later is no reasoning, whatever it says
+        (True, [5, 6, 7], 3),
+        (True, [2, 5], 0),
+        (False, [1, 5, 6, 2, 7], 2),
+        (False, [5, 1, 6, 2], 0),
+        (False, [], 0),
+    ],
+)
+def test_tokens_of_reasoning_are_counted(has_begun: bool, tokens: list[int], expected: int) -> None:
+    for piece in (1, 2, 100):
+        count = ReasoningCount((1, 2), has_begun)
+        for start in range(0, len(tokens), piece):
+            count.take(tokens[start : start + piece])
+        assert count.tokens == expected

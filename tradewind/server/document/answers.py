@@ -58,6 +58,12 @@ class PromptTokensDetails(Answer):
     cached_tokens: int
 
 
+class CompletionTokensDetails(Answer):
+    """`reasoning_tokens`: without the marks around them."""
+
+    reasoning_tokens: int
+
+
 class Usage(Answer):
     """Tokens of one request."""
 
@@ -65,6 +71,7 @@ class Usage(Answer):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
 
 
 class PromptLogprob(Answer):

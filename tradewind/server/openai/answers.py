@@ -37,12 +37,14 @@ class AnswerHead:
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage`, with the tokens that the prefix cache spared."""
+    """OpenAI's `usage`, with the tokens that the prefix cache spared and, if they were counted, those of reasoning."""
+    counted = usage.reasoning_tokens
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **({} if counted is None else {"completion_tokens_details": {"reasoning_tokens": counted}}),
     }
 
 

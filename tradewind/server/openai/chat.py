@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,7 +33,7 @@ from tradewind.server.openai.tools import ToolUse, tool_use
 from tradewind.server.service import Service
 from tradewind.server.sse import EventStream
 from tradewind.server.trace import Trace
-from tradewind.text.answer_format import Reading
+from tradewind.text.answer_format import Reading, ReasoningCount
 
 if TYPE_CHECKING:
     from tradewind.text.tokenizer import Tokenizer
@@ -141,6 +142,7 @@ class ChatShape:
         self._names = TokenNames(tokenizer, bool(asked.return_tokens_as_token_ids))
         self._frame = ChunkFrame(head, b'"delta":{"content":', b"}", asked.usage_wanted)
         self._readers: dict[int, DeltaReader] = {}
+        self._counts: dict[int, ReasoningCount] = {}
         self._plain = (
             answering.reading.is_plain
             and self._top is None
@@ -163,7 +165,7 @@ class ChatShape:
         answer: dict[str, Any] = {
             **self._head.fields(),
             "choices": [encoded(self._whole_choice(index, choice)) for index, choice in enumerate(choices)],
-            "usage": usage_object(self._generation.usage),
+            "usage": usage_object(self._usage()),
         }
         if self._asked.prompt_logprobs is not None:
             answer["prompt_logprobs"] = prompt_logprobs(self._generation.prompt_logprobs.get(0, []), self._names)
@@ -171,7 +173,23 @@ class ChatShape:
             answer["prompt_token_ids"] = self._prompt
         return answer
 
+    def _usage(self) -> Usage:
+        """So far."""
+        usage = self._generation.usage
+        if not self._counts:
+            return usage
+        return msgspec.structs.replace(usage, reasoning_tokens=sum(count.tokens for count in self._counts.values()))
+
+    def _count(self, index: int, token_ids: list[int]) -> None:
+        if index not in self._counts:
+            count = self._answering.reading.count()
+            if count is None:
+                return
+            self._counts[index] = count
+        self._counts[index].take(token_ids)
+
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        self._count(index, choice.token_ids)
         message: dict[str, Any] = {"role": "assistant", "content": self._echoed + choice.text, "refusal": None}
         if not self._answering.reading.is_plain:
             message |= message_of(choice.text, self._answering.reading, self._answering.parallel)
@@ -216,6 +234,7 @@ class ChatShape:
 
     def _read_event(self, delta: Delta) -> bytes:
         """The events of an answer that is taken apart; the last of them has what is not text."""
+        self._count(delta.index, delta.token_ids)
         reader = self._readers.get(delta.index)
         if reader is None:
             answering = self._answering
@@ -245,16 +264,16 @@ class ChatShape:
             choice["stop_reason"] = delta.stop_reason
         if self._asked.return_token_ids:
             choice["token_ids"] = delta.token_ids
-        return self._frame.choice(choice, self._generation.usage if self._asked.usage_in_every_chunk else None)
+        return self._frame.choice(choice, self._usage() if self._asked.usage_in_every_chunk else None)
 
     def _role_event(self, index: int) -> bytes:
         delta = {"role": "assistant", "content": self._echoed}
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-        return self._frame.choice(choice, self._generation.usage if self._asked.usage_in_every_chunk else None)
+        return self._frame.choice(choice, self._usage() if self._asked.usage_in_every_chunk else None)
 
-    def last_events(self, usage: Usage) -> bytes:
+    def last_events(self, _usage: Usage) -> bytes:
         """See EventShape."""
-        return (self._frame.usage(usage) if self._asked.usage_wanted else b"") + DONE
+        return (self._frame.usage(self._usage()) if self._asked.usage_wanted else b"") + DONE
 
     def error_event(self, error: TradewindError) -> bytes:
         """See EventShape."""

@@ -27,7 +27,7 @@ def reading_of(tokenizer: "Tokenizer", prompt: list[int], use: ToolUse | None) -
     tools = None if use is None else use.schemas
     forced = use is not None and use.forced is not None
     reasoning, reasons = answer.reasoning_after(prompt, tokenizer)
-    return Reading(answer, reasoning, reasons, tools, forced)
+    return Reading(answer, reasoning, reasons, tools, forced, answer.reasoning_ids(tokenizer))
 
 
 def heeded(budget_tokens: int | None, tokenizer: "Tokenizer", trace: Trace, field: str = BUDGET) -> int | None:
@@ -91,10 +91,9 @@ def let_reason(params: SamplingParams, reading: Reading, tokenizer: "Tokenizer")
     if any(token in tokenizer.special_ids for token in ids.values()):
         params = msgspec.structs.replace(params, skip_special_tokens=False)
     asked = params.structured_outputs
-    around = reading.format.reasoning_ids(tokenizer)
-    if asked is None or reading.reasoning is None or around is None:  # without: it has to hold from the beginning
+    if asked is None or reading.reasoning is None or reading.around is None:  # then it holds from the beginning
         return params
-    opening, closing = around
+    opening, closing = reading.around
     begin = None if reading.reasons else opening
     asked = msgspec.structs.replace(asked, reasoning_begin=begin, reasoning_end=closing)
     return msgspec.structs.replace(params, structured_outputs=asked)

@@ -49,6 +49,7 @@ class ResponseShape:
         self._waiting: list[TokenLogprobs] = []  # of tokens whose text is still held back
         self._texts: list[str] = []
         self._reasoning_tokens = 0
+        self._count = head.answering.reading.count()
         self._sequence_number = 0
         self._created = False
         self._begun = False
@@ -78,7 +79,10 @@ class ResponseShape:
                 self._finish = str(delta.finish_reason)
             self._waiting += delta.logprobs or ()
             events += [event for piece in pieces for event in self._extend(piece)]
-            if self._open and self._items[-1]["type"] == "reasoning":
+            if self._count is not None:
+                self._count.take(delta.token_ids)
+                self._reasoning_tokens = self._count.tokens
+            elif self._open and self._items[-1]["type"] == "reasoning":
                 self._reasoning_tokens += len(delta.token_ids)
         return events
 
