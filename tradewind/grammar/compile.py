@@ -1,5 +1,6 @@
 """From what a request asks its answer to be to the text of a grammar, checked and bounded."""
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import msgspec
 
 from tradewind.base.errors import RequestError
 from tradewind.grammar.json_schema import check_bounds, find_fault
-from tradewind.grammar.source import lark_of, schema_of
+from tradewind.grammar.source import HEAD, lark_of, schema_of
 from tradewind.grammar.special import check_special
 from tradewind.protocol.sampling import StructuredOutputs
 
@@ -102,6 +103,8 @@ class Compiler:
         if fault is None:
             return text
         if schema is None:
+            is_theirs = asked.grammar is not None and text.endswith(asked.grammar)  # GBNF is rewritten
+            fault = _PLACE.sub(_place if is_theirs else "", fault)
             raise RequestError(f"{field}.{given[0]}: {fault}", field=field)
         pointer = find_fault(schema, fault, lambda part: self._fault(lark_of(asked, part, field)))
         raise RequestError(f"{field}: the schema is not supported at '{pointer}': {fault}", field=field)
@@ -122,11 +125,17 @@ def _sentence(error: str) -> str:
     """llguidance's message without its place in a text that nobody but us has seen."""
     _, found, rest = error.partition("failed to compile JSON schema: ")
     text = rest if found else error
-    text = text.replace("<non-verbose/>", "").strip()
-    if found:
-        text = text.partition("\n   1 |")[0].strip()
+    text = text.replace("<non-verbose/>", "").partition("\n   1 |")[0].strip()
     text = next((ours for start, ours in _OUR_WORDS.items() if text.startswith(start)), text)
     return text if len(text) <= 400 else text[:397] + "..."
+
+
+_PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
+
+
+def _place(found: "re.Match[str]") -> str:
+    """In the grammar as it was sent: without the line that is ours."""
+    return f"line {int(found[1]) - HEAD.count(chr(10))}, column {found[2]}: "
 
 
 _OUR_WORDS = {

@@ -25,6 +25,9 @@ LARGE_LIST = 256
 PAUSE_TIMEOUT_S = 30.0  # a client that sends nothing for so long in the middle of its body is given up
 
 
+_OURS = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "an object")
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body. Raises BodyTooLarge as soon as it is known to be over `max_bytes`, keeping no more than that."""
     declared = request.headers.get("content-length", "")
@@ -110,10 +113,11 @@ def validate(model: type[Body], value: Any) -> Body:
 def _steps(detail: ErrorDetails, value: Any) -> list[str | int]:
     """The part of pydantic's location that is in the request; the rest names arms of unions."""
     steps: list[str | int] = []
+    missing = detail["loc"][-1] if detail["type"] == "missing" else None
     for step in detail["loc"]:
         if isinstance(step, int) and isinstance(value, list) and step < len(value):
             value = value[step]
-        elif isinstance(step, str) and isinstance(value, dict) and (step in value or detail["type"] == "missing"):
+        elif isinstance(step, str) and isinstance(value, dict) and (step in value or step == missing):
             value = value.get(step)
         else:
             continue
@@ -130,12 +134,17 @@ def _sentence(steps: list[str | int], details: list[ErrorDetails]) -> str:
             context = detail["ctx"]
             return f"{path} has {context['actual_length']} entries; at most {context['max_length']} are allowed"
         if detail["type"] == "too_short":
-            return f"{path}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+            least = detail["ctx"]["min_length"]
+            return (
+                f"{path} should have at least {least} entr{'y' if least == 1 else 'ies'}, not {_shown(detail['input'])}"
+            )
     wanted: dict[str, None] = {}
     for detail in details:
-        message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        message = _OURS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+        message = re.sub(r"^(?:Input|String) should (?:be )?", "", message)
         wanted[message[:1].lower() + message[1:]] = None
-    return f"{path} should be {' or '.join(wanted)}, not {_shown(details[0]['input'])}"
+    verb = "should" if details[0]["type"].startswith("string_too_") else "should be"
+    return f"{path} {verb} {' or '.join(wanted)}, not {_shown(details[0]['input'])}"
 
 
 def _shown(value: Any) -> str:

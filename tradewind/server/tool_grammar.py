@@ -46,7 +46,7 @@ def _harmony_grammar(tools: Sequence[Tool]) -> str:
     rules = [f"start: analysis* ({' | '.join(f'call_{index}' for index in range(len(tools)))})", _ANALYSIS]
     for index, tool in enumerate(tools):
         header = f'{CHANNEL} {_literal(f"commentary to={FUNCTIONS}{tool.name} ")} {CONSTRAIN} "json" {MESSAGE}'
-        rules.append(f"call_{index}: {header} {json_rule({'type': 'object', **tool.parameters})}")
+        rules.append(f"call_{index}: {header} {json_rule({**tool.parameters, 'type': 'object'})}")
     return "\n".join(rules)
 
 
@@ -66,7 +66,7 @@ def _call_rules(tool_format: ToolFormat, rule: str, tool: Tool) -> list[str]:
         before, after = f"{tool_format.opening}\n{before}", f"{after}\n{tool_format.closing[0]}"
     return [
         f"{rule}: {_literal(before)} {rule}_arguments {_literal(after)}",
-        f"{rule}_arguments: {json_rule({'type': 'object', **tool.parameters})}",
+        f"{rule}_arguments: {json_rule({**tool.parameters, 'type': 'object'})}",
     ]
 
 

@@ -65,7 +65,8 @@ class ChatTemplate:
 
         `variables` are more variables for the template (`chat_template_kwargs`). With `continue_final_message` the
         prompt ends where the last message's text does, whatever `add_generation_prompt` says. RequestError
-        (field="messages") where the messages are malformed, or the template refuses them, fails or goes on for ever.
+        (field="messages", or a place in there) where they are malformed, or the template refuses them, fails or goes on
+        for ever.
         """
         compiled = self._with_tools if tools else self._plain
         prepared = prepare(messages, compiled.content_shape)

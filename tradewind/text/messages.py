@@ -31,9 +31,9 @@ def prepare(messages: Sequence[Mapping[str, Any]], shape: ContentShape) -> list[
 
 def _prepare_one(message: Mapping[str, Any], field: str, shape: ContentShape) -> Message:
     if not isinstance(message, Mapping):
-        raise RequestError(f"{field} must be an object with role and content", field="messages")
+        raise RequestError(f"{field} must be an object with role and content", field=field)
     if not isinstance(message.get("role"), str):
-        raise RequestError(f"{field}.role must be text, such as 'user'", field="messages")
+        raise RequestError(f"{field}.role must be text, such as 'user'", field=f"{field}.role")
     prepared: Message = {str(key): value for key, value in message.items()}
     content = message.get("content")
     if isinstance(content, list | tuple):
@@ -42,7 +42,7 @@ def _prepare_one(message: Mapping[str, Any], field: str, shape: ContentShape) ->
     elif isinstance(content, str):
         content = [_text_part(content)] if shape is ContentShape.PARTS else content
     elif content is not None:
-        raise RequestError(f"{field}.content must be text or a list of text parts", field="messages")
+        raise RequestError(f"{field}.content must be text or a list of text parts", field=f"{field}.content")
     prepared["content"] = content
     calls = message.get("tool_calls")
     if isinstance(calls, list | tuple):
@@ -59,10 +59,10 @@ def _text_of(part: Any, field: str) -> str:
         return part
     kind = part.get("type", "text") if isinstance(part, Mapping) else None
     if kind not in ("text", "input_text", "output_text", "refusal"):
-        raise RequestError(f"{field}: only parts of type 'text' are supported, not {kind!r}", field="messages")
+        raise RequestError(f"{field}: only parts of type 'text' are supported, not {kind!r}", field=field)
     text = part.get("refusal" if kind == "refusal" else "text")
     if not isinstance(text, str):
-        raise RequestError(f"{field}.text must be text", field="messages")
+        raise RequestError(f"{field}.text must be text", field=f"{field}.text")
     return text
 
 

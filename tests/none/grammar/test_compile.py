@@ -133,6 +133,21 @@ def test_what_makes_no_sense_is_refused(asked: dict[str, Any]) -> None:
 SPECIAL = ["<|call|>", "<mark>"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"regex": "a(("}, "structured_outputs.regex: invalid regex"),
+        ({"grammar": 'start: a\na: "x" ]'}, "structured_outputs.grammar: line 2, column 8: "),
+        ({"grammar": "start: b"}, "structured_outputs.grammar: line 1, column 8: unknown name"),
+    ],
+)
+def test_a_fault_of_a_text_is_told_by_its_place_in_it(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Compiler().compile(StructuredOutputs(**asked))
+    assert caught.value.message.startswith(message)
+    assert "%llguidance" not in caught.value.message
+
+
 def test_special_tokens_that_the_model_has_may_be_named() -> None:
     vocabulary = Vocabulary(
         [*(bytes([byte]) for byte in range(256)), b"<eos>", *map(str.encode, SPECIAL)], [256, 257, 258], [EOS_ID]

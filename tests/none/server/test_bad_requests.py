@@ -47,6 +47,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (TEXT, {"prompt": "a", "logprobs": 21}, "logprobs"),
     (TEXT, {"prompt": "a", "best_of": 2, "n": 3}, "best_of"),
     (TEXT, {"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
+    (TEXT, {"prompt": "a", "best_of": 1000}, "best_of"),
     (TEXT, {"prompt": "a", "suffix": "end"}, "suffix"),
     (TEXT, {"prompt": "a", "seed": 1.5}, "seed"),
     *((CHAT, {"messages": USER, "thinking_token_budget": wrong}, "thinking_token_budget") for wrong in (-1, 1.5, "7")),
@@ -109,7 +110,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
     (CHAT, {"messages": USER, "top_logprobs": 2}, "top_logprobs"),
-    (CHAT, {"messages": USER, "logprobs": True, "top_logprobs": 21}, "logprobs"),
+    (CHAT, {"messages": USER, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT, {"messages": USER, "logprobs": 3}, "logprobs"),
     (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools[0].function"),
     (CHAT, {"messages": USER, "tools": [{"type": "other", "function": {"name": "f"}}]}, "tools[0].type"),
@@ -123,7 +124,8 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": USER, "tools": [TOOL] * 129}, "tools"),
     (TEXT, {"prompt": "a", "logit_bias": {str(token): 1 for token in range(20_000)}}, "logit_bias"),
     (TEXT, {"prompt": "a", "allowed_token_ids": [1] * 300}, "allowed_token_ids"),
-    (CHAT, {"messages": USER, "max_completion_tokens": 0}, "max_tokens"),
+    (CHAT, {"messages": USER, "max_completion_tokens": 0}, "max_completion_tokens"),
+    (CHAT, {"messages": USER, "max_tokens": 0}, "max_tokens"),
     (CHAT, {"messages": USER, "add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
     ("/tokenize", {}, "prompt"),
     ("/tokenize", {"prompt": "a", "messages": USER}, "prompt"),
@@ -140,6 +142,42 @@ async def test_a_bad_field_is_named(path: str, body: dict[str, Any], field: str)
     assert error["param"] == field
     assert error["type"] == "invalid_request_error"
     assert field.split("[")[0].split(".")[0] in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"messages": []}, "messages should have at least 1 entry, not an empty list"),
+        ({"response_format": "json_object"}, "response_format should be an object, not 'json_object'"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs should be an object, not 'x'"),
+        ({"messages": [{"role": "assistant", "tool_calls": "x"}]}, "messages[0].tool_calls should be a valid list"),
+        (
+            {"tools": [{"type": "function", "function": {"name": ""}}]},
+            "tools[0].function.name should have at least 1 character, not ''",
+        ),
+        ({"tools": [TOOL], "tool_choice": {"name": "f"}}, "tool_choice.function is missing"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs must be a whole number from 0 to 20, not 21"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens must be a whole number of at least 1, not -1"),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}],
+                "tool_choice": "required",
+            },
+            "tools[0].function.parameters.type should be 'object' in a call that is required, not 'array'",
+        ),
+    ],
+)
+async def test_what_is_wrong_is_said_in_words_of_the_request(fields: dict[str, Any], message: str) -> None:
+    answer = await Caller().post(CHAT, {"messages": USER, **fields})
+    assert answer.status == 400
+    assert answer.error()["message"].startswith(message)
+    assert message.startswith(answer.error()["param"])
+
+
+async def test_variables_that_a_template_has_anyway_are_ignored() -> None:
+    given = {"messages": [], "enable_thinking": False}
+    answer = await Caller().post(CHAT, {"messages": USER, "chat_template_kwargs": given})
+    assert answer.headers["x-tradewind-ignored"] == "chat_template_kwargs.messages"
 
 
 @pytest.mark.parametrize(

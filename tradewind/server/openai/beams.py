@@ -14,6 +14,7 @@ from tradewind.engine.beams import step_params
 from tradewind.engine.client import Usage
 from tradewind.protocol.result import TokenLogprobs
 from tradewind.protocol.sampling import BeamSearchParams, SamplingParams
+from tradewind.protocol.validate import MAX_SEQUENCES
 from tradewind.server.generation import Choice, Generation, Job, collect
 from tradewind.server.openai.requests import CompletionRequest, GenerationRequest
 from tradewind.server.service import Service
@@ -181,6 +182,8 @@ def with_samples(asked: CompletionRequest, params: SamplingParams) -> SamplingPa
     """`params` for `best_of` samples, with what it takes to rank them. Raises RequestError for what does not go."""
     if asked.best_of is None or asked.best_of == params.n:
         return params
+    if asked.best_of > MAX_SEQUENCES:
+        raise RequestError(f"best_of must be at most {MAX_SEQUENCES}, not {asked.best_of}", field="best_of")
     if asked.best_of < params.n:
         raise RequestError(f"best_of must be at least n ({params.n}), not {asked.best_of}", field="best_of")
     if asked.stream:

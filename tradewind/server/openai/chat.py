@@ -1,5 +1,8 @@
 """`POST /v1/chat/completions`."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tradewind.base.errors import TradewindError
+from tradewind.base.errors import RequestError, TradewindError
 from tradewind.engine.client import Delta, Usage
 from tradewind.protocol.sampling import SamplingParams
 from tradewind.server.generation import Choice, Generation, Job, Told, collect
@@ -43,6 +46,26 @@ async def chat_completions(service: Service, request: Request) -> Response:
     """The route."""
     asked, trace, model = await enter(service, request, ChatRequest)
     asked.thinking_token_budget = heeded(asked.thinking_token_budget, service.engine.tokenizer, trace)
+    with _own_names(asked):
+        return await _answer(service, request, asked, trace, model)
+
+
+@contextmanager
+def _own_names(asked: ChatRequest) -> Iterator[None]:
+    """Errors name the fields that the request has, where several are one to the engine."""
+    try:
+        yield
+    except RequestError as error:
+        if error.field == "logprobs":
+            error.field = "top_logprobs"
+            error.message = re.sub(r"^logprobs\b", "top_logprobs", error.message)
+        elif error.field == "max_tokens" and asked.max_completion_tokens is not None:
+            error.field = "max_completion_tokens"
+            error.message = error.message.replace("max_tokens", "max_completion_tokens")
+        raise
+
+
+async def _answer(service: Service, request: Request, asked: ChatRequest, trace: Trace, model: str) -> Response:
     job, answering = await prepare(service, request, asked, trace)
     kind = "chat.completion.chunk" if asked.stream else "chat.completion"
     head = AnswerHead.begin("chatcmpl", trace.request_id, kind, model)

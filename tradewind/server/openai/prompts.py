@@ -113,7 +113,7 @@ class Conversation:
 
 
 async def encode_chat(tokenizer: "Tokenizer", talk: Conversation) -> list[int]:
-    """The conversation as the model's template writes it, as token ids. Raises RequestError(field="messages").
+    """The conversation as the model's template writes it, as token ids. Raises RequestError with its field.
 
     In a thread: a template is a program of somebody else's, and may use all the time it is allowed.
     """

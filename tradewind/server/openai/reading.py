@@ -52,6 +52,7 @@ async def force_call(engine: "AsyncEngine", params: SamplingParams, use: ToolUse
     _check_size(use.forced)
     names = [tool.name for tool in use.tools]
     for tool in use.forced:
+        _check_object(tool, f"tools[{names.index(tool.name)}].function.parameters")
         alone = msgspec.structs.replace(params, structured_outputs=StructuredOutputs(json=tool.parameters))
         await engine.compile(alone, f"tools[{names.index(tool.name)}].function.parameters")
     grammar = forced_grammar(reading.format.tools, use.forced, use.parallel)
@@ -70,6 +71,15 @@ async def frame_answer(engine: "AsyncEngine", params: SamplingParams, reading: R
     params = msgspec.structs.replace(params, structured_outputs=StructuredOutputs(grammar=grammar))
     await engine.compile(params, field)
     return params
+
+
+def _check_object(tool: Tool, field: str) -> None:
+    """Arguments have names, so whatever else a schema allows, a call needs an object."""
+    kind = tool.parameters.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise RequestError(
+            f"{field}.type should be 'object' in a call that is required, not {kind!r}"[:200], field=field
+        )
 
 
 def _check_size(tools: list[Tool]) -> None:

@@ -25,6 +25,7 @@ MAX_ITEMS = 10_000
 MAX_TOKEN_IDS = 2**20
 MAX_TOOLS = 128
 FORMATS = ("text", "json_object", "json_schema")
+_RESERVED = ("messages", "tools", "add_generation_prompt")  # of a template's variables
 TOOL_CHOICES = ("auto", "none", "required")
 TokenId = Annotated[int, Field(json_schema_extra={"minimum": 0})]
 _STOP: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS}
@@ -223,6 +224,8 @@ class Message(Loose):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Bounded[ContentPart] | None = None
     name: str | None = None
+    tool_calls: Bounded[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
 
 class FunctionDefinition(Loose):
@@ -291,6 +294,12 @@ class ChatRequest(GenerationRequest):
         | None
     ) = None
     parallel_tool_calls: bool | None = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """See Loose; and variables that would stand in for what a template is given anyway."""
+        given = self.chat_template_kwargs or {}
+        return super().ignored + [f"chat_template_kwargs.{name}" for name in _RESERVED if name in given]
 
 
 class TokenizeRequest(ModelRequest):

@@ -162,6 +162,7 @@ def _own_names() -> Iterator[None]:
     except RequestError as error:
         error.message = error.message.replace("max_tokens", "max_output_tokens")
         error.message = re.sub(r"^messages(?= has \d+ entries)", "input", error.message)
+        error.message = re.sub(r"^logprobs\b", "top_logprobs", error.message)
         for theirs, ours in _NAMES:
             found = re.match(rf"(?:{theirs})(?=[.\[]|$)", error.field or "")
             if found:
