@@ -1,6 +1,6 @@
 """The model that runs: embedding, decoder layers, final norm, logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,6 +82,14 @@ class Model:
         return self.ops.logits(hidden_RD, self.lm_head.weight)
 
     @property
+    def thin(self) -> "Model":
+        """A layer of each kind of this model's: it launches all kernels that the whole model does."""
+        kinds: dict[tuple[object, ...], DecoderLayer] = {}
+        for layer in self.layers:
+            kinds.setdefault(_kind(layer), layer)
+        return replace(self, layers=tuple(kinds.values()), in_one_call=None)
+
+    @property
     def max_positions(self) -> int:
         return self.cos_sin_PK.shape[0]
 
@@ -97,6 +105,12 @@ class Model:
         head_bytes = 0 if shared else self.lm_head.nbytes
         layer_bytes = sum(layer.nbytes for layer in self.layers)
         return self.embedding.nbytes + layer_bytes + self.final_norm.nbytes + head_bytes
+
+
+def _kind(layer: DecoderLayer) -> tuple[object, ...]:
+    """Layers of one kind launch the same kernels: they differ in the numbers of their weights alone."""
+    linears = (layer.attention.qkv, layer.attention.out, layer.feed_forward.gate_up, layer.feed_forward.down)
+    return layer.attention.window, *(linear.weight.layout for linear in linears)
 
 
 def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positions: int) -> Model:

@@ -19,6 +19,7 @@ from tradewind.models.decoder import Model
 from tradewind.protocol.plan import RunnerInfo
 from tradewind.runner.graph_runner import GraphRunner, StepOps
 from tradewind.runner.graphs import GraphBudget, Graphs, GraphsReport
+from tradewind.runner.machine import usable_cpus
 from tradewind.runner.memory import MemoryAsk
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,10 @@ class Workspace:
 
 
 @torch.inference_mode()
-def measure_workspace(
-    model: Model, max_running: int, step_tokens: int, block_tokens: int, dtype: torch.dtype
-) -> Workspace:
+def measure_workspace(model: Model, ask: MemoryAsk, dtype: torch.dtype) -> Workspace:
     """Run the largest step there may be, on rows without tokens: its shapes are all that counts."""
-    spec, device = model.spec, model.device
-    pool = KVPool.allocate(spec.pool_shape(1, block_tokens), dtype, device)
+    spec, device, step_tokens, max_running = model.spec, model.device, ask.step_tokens, ask.max_running
+    pool = KVPool.allocate(spec.pool_shape(1, ask.block_tokens), dtype, device)
 
     def zeros(*size: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
         return torch.zeros(size, dtype=dtype, device=device)
@@ -65,7 +64,7 @@ def measure_workspace(
         write_T=zeros(step_tokens, dtype=torch.int64),
         query_starts_R1=zeros(max_running + 1),
         context_lens_R=zeros(max_running),
-        block_tables_RM=zeros(max_running, 1),
+        block_tables_RM=zeros(max_running, ask.blocks_per_sequence),
         max_query=step_tokens,
         max_context=1,
     )
@@ -87,17 +86,21 @@ def boot_gpu(
     progress: Callable[[str, float], None],
 ) -> GraphRunner:
     """The runner. `ask` is without the workspace, which is measured here; `dtype` is that of keys and values."""
-    device, ready = model.device, ReadyKernels()
+    device, ready = model.device, ReadyKernels(config.runner.threads or usable_cpus())
     ready.watch()
-    workspace = measure_workspace(model, ask.max_running, ask.step_tokens, ask.block_tokens, dtype)
+    progress("compiling kernels", 0.0)
+    ready.prepare(lambda: measure_workspace(model.thin, ask, dtype))
+    workspace = measure_workspace(model, ask, dtype)
     info = info_of(workspace.taken_from(ask, torch.cuda.mem_get_info(device)[0]))
     pool = KVPool.allocate(model.spec.pool_shape(info.num_blocks + 1, info.block_tokens), dtype, device)
     draw, inputs, mask_logits = sampling.choose_draw(device), step_inputs.choose(device), masking.choose(device)
     info.implementations.update(sample=draw.kind, step_inputs=inputs.kind, mask_logits=mask_logits.kind)
     graphs = Graphs(device, workspace.graph_budget) if config.runner.graphs else None
     runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run, mask_logits.run), graphs, ready)
+    ready.prepare(runner.rehearse, lambda done, total: progress("compiling kernels", done / total))
     progress("recording graphs", 0.0)
     runner.record(lambda share: progress("recording graphs", share))
+    runner.report.compiling_seconds += ready.seconds
     log.info(
         "memory of the GPU",
         extra=fields(

@@ -109,13 +109,18 @@ class GraphRunner:
         return self._report
 
     @torch.inference_mode()
+    def rehearse(self) -> None:
+        """Launch the kernels of all graphs there might be once, in a layer of each kind. Without graphs: nothing."""
+        for kind, size in self._wanted():
+            self._work(kind, size, self._model.thin)()
+
+    @torch.inference_mode()
     def record(self, progress: Callable[[float], None] = lambda _share: None) -> None:
         """Record graphs within their budget, the ones most worth having first. Without graphs: nothing."""
         if self._graphs is None:
             return
         self._columns.clear()
-        wanted = wanted_graphs(self._info.max_running, self._info.step_tokens)
-        thin = replace(self._model, layers=self._model.layers[:1])  # all layers are made of the same kernels
+        wanted, thin = self._wanted(), self._model.thin
         for index, (kind, size) in enumerate(wanted):
             if self._graphs.record((kind, size), self._work(kind, size, self._model), self._work(kind, size, thin)):
                 self._add_size(kind, size)
@@ -131,6 +136,9 @@ class GraphRunner:
         if key is not None:
             self._add_size(*key)
         return self._report.postponed > 0
+
+    def _wanted(self) -> list[tuple[str, int]]:
+        return wanted_graphs(self._info.max_running, self._info.step_tokens) if self._graphs is not None else []
 
     def _add_size(self, kind: str, size: int) -> None:
         self._sizes[kind] = tuple(sorted((*self._sizes[kind], size)))

@@ -1,12 +1,13 @@
 """The GPU's runner, with the CPU as its device: buckets, inputs made there, recorded steps, memory that runs out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
 import pytest
 import torch
+from torch import Tensor
 
 from tests.cpu.runner.driving import (
     GREEDY,
@@ -27,7 +28,7 @@ from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model
 from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
 from tradewind.runner import graph_runner
-from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets
+from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets, wanted_graphs
 from tradewind.runner.counts import OutputCounts
 from tradewind.runner.graph_runner import GraphRunner, StepOps
 from tradewind.runner.graphs import GraphBudget, Graphs
@@ -104,6 +105,33 @@ def test_tokens_are_those_of_the_other_runner(model: Model, budget: GraphBudget 
     elif budget is not None:
         assert (report.recorded, report.replays) == (0, 0)
         assert runner.eager_steps > 0
+
+
+def test_a_rehearsal_does_what_is_recorded_in_a_layer_of_each_kind(model: Model) -> None:
+    windows = (None, 5, None, 5, 7)
+    first = model.layers[0]
+    layers = tuple(replace(first, attention=replace(first.attention, window=window)) for window in windows)
+    assert [layer.attention.window for layer in replace(model, layers=layers).thin.layers] == [None, 5, 7]
+    assert len(model.thin.layers) == 1 < len(model.layers)
+    runner = make_graph_runner(model, budget=PLENTY)
+    before = (runner.report.recorded, runner.report.replays)
+    works: list[tuple[str, int, Model]] = []
+    work_of = runner._work
+
+    def noted(kind: str, size: int, of: Model) -> Callable[[], Tensor]:
+        works.append((kind, size, of))
+        return work_of(kind, size, of)
+
+    runner._work = noted
+    runner.rehearse()
+    assert [work[:2] for work in works] == wanted_graphs(LIMITS.max_running, LIMITS.step_tokens)
+    assert all(len(of.layers) == 1 for *_, of in works)
+    assert (runner.report.recorded, runner.report.replays) == before
+    eager = make_graph_runner(model)
+    eager._work = noted
+    works.clear()
+    eager.rehearse()
+    assert not works
 
 
 def test_what_there_was_no_time_for_is_recorded_when_idle(model: Model) -> None:

@@ -1,16 +1,56 @@
-"""How many kernels were made ready: the proof that nothing is compiled while serving."""
+"""Kernels made ready before they are launched, and how many were: the proof that nothing is compiled while serving."""
 
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any
+
+from tradewind.base.log import fields
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """Of a kernel as it is compiled for these arguments; `what` is Triton's own record of them."""
+
+    kernel: Any
+    key: str
+    what: str
+
+
+@dataclass(frozen=True)
+class _Rehearsing:
+    """Stands for Triton's driver of a GPU while nothing is launched: a kernel has nothing ready on it."""
+
+    target: Any
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> Any:
+        """What Triton keeps kernels by, and nothing else."""
+        return self.target
+
+    def get_current_stream(self, _device: Any) -> int:
+        return 0
 
 
 class ReadyKernels:
-    """Counts the kernels that Triton makes ready in this process, compiled or found in its cache, from `watch` on.
+    """Makes kernels ready, and counts those made ready in this process, compiled or found in Triton's cache.
 
-    Triton tells one listener in a process: the newest.
+    Triton tells one listener in a process: the newest that was told to `watch`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        """`threads`: how many kernels are compiled at once. Compiling hardly holds Python's lock."""
         self.count = 0
+        self.seconds = 0.0  # that `prepare` took
+        self._threads = threads
+        self._lock = threading.Lock()
 
     def watch(self) -> None:
         """Begin to count."""
@@ -19,4 +59,62 @@ class ReadyKernels:
         knobs.runtime.jit_post_compile_hook = self._note
 
     def _note(self, **_what: Any) -> None:
-        self.count += 1
+        with self._lock:
+            self.count += 1
+
+    def prepare(
+        self, work: Callable[[], object], progress: Callable[[int, int], None] = lambda _done, _all: None
+    ) -> None:
+        """Make all kernels ready that `work` launches, several at once; `progress(done, all)` is told after each.
+
+        `work` is done once without them, so nothing that it does may depend on what they compute. A kernel that cannot
+        be made ready is left to its first launch.
+        """
+        begun_s = time.perf_counter()
+        launches = _rehearse(work)
+        failures: list[str] = []
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compile")
+        try:
+            for done, made in enumerate(as_completed([pool.submit(self._make_ready, launch) for launch in launches])):
+                error = made.exception()
+                if error is not None:
+                    failures.append(f"{type(error).__name__}: {error}")
+                progress(done + 1, len(launches))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self.seconds += time.perf_counter() - begun_s
+        if failures:
+            log.warning(
+                "kernels that could not be compiled beforehand are compiled when they are first launched",
+                extra=fields(kernels=len(failures), of=len(launches), first=failures[0][:200]),
+            )
+
+    def _make_ready(self, launch: _Launch) -> None:
+        from triton.runtime import driver
+
+        with self._lock:  # there is one record of the kernels of a device, however many threads are the first to ask
+            ready = launch.kernel.device_caches[driver.active.get_current_device()][0]
+        if launch.key not in ready:  # one that is might be part of a graph, and must not be replaced
+            _ = launch.kernel.preload(launch.what).run  # which is loaded onto the device when it is asked for
+
+
+def _rehearse(work: Callable[[], object]) -> list[_Launch]:
+    """Do `work` with nothing launched; each kernel that it would have launched, as it would be compiled."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    launches: dict[tuple[int, str], _Launch] = {}
+
+    def note(*, key: str, fn: Any, compile: dict[str, Any], **_more: Any) -> bool:
+        launches.setdefault((id(fn.jit_function), key), _Launch(fn.jit_function, key, compile["specialization_data"]))
+        return True  # it is neither compiled nor launched
+
+    hook, active = knobs.runtime.jit_cache_hook, driver.active
+    knobs.runtime.jit_cache_hook = note
+    driver.set_active(_Rehearsing(active.get_current_target()))
+    try:
+        work()
+    finally:
+        driver.set_active(active)
+        knobs.runtime.jit_cache_hook = hook
+    return list(launches.values())
