@@ -46,26 +46,32 @@ class Check:
 
 def checks(device: torch.device) -> Iterator[Check]:
     """All of them."""
+    for _, part in parts(device):
+        yield from part
+
+
+def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
+    """All of them, part by part: a name for people, and its checks."""
     plain = choose_ops(device, BF16)
     for exact in (False, True):
         ops = plain if not exact else choose_ops(device, BF16, exact=True)
         suffix = ", exact" if exact else ""
-        yield from _linear(ops, device, "bf16" + suffix)
-        yield from _attention(ops, device, BF16, suffix)
-    yield from _fused(plain, device, "bf16")
-    yield from _rowwise(plain, device)
+        yield f"linear bf16{suffix}", _linear(ops, device, "bf16" + suffix)
+        yield f"attention bf16{suffix}", _attention(ops, device, BF16, suffix)
+    yield "fused_linear bf16", _fused(plain, device, "bf16")
+    yield "add_rms_norm and silu_mul bf16", _rowwise(plain, device)
     for name in ("int4", "int4-g128"):
         yield from _quantised(name, device)
-    yield from _rope(plain, device, BF16)
-    yield from _draw(device)
+    yield "rope bf16", _rope(plain, device, BF16)
+    yield "draw", _draw(device)
     if torch.cuda.get_device_capability(device) >= (8, 9):
         fp8 = choose_ops(device, BF16, quantisation=Quantisation.named("fp8"))
-        yield from _rowwise(fp8, device)
-        yield from _linear(fp8, device, "fp8")
-        yield from _fused(fp8, device, "fp8")
+        yield "add_rms_norm and silu_mul fp8", _rowwise(fp8, device)
+        yield "linear fp8", _linear(fp8, device, "fp8")
+        yield "fused_linear fp8", _fused(fp8, device, "fp8")
         yield from _quantised("fp8-blocks", device)
-        yield from _attention(plain, device, FP8, "")
-        yield from _rope(plain, device, FP8)
+        yield "attention fp8", _attention(plain, device, FP8, "")
+        yield "rope fp8", _rope(plain, device, FP8)
 
 
 def _error(out: Tensor | QuantisedRows | PreparedRows, truth: Tensor) -> float:
@@ -91,24 +97,29 @@ def _linear(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
         yield Check(f"logits {kind} {outputs}", _error(logits, truth[:9]), limit)
 
 
-def _quantised(name: str, device: torch.device) -> Iterator[Check]:
-    """Weights that stand for other numbers: against these. Many rows are quantised too, if the weights are floats."""
-    quantisation = Quantisation.named(name)
+def _quantised(name: str, device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
+    """The parts of weights that stand for other numbers."""
     for exact in (False, True):
-        ops = choose_ops(device, BF16, quantisation=quantisation, exact=exact)
-        suffix = ", exact" if exact else ""
-        for outputs, inputs in ((6144, HIDDEN), (HIDDEN, FFN), (1000, 208)):
-            packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), None)
-            for tokens in (1, 5, 16, 17, 64, 65, 256, 300):
-                x_TD = _randn(device, tokens, inputs)
-                truth = x_TD.double() @ _numbers(packed).T
-                y_TN, logits_TN = ops.linear(x_TD, packed), ops.logits(x_TD, packed)
-                limit = _LIMIT_FP8 if "fp8" in name and tokens > 16 and not exact else _LIMIT
-                yield Check(f"linear {name} {tokens}x{inputs}->{outputs}{suffix}", _error(y_TN, truth), limit)
-                yield Check(f"logits {name} {tokens}x{inputs}->{outputs}{suffix}", _error(logits_TN, truth), limit)
-    ops = choose_ops(device, BF16, quantisation=quantisation)
-    yield from _fused(ops, device, name)
-    yield from _chained(ops, device, name)
+        yield f"linear {name}{', exact' if exact else ''}", _quantised_linear(name, device, exact)
+    ops = choose_ops(device, BF16, quantisation=Quantisation.named(name))
+    yield f"fused_linear {name}", _fused(ops, device, name)
+    yield f"chained_linear {name}", _chained(ops, device, name)
+
+
+def _quantised_linear(name: str, device: torch.device, exact: bool) -> Iterator[Check]:
+    """Against what the weights stand for. Many rows are quantised too, if the weights are floats."""
+    ops = choose_ops(device, BF16, quantisation=Quantisation.named(name), exact=exact)
+    suffix = ", exact" if exact else ""
+    for outputs, inputs in ((6144, HIDDEN), (HIDDEN, FFN), (1000, 208)):
+        packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), None)
+        numbers_DN = _numbers(packed).T
+        for tokens in (1, 5, 16, 17, 64, 65, 256, 300):
+            x_TD = _randn(device, tokens, inputs)
+            truth = x_TD.double() @ numbers_DN
+            y_TN, logits_TN = ops.linear(x_TD, packed), ops.logits(x_TD, packed)
+            limit = _LIMIT_FP8 if "fp8" in name and tokens > 16 and not exact else _LIMIT
+            yield Check(f"linear {name} {tokens}x{inputs}->{outputs}{suffix}", _error(y_TN, truth), limit)
+            yield Check(f"logits {name} {tokens}x{inputs}->{outputs}{suffix}", _error(logits_TN, truth), limit)
 
 
 def _numbers(weight: LinearWeight) -> Tensor:
@@ -127,14 +138,14 @@ def _fused(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
     for outputs, inputs in ((HIDDEN, FFN), (2 * FFN, HIDDEN), (6144, HIDDEN), (200, 208)):
         bias_N = _randn(device, outputs) if outputs == 6144 else None
         packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), bias_N)
-        norm = Norm(_randn(device, inputs), 1e-5)
+        numbers_DN, norm = _numbers(packed).T, Norm(_randn(device, inputs), 1e-5)
         counts = [tokens for tokens in (1, 5, 16) if tokens <= ops.fused_rows]
         for tokens, gated, has_norm in itertools.product(counts, (False, True), (False, True)):
             x_TD = _randn(device, tokens, inputs, scale=3.0)
             truth = x_TD.double()
             if has_norm:
                 truth = truth / (truth.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight_D.double()
-            truth = truth @ _numbers(packed).T + (0 if bias_N is None else bias_N.double())
+            truth = truth @ numbers_DN + (0 if bias_N is None else bias_N.double())
             if gated:
                 gate, up = truth.chunk(2, -1)
                 truth = gate / (1 + (-gate).exp()) * up
@@ -154,11 +165,12 @@ def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
         bias_N = _randn(device, outputs) if outputs == 6144 else None
         packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), bias_N)
         assert run.takes(packed)
+        numbers_DN = _numbers(packed).T
         for tokens in (2, 16, 17, 40, 64, 65, 128):
             x_TD, name = _randn(device, tokens, inputs, scale=3.0), f"chained {kind} {tokens}x{inputs}->{outputs}"
             rows = run.prepare(x_TD, norms[inputs])
             yield Check(f"{name} prepare", _error(rows, _normed(x_TD.double(), norms[inputs])), limit)
-            truth = rows.dense().double() @ _numbers(packed).T + (0 if bias_N is None else bias_N.double())
+            truth = rows.dense().double() @ numbers_DN + (0 if bias_N is None else bias_N.double())
             yield Check(name, _error(run.linear(rows, packed), truth), _LIMIT)
             if outputs == 2 * FFN:
                 gate, up = truth.chunk(2, -1)

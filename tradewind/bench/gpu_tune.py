@@ -1,15 +1,13 @@
 """The search for tactics of products of few rows, which is never done while serving: `bench gpu --parts tune`.
 
-Every tactic is compiled by several processes first, so that the measuring one finds it in Triton's cache. What comes
-out is a table like those shipped in tradewind/kernels/linear/tactics; it has only what `--forms` names.
+Every tactic is compiled on all cores first, so that measuring finds it ready. What comes out is a table like those
+shipped in tradewind/kernels/linear/tactics; it has only what `--forms` names.
 """
 
 import argparse
 import functools
 import itertools
 import json
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +18,14 @@ import torch
 from tradewind.bench.gpu_kernels import layer_shapes, replayed_s
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.gpu import Chip
+from tradewind.kernels.gpu.ready import ReadyKernels
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, reference
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.torch_linear import linear as by_torch
 from tradewind.kernels.quantised_rows import Activations, QuantisedRows, quantise_rows
+from tradewind.runner.machine import usable_cpus
 
 ROWS = (16, 64)
 _SHARED_BYTES = 220_000  # of a multiprocessor, for one program
@@ -58,9 +58,8 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     """Search for the fastest tactic of every shape of options.config; the table's path, in options.out."""
     import triton
 
-    workers = max(1, (os.cpu_count() or 2) - 1)
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.map(_compile_part, [(part, workers, tuple(options.forms)) for part in range(workers)])
+    ready = ReadyKernels(usable_cpus())
+    ready.prepare(lambda: [launch() for launch in _launches(options.forms, device)], _tell_of_compiling)
     shapes = layer_shapes(json.loads((options.config / "config.json").read_text()))
     entries: list[dict[str, Any]] = []
     fused: list[dict[str, Any]] = []
@@ -202,20 +201,13 @@ def _chained_call(
     return functools.partial(chained_linear, rows, weight, place, out, Launch(tactic, chip, run.arrivals))
 
 
-def _compile_part(work: tuple[int, int, tuple[str, ...]]) -> None:
-    from triton.runtime.errors import TritonError
-
-    part, parts, forms = work
-    device = torch.device("cuda", 0)
-    for call in itertools.islice(_compilations(forms, device), part, None, parts):
-        try:
-            call()()
-        except TritonError:  # the compiler needs more than there is: the search leaves it out, too
-            continue
+def _tell_of_compiling(done: int, kernels: int) -> None:
+    if done % 50 == 0:
+        print(f"tune: {done} of {kernels} kernels ready", flush=True)
 
 
-def _compilations(forms: tuple[str, ...], device: torch.device) -> Iterator[Callable[[], Callable[[], object]]]:
-    """What to call for a launch of each kernel, on a small weight."""
+def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], object]]:
+    """Of each kernel that is searched among, on a small weight."""
     from tradewind.kernels.linear.triton import few_rows
 
     chip = Chip.of(device)
@@ -224,14 +216,14 @@ def _compilations(forms: tuple[str, ...], device: torch.device) -> Iterator[Call
         for rows in ROWS if form in ("bf16", "fp8") else ():
             x = _rows(form, rows, 4096, device)
             for tactic in candidates(weight.data.itemsize, rows):
-                yield functools.partial(functools.partial, few_rows, x, weight, None, _BF16, tactic, chip)
+                yield functools.partial(few_rows, x, weight, None, _BF16, tactic, chip)
         for work in dict.fromkeys(work for name in ("qkv", "out", "gate_up") for work in _fused_works(form, name)):
             for fused_tactic in fused_candidates(work):
-                yield functools.partial(_fused_call, work, weight, fused_tactic, device, chip)
+                yield _fused_call(work, weight, fused_tactic, device, chip)
         works = itertools.product(ROWS if form not in ("bf16", "fp8") else (), ("qkv", "out", "gate_up"))
         for chained_work in (ChainedWork(form, rows, place) for rows, place in works):
             for chained_tactic in chained_candidates(chained_work):
-                yield functools.partial(_chained_call, chained_work, weight, chained_tactic, device, chip)
+                yield _chained_call(chained_work, weight, chained_tactic, device, chip)
 
 
 def _fastest(tactics: Iterable[T], calls: Callable[[T], list[Callable[[], object]]]) -> tuple[T, float]:
