@@ -15,7 +15,10 @@ from triton.runtime import driver
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.ready import ReadyKernels
-from tradewind.kernels.linear.triton import quantise
+from tradewind.kernels.linear import fp8
+from tradewind.kernels.linear.gpu import OF_ANY_SHAPE
+from tradewind.kernels.linear.triton import few_rows, quantise
+from tradewind.kernels.quantised_rows import quantise_rows
 from tradewind.kernels.silu_mul.triton import TritonSiluMul
 
 CHIP = Chip.like((9, 0), 132)
@@ -51,13 +54,18 @@ class Driver:
 
 
 def work() -> None:
-    """Six kernels of three: strides of 1, those that 16 divides and others, and pointers that it does not."""
+    """Seven kernels of four: strides of 1, those that 16 divides and others, and pointers that it does not.
+
+    The last asks for the weights of a line and less ahead.
+    """
     gate, norm = TritonSiluMul(CHIP), TritonAddRmsNorm(CHIP)
     for width in (64, 72):
         gate.plain(torch.ones(3, 2 * width, dtype=torch.bfloat16))
         norm.plain(torch.ones(3, width, dtype=torch.bfloat16), None, torch.ones(width, dtype=torch.bfloat16), 1e-5)
     quantise(torch.ones(3, 1, dtype=torch.bfloat16), CHIP)
     quantise(torch.ones(3 * 64 + 1, dtype=torch.bfloat16)[1:].view(3, 64), CHIP)
+    weight = fp8.pack(torch.ones(64, 64, dtype=torch.bfloat16), None)
+    few_rows(quantise_rows(torch.ones(3, 64, dtype=torch.bfloat16)), weight, None, torch.bfloat16, OF_ANY_SHAPE, CHIP)
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ def release(OVERLAPS: tl.constexpr):
 def ask_for(rows_at, COLUMNS: tl.constexpr):
     """Have the first COLUMNS numbers from each of these places brought into the L2 cache. Nobody waits for them."""
     LINE: tl.constexpr = _LINE_BITS // rows_at.dtype.element_ty.primitive_bitwidth
-    at = rows_at[:, None] + tl.arange(0, COLUMNS // LINE)[None, :] * LINE
+    LINES: tl.constexpr = (COLUMNS + LINE - 1) // LINE
+    at = rows_at[:, None] + tl.arange(0, LINES)[None, :] * LINE
     tl.inline_asm_elementwise(
         "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [at.to(tl.int64)], tl.int32, is_pure=False, pack=1
     )
