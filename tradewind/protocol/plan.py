@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tradewind.protocol.cost import ContextCost
 from tradewind.protocol.request import RowSampling
 
 if TYPE_CHECKING:
@@ -91,4 +92,5 @@ class RunnerInfo:
     dtype: str
     weights_bytes: int
     kv_bytes: int
+    context_cost: ContextCost = field(default_factory=ContextCost)
     implementations: dict[str, str] = field(default_factory=dict)  # op -> implementation, for `doctor` and logs

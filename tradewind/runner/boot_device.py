@@ -25,10 +25,12 @@ from tradewind.kernels.quantised_rows import FP8
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model, load_spec
 from tradewind.models.spec import ModelSpec
+from tradewind.protocol.cost import ContextCost
 from tradewind.protocol.plan import RowStart, RunnerInfo, StepPlan
 from tradewind.protocol.request import RowSampling
 from tradewind.protocol.runner import Runner
 from tradewind.runner.boot import Progress
+from tradewind.runner.context_cost import context_cost
 from tradewind.runner.machine import bfloat16_feature, cpu_features, usable_cpus
 from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, plan_memory
 from tradewind.runner.runner import DeviceRunner
@@ -82,21 +84,22 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     progress("measuring memory", 0.0)
     ask = memory_ask(spec, config, device, free_bytes(device))
     described = describe(device, config.runner)
+    kv = kv_dtype(spec, config, device)
+    cost = context_cost(spec, device, quantisation_of(config, device, spec), kv)
     runner: Runner
     if device.type == "cuda":
         from tradewind.runner.boot_gpu import boot_gpu
 
-        kv = kv_dtype(spec, config, device)
-        runner = boot_gpu(model, config, ask, kv, lambda ask: info_of(model, described, ask), progress)
+        runner = boot_gpu(model, config, ask, kv, lambda ask: info_of(model, described, ask, cost), progress)
         progress("warming up", 0.0)
         warm_up(runner)
         progress("ready", 1.0)
         return runner
     level = level_of(config.runner)
     sample, mask_logits = sampling.choose(device, level=level), masking.choose(device, level=level)
-    info = info_of(model, described, ask)
+    info = info_of(model, described, ask, cost)
     info.implementations.update(sample=sample.kind, mask_logits=mask_logits.kind)
-    pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), kv_dtype(spec, config, device), device)
+    pool = KVPool.allocate(spec.pool_shape(info.num_blocks, info.block_tokens), kv, device)
     runner = DeviceRunner(model, pool, info, SampleOps(sample.run, mask_logits.run), threads=threads)
     progress("warming up", 0.0)
     warm_up(runner)
@@ -233,7 +236,7 @@ def memory_ask(spec: ModelSpec, config: Config, device: Device, free_after_weigh
     )
 
 
-def info_of(model: Model, device: str, ask: MemoryAsk) -> RunnerInfo:
+def info_of(model: Model, device: str, ask: MemoryAsk, cost: ContextCost) -> RunnerInfo:
     """What the loaded model can do in the memory that is left."""
     spec = model.spec
     plan = plan_memory(ask)
@@ -251,6 +254,7 @@ def info_of(model: Model, device: str, ask: MemoryAsk) -> RunnerInfo:
         dtype=DTYPE_NAMES[spec.dtype],
         weights_bytes=model.weights_bytes,
         kv_bytes=kv_bytes,
+        context_cost=cost,
         implementations={op: chosen.kind for op, chosen in model.ops.chosen.items()},
     )
 

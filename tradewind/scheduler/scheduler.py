@@ -36,7 +36,7 @@ from tradewind.protocol.result import (
 )
 from tradewind.protocol.snapshot import EngineView
 from tradewind.scheduler.audit import audit
-from tradewind.scheduler.budget import divide, wants_more
+from tradewind.scheduler.budget import Budget, Rest, wants_more
 from tradewind.scheduler.flight import Chunk, Flight
 from tradewind.scheduler.pace import Pace
 from tradewind.scheduler.policy import Victims, order_of
@@ -74,9 +74,9 @@ class Scheduler:
         self._info = info
         self._config = config
         self._clock = clock
-        self._step_tokens = min(info.step_tokens, config.step_tokens or info.step_tokens)
+        self._budget = Budget(info, min(info.step_tokens, config.step_tokens or info.step_tokens))
         # No more rows than tokens in a step: every running sequence can then get a token in every step.
-        max_running = min(info.max_running, config.max_running or info.max_running, self._step_tokens)
+        max_running = min(info.max_running, config.max_running or info.max_running, self._budget.step_tokens)
         self._residents = Residents(
             info, max_running, shares_prefixes=cache.prefix_caching, has_priorities=config.policy == "priority"
         )
@@ -227,7 +227,7 @@ class Scheduler:
             return None
         while True:
             group, computed, appends = self._plan_decode()
-            chunks = self._plan_prefill(self._step_tokens - len(group))
+            chunks = self._plan_prefill(computed)
             if chunks:
                 return self._issue_mixed(group, computed, appends, chunks)
             if len(group):
@@ -271,18 +271,22 @@ class Scheduler:
         self._residents.preempt(victim, self._applied_tokens(victim))
         self._preemptions += 1
 
-    def _plan_prefill(self, budget_tokens: int) -> list[Chunk]:
+    def _plan_prefill(self, decodes: "Int32s") -> list[Chunk]:
+        """Chunks of prompts beside decode rows that have computed so many tokens each."""
         residents, rows = self._residents, self._rows
+        budget_tokens = self._budget.step_tokens - len(decodes)
         if budget_tokens <= 0:
             return []
         self._admit(budget_tokens)
         if not residents.prefills:
             return []
+        starts = [int(rows.computed[sequence.slot]) for sequence in residents.prefills]
+        rests = [Rest(*rest) for rest in zip(starts, self._remaining(), strict=True)]
+        sizes = self._budget.divide(rests, self._budget.beside(decodes))
         chunks = []
-        for sequence, tokens in zip(residents.prefills, divide(self._remaining(), budget_tokens), strict=True):
+        for sequence, start, tokens in zip(residents.prefills, starts, sizes, strict=True):
             tokens = residents.grow(sequence, tokens) if tokens else 0
             if tokens > 0:
-                start = int(rows.computed[sequence.slot])
                 chunks.append(Chunk(sequence, start, start + tokens))
         return chunks
 

@@ -9,7 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from world import VOCAB, Shape, World, request
 
 from tradewind.base.errors import RequestError
+from tradewind.protocol.cost import ContextCost
 
+CONTEXT_COSTS = [
+    ContextCost(),
+    ContextCost(((0.02, None),), least_tokens=4.5),
+    ContextCost(((0.3, None), (0.5, 6)), least_tokens=2),
+    ContextCost(((8.0, 5),), least_tokens=30),
+]
 PREFIXES = [[], [1] * 9, [1] * 9 + [2] * 8, [3] * 20, [4, 5] * 7]
 
 
@@ -24,6 +31,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(["fcfs", "priority"]),
         prefix_caching=st.booleans(),
         run_ahead=st.booleans(),
+        context_cost=st.sampled_from(CONTEXT_COSTS),
     )
     def begin(self, **sizes: object) -> None:
         self.world = World(Shape(**sizes))  # type: ignore[arg-type]
@@ -114,6 +122,7 @@ def random_shape(chance: random.Random) -> Shape:
         policy=chance.choice(["fcfs", "priority"]),
         prefix_caching=chance.random() < 0.8,
         run_ahead=chance.random() < 0.6,
+        context_cost=chance.choice(CONTEXT_COSTS),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from world import VOCAB, Shape, World, expected, request
 
 from tradewind.base.errors import ContextLengthExceeded, Overloaded, RequestError
+from tradewind.protocol.cost import ContextCost
 from tradewind.protocol.plan import StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason
 from tradewind.protocol.result import NOTHING_TO_DRAW
@@ -218,6 +219,41 @@ def test_a_step_never_exceeds_the_smaller_budget():
         assert plan.total_tokens <= 5
         world.apply()
     world.verify_end()
+
+
+def test_chunks_become_smaller_as_a_prompt_is_computed_and_nobody_waits_longer():
+    context = ContextCost(((1 / 200, None),), least_tokens=4)
+    world = World(Shape(step_tokens=64, num_blocks=400, max_model_len=1400, context_cost=context))
+    for request_id in range(4):
+        world.add(request(request_id, [request_id], 200))
+    steps(world, 1)
+    world.add(request(4, [7] * 1200, 2))
+    chunks = []
+    while not world.stories[4].tokens:
+        if len(chunks) == 40:
+            world.add(request(5, [9] * 20, 1))
+        chunks.append(rows(world.plan())[4])  # the world verifies what the step costs
+        world.apply()
+        if len(chunks) == 41:
+            assert world.stories[5].finish is not None, "a short prompt waits for one step"
+    assert chunks[0] > 50
+    assert 4 < chunks[-2] < 12
+    assert 70 < len(chunks) < 100
+    assert all(len(world.stories[request_id].tokens) == 1 + len(chunks) for request_id in range(4))
+    world.drain()
+
+
+def test_prompts_go_on_beside_decode_rows_that_cost_all_there_is():
+    context = ContextCost(((0.1, None),), least_tokens=10)
+    world = World(Shape(step_tokens=64, num_blocks=600, max_model_len=600, prefix_caching=False, context_cost=context))
+    for request_id in range(4):
+        world.add(request(request_id, [request_id] * 300, 250))
+    for _ in range(400):
+        if not all(world.stories[request_id].tokens for request_id in range(4)):
+            world.turn()
+    world.add(request(4, [7] * 40, 2))
+    assert rows(world.plan())[4] == 40, "four rows of 300 tokens cost 1,200: a quarter is more than this prompt"
+    world.drain()
 
 
 def test_rows_that_stay_reuse_their_arrays():

@@ -8,6 +8,7 @@ import msgspec
 
 from tradewind.base.clock import ManualClock
 from tradewind.config import CacheConfig, SchedulerConfig
+from tradewind.protocol.cost import ContextCost
 from tradewind.protocol.plan import RunnerInfo, StepPlan
 from tradewind.protocol.request import EngineRequest, FinishReason, RowSampling
 from tradewind.protocol.result import NOTHING_TO_DRAW, Finish, Updates
@@ -30,6 +31,7 @@ class Shape:
     prefix_caching: bool = True
     run_ahead: bool = False
     max_waiting: int = 1000
+    context_cost: ContextCost = field(default_factory=ContextCost)
 
     def info(self) -> RunnerInfo:
         return RunnerInfo(
@@ -44,6 +46,7 @@ class Shape:
             dtype="none",
             weights_bytes=0,
             kv_bytes=0,
+            context_cost=self.context_cost,
         )
 
     def fits(self, prompt_tokens: int, max_tokens: int) -> bool:
@@ -64,6 +67,15 @@ def request(request_id: int, prompt: list[int], max_tokens: int = 4, **options: 
         sampling=RowSampling(**sampling),  # type: ignore[arg-type]
         **own,  # type: ignore[arg-type]
     )
+
+
+def row_cost(context: ContextCost, computed: int, tokens: int) -> float:
+    """What a row costs, token by token."""
+    total = float(tokens)
+    for cost, window in context.kinds if tokens else ():
+        sees = [position + 1 if window is None else min(position + 1, window) for position in range(computed + tokens)]
+        total += cost * max(sum(sees[computed:]), context.least_tokens * sees[computed])
+    return total
 
 
 @lru_cache(maxsize=4096)
@@ -131,11 +143,25 @@ class World:
         if plan is None:
             assert self.pending or not self.scheduler.has_work, "nothing in flight, nothing planned, yet work is left"
             return None
+        self._verify_cost(plan)
         if failing_row is not None:
             self.failures[plan.step] = {int(plan.slots[failing_row % len(plan.slots)]): failure}
         self.pending.append(self.runner.run(plan))
         self.steps += 1
         return plan
+
+    def _verify_cost(self, plan: StepPlan) -> None:
+        """A step costs no more than the first chunk of a prompt, or a quarter more than its decode rows alone; but for
+        a block of the first prompt, beside which the others take no more than half of what prompts may."""
+        context = self.shape.context_cost
+        columns = zip(plan.computed_tokens.tolist(), plan.new_tokens.tolist(), strict=True)
+        costs = [row_cost(context, computed, tokens) for computed, tokens in columns]
+        chunks = len(self.scheduler._flights[-1].chunks)
+        decodes, prompts = costs[: len(costs) - chunks], costs[len(costs) - chunks :]
+        most = max(row_cost(context, 0, self.shape.step_tokens) - sum(decodes), sum(decodes) / 4)
+        if chunks and sum(prompts) > most + 1e-6:
+            assert plan.new_tokens[len(decodes)] <= self.shape.block_tokens, "a chunk costs too much"
+            assert sum(prompts[1:]) <= most / 2 + 1e-6, "small chunks cost too much"
 
     def apply(self) -> bool:
         """Take in the oldest result, if there is one."""
