@@ -2,16 +2,17 @@
 
 Prompts are random token ids, output lengths are fixed (`ignore_eos`), so that servers are compared on equal work. The
 latencies are those of the client: TTFT from sending the request to the first text, TPOT the time per token after the
-first, ITL the gaps between arrivals. With `--schemas N`, answers are held to N different JSON Schemas in turn, none of
-which lets an answer end before its length.
+first, ITL the gaps between arrivals. With `--beside N`, N streams of short prompts go on beside the load, and the gaps
+of theirs that fall into it are told apart: what streams notice of a long prompt, say. With `--schemas N`, answers are
+held to N different JSON Schemas in turn, none of which lets an answer end before its length.
 """
 
 import argparse
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ import msgspec
 
 from tradewind.bench.http import Endpoint, HttpError, post, served_model
 from tradewind.bench.report import Report, Row, percentile
+
+_WARM_UP_TOKENS = 256  # at most, of a prompt
+_BESIDE_TOKENS = (64, 200)  # in and out, of the streams beside a load
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def main(arguments: list[str]) -> int:
     for concurrency, rate in loads:
         requests = options.requests or 3 * (concurrency or 32)
         bodies = [work.body(random.Random(f"{options.seed}/{concurrency}/{rate}/{i}"), i) for i in range(requests + 1)]
-        report.rows.append(measure(endpoint, bodies, concurrency=concurrency, rate=rate))
+        beside = Beside(endpoint, work, options.beside) if options.beside else None
+        report.rows.append(measure(endpoint, bodies, concurrency=concurrency, rate=rate, beside=beside))
     report.print()
     print(report.write(options.out))
     if len(report.rows) > 1 and not options.rate:
@@ -97,17 +102,19 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(
-    endpoint: Endpoint, bodies: list[dict[str, Any]], *, concurrency: int | None = None, rate: float | None = None
+    endpoint: Endpoint,
+    bodies: list[dict[str, Any]],
+    *,
+    concurrency: int | None = None,
+    rate: float | None = None,
+    beside: "Beside | None" = None,
 ) -> Row:
     """One load: either so many requests in flight, or so many a second. The last of `bodies` goes ahead, uncounted."""
-    asyncio.run(run_one(endpoint, bodies[-1]))
-    started_s = time.perf_counter()
-    if concurrency is not None:
-        traces = asyncio.run(_closed(endpoint, bodies[:-1], concurrency))
-    else:
-        assert rate is not None
-        traces = asyncio.run(_open(endpoint, bodies[:-1], rate))
-    return _summary(concurrency or f"{rate}/s", traces, time.perf_counter() - started_s)
+    asyncio.run(run_one(endpoint, {**bodies[-1], "prompt": bodies[-1]["prompt"][:_WARM_UP_TOKENS]}))
+    load = _load(endpoint, bodies[:-1], concurrency, rate)
+    traces, elapsed_s = asyncio.run(beside.during(load) if beside else load)
+    row = _summary(concurrency or f"{rate}/s", traces, elapsed_s)
+    return row if beside is None else beside.add_to(row)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -122,10 +129,68 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32], help="requests in flight")
     parser.add_argument("--rate", type=float, nargs="+", default=[], help="instead: Poisson arrivals per second")
     parser.add_argument("--requests", type=int, help="per load (default: three times the concurrency)")
+    parser.add_argument("--beside", type=int, default=0, metavar="N", help="streams that go on beside the load")
     parser.add_argument("--schemas", type=int, default=0, help="hold answers to so many different JSON Schemas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder for JSON and PNG")
     return parser.parse_args(arguments)
+
+
+class Beside:
+    """Streams beside a load, begun anew whenever they end; what they notice of it."""
+
+    def __init__(self, endpoint: Endpoint, work: Work, streams: int) -> None:
+        self._endpoint = endpoint
+        self._work = replace(work, input_tokens=_BESIDE_TOKENS[0], output_tokens=_BESIDE_TOKENS[1], schemas=0)
+        self._streams = streams
+        self._gaps_s: list[float] = []
+        self._failed = 0
+
+    async def during(self, load: Coroutine[Any, Any, tuple[list[Trace], float]]) -> tuple[list[Trace], float]:
+        """What `load` returns, which is awaited once all streams have begun."""
+        begun, over = asyncio.Semaphore(0), asyncio.Event()
+        tasks = [asyncio.create_task(self._stream(index, begun, over)) for index in range(self._streams)]
+        for _ in tasks:
+            await begun.acquire()
+        started_s = time.perf_counter()
+        result = await load
+        ended_s = time.perf_counter()
+        over.set()
+        traces = [trace for traces in await asyncio.gather(*tasks) for trace in traces]
+        self._failed = sum(trace.error is not None for trace in traces)
+        self._gaps_s = [gap_s for trace in traces for gap_s in _gaps_s(trace, started_s, ended_s)]
+        return result
+
+    def add_to(self, row: Row) -> Row:
+        """The row of the load that has been, with what the streams saw."""
+        return {
+            **row,
+            "failed": int(row["failed"]) + self._failed,
+            "beside: ITL p50 ms": percentile(self._gaps_s, 0.5) * 1e3,
+            "beside: ITL p99 ms": percentile(self._gaps_s, 0.99) * 1e3,
+            "beside: ITL max ms": max(self._gaps_s, default=float("nan")) * 1e3,
+        }
+
+    async def _stream(self, index: int, begun: asyncio.Semaphore, over: asyncio.Event) -> list[Trace]:
+        rng = random.Random(f"beside/{index}")
+        traces = [await run_one(self._endpoint, {**self._work.body(rng, index), "max_tokens": 1})]
+        begun.release()
+        while not over.is_set():
+            traces.append(await run_one(self._endpoint, self._work.body(rng, index)))
+        return traces
+
+
+async def _load(
+    endpoint: Endpoint, bodies: list[dict[str, Any]], concurrency: int | None, rate: float | None
+) -> tuple[list[Trace], float]:
+    """One load, and how long it took in seconds."""
+    started_s = time.perf_counter()
+    if concurrency is not None:
+        traces = await _closed(endpoint, bodies, concurrency)
+    else:
+        assert rate is not None
+        traces = await _open(endpoint, bodies, rate)
+    return traces, time.perf_counter() - started_s
 
 
 async def _closed(endpoint: Endpoint, bodies: list[dict[str, Any]], concurrency: int) -> list[Trace]:
@@ -179,13 +244,19 @@ async def _events(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield event[6:]
 
 
+def _gaps_s(trace: Trace, started_s: float = 0.0, ended_s: float = float("inf")) -> list[float]:
+    """The gaps between arrivals that have a part of this time in them."""
+    pairs = zip(trace.arrivals_s, trace.arrivals_s[1:], strict=False)
+    return [after_s - before_s for before_s, after_s in pairs if after_s > started_s and before_s < ended_s]
+
+
 def _summary(load: int | str, traces: list[Trace], elapsed_s: float) -> Row:
     good = [trace for trace in traces if trace.error is None]
     failures = [trace.error for trace in traces if trace.error is not None]
     if failures:
         print(f"failed: {failures[0]}")
     tokens = sum(trace.output_tokens for trace in good)
-    gaps_s = [b - a for trace in good for a, b in zip(trace.arrivals_s, trace.arrivals_s[1:], strict=False)]
+    gaps_s = [gap_s for trace in good for gap_s in _gaps_s(trace)]
     row: Row = {"load": load, "requests": len(traces), "failed": len(failures), "output tok/s": tokens / elapsed_s}
     for name, values in (
         ("TTFT", [trace.ttft_s for trace in good]),
