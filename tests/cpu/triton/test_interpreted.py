@@ -320,7 +320,7 @@ CHAINED = [
 @pytest.mark.parametrize("has_norm", [False, True])
 def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_norm: bool) -> None:
     """What would be rounded to 8 bits stays as it is here, as in other tests of what is quantised."""
-    quantises, dtype, (outputs, inputs) = layout == "fp8-blocks", torch.float16, (512, 640)
+    quantises, dtype, (outputs, inputs) = layout == "fp8-blocks", torch.float16, (512, 1024)
     norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
     truth = ReferenceChainedLinear(quantises=quantises)
     rows = truth.prepare(randn(tokens, inputs, dtype=dtype, scale=3.0), norms[0] if has_norm else None)
