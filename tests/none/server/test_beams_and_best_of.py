@@ -87,20 +87,25 @@ async def test_every_step_carries_the_terms_of_the_request() -> None:
     assert terms[0]["timeout_s"] >= terms[-1]["timeout_s"] > 40
 
 
+def three_samples(params: SamplingParams) -> list[Any]:
+    assert params.logprobs == 0
+    deltas = []
+    for index, logprobs in enumerate(([-1.0], [-0.2, -0.3], [-0.4, -0.5, -0.3])):
+        known = [TokenLogprobs([65], [logprob], 1) for logprob in logprobs]
+        text, tokens = "ABC"[index], [65] * len(logprobs)
+        deltas.append(Delta(index=index, text=text, token_ids=tokens, logprobs=known, finish_reason=FinishReason.STOP))
+    return [deltas]
+
+
+@pytest.mark.parametrize("fields", [{}, {"best_of": 3}])
+async def test_samples_that_are_all_given_are_not_ranked(fields: dict[str, int]) -> None:
+    answer = await Caller(FakeEngine(script=three_samples)).post(TEXT, {"prompt": "a", "n": 3, "logprobs": 0, **fields})
+    assert [one["text"] for one in answer.json()["choices"]] == ["A", "B", "C"]
+
+
 @pytest.mark.parametrize(("n", "best"), [(1, ["B"]), (2, ["B", "C"])])
 async def test_the_best_of_samples(n: int, best: list[str]) -> None:
-    def script(params: SamplingParams) -> list[Any]:
-        assert params.logprobs == 0
-        deltas = []
-        for index, logprobs in enumerate(([-1.0], [-0.2, -0.3], [-0.4, -0.5, -0.3])):
-            known = [TokenLogprobs([65], [logprob], 1) for logprob in logprobs]
-            text, tokens = "ABC"[index], [65] * len(logprobs)
-            deltas.append(
-                Delta(index=index, text=text, token_ids=tokens, logprobs=known, finish_reason=FinishReason.STOP)
-            )
-        return [deltas]
-
-    made = Caller(FakeEngine(script=script))
+    made = Caller(FakeEngine(script=three_samples))
     answer = (await made.post(TEXT, {"prompt": "a", "n": n, "best_of": 3})).json()
     assert [one["text"] for one in answer["choices"]] == best
     assert [one["index"] for one in answer["choices"]] == list(range(n))

@@ -194,7 +194,12 @@ def with_samples(asked: CompletionRequest, params: SamplingParams) -> SamplingPa
 
 
 def best_samples(choices: list[Choice], samples: int, n: int) -> list[Choice]:
-    """Of each prompt's `samples` the `n` whose tokens have the highest log probability on average."""
+    """Of each prompt's `samples` the `n` whose tokens have the highest log probability on average.
+
+    Where all are wanted, they stay in the order of their seeds, as in a stream.
+    """
+    if samples == n:
+        return choices
     groups = [choices[first : first + samples] for first in range(0, len(choices), samples)]
     return [choice for group in groups for choice in sorted(group, key=_mean_logprob, reverse=True)[:n]]
 
