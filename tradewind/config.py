@@ -74,7 +74,10 @@ class SchedulerConfig:
 
     max_running: int | None = setting(None, "most requests running at once", aliases=("max-num-seqs",), low=1)
     step_tokens: int | None = setting(
-        None, "token budget of one step, prefill and decode together", aliases=("max-num-batched-tokens",), low=1
+        None,
+        "most tokens of one step, prefill and decode together; fewer where they read long contexts",
+        aliases=("max-num-batched-tokens",),
+        low=1,
     )
     max_waiting: int = setting(1024, "most requests waiting; one more is refused with 429", low=0)
     policy: Literal["fcfs", "priority"] = setting("fcfs", "order of admission", aliases=("scheduling-policy",))
