@@ -24,7 +24,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
 from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
 from tradewind.kernels.fused_linear import MOST_ROWS
-from tradewind.kernels.fused_linear.triton import fused_linear_kernel
+from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
@@ -78,9 +78,10 @@ class Outcome:
         return found
 
 
-def variants() -> list[Variant]:
-    """Those of models with heads of 128 and a hidden size of 4096."""
-    return [*_rowwise(), *_attention(), *_linear(), *_fused(), *_chained(), *_blocks(), *_sampling()]
+def variants(arch: int) -> list[Variant]:
+    """Those of models with heads of 128 and a hidden size of 4096, as they are launched there."""
+    chip = Chip.like((arch // 10, arch % 10), 1)
+    return [*_rowwise(), *_attention(), *_linear(), *_fused(chip), *_chained(), *_blocks(), *_sampling()]
 
 
 def _rowwise() -> list[Variant]:
@@ -188,11 +189,11 @@ _LAYOUTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 }
 
 
-def _fused() -> list[Variant]:
+def _fused(chip: Chip) -> list[Variant]:
     """All that the shipped table may launch, with groups of 128 where it is 4 bits."""
     found = {}
     for entry in Tactics.shipped().fused:
-        tactic = entry.tactic
+        tactic = launched(entry.tactic, chip, entry.layout, normed=entry.normed, gated=entry.gated)
         residual = not entry.normed and entry.rows <= MOST_ROWS
         parts = ["norm"] * entry.normed + ["gate"] * entry.gated + ["residual"] * residual
         shape = f"{tactic.outputs}x{tactic.rows}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
@@ -353,9 +354,9 @@ def main() -> int:
     parser.add_argument("--arch", type=int, nargs="+", default=[90])
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     options = parser.parse_args()
-    wanted = [variant for variant in variants() if options.only in variant.name]
     is_faulty = False
     for arch in options.arch:
+        wanted = [variant for variant in variants(arch) if options.only in variant.name]
         fitting = [variant for variant in wanted if arch >= 89 or FP8 not in variant.types.values()]
         with ThreadPoolExecutor(2) as pool:
             outcomes = list(pool.map(lambda variant, arch=arch: compile_variant(variant, arch), fitting))

@@ -32,7 +32,7 @@ from tradewind.kernels.chained_linear import PreparedRows
 from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
 from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
 from tradewind.kernels.fused_linear import Norm
-from tradewind.kernels.fused_linear.triton import Extras, fused_linear
+from tradewind.kernels.fused_linear.triton import Extras, fused_linear, launched
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear import LinearWeight, blocks, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear import triton as linear
@@ -517,3 +517,13 @@ def test_draw_with_filters(uniform: float) -> None:
     logits_NV[:, 100:200] = -torch.inf
     logits_NV[2, :7] = 12.0  # equal ones at the edge stay together
     check_draw(logits_NV, sample_rows(*[(*row, uniform) for row in settings]))
+
+
+def test_fused_tactics_that_a_compiler_refuses_are_replaced() -> None:
+    tall, single = FusedTactic(128, 16, 128, 8, 3), FusedTactic(4, 1, 2048, 8, 1)
+    hopper, blackwell = Chip.like((9, 0), 132), Chip.like((10, 0), 148)
+    assert launched(tall, blackwell, reference.LAYOUT, normed=True, gated=True).outputs == 32
+    assert launched(tall, hopper, reference.LAYOUT, normed=True, gated=True) == tall
+    assert launched(single, blackwell, reference.LAYOUT, normed=True, gated=True) == single
+    assert launched(tall, blackwell, reference.LAYOUT, normed=True, gated=False) == tall
+    assert launched(tall, blackwell, fp8_blocks.LAYOUT, normed=True, gated=True) == tall

@@ -21,7 +21,7 @@ from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.order import begin
-from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear.tactics import FusedTactic, Tactics
 
 
@@ -120,7 +120,7 @@ class Reading:
     @classmethod
     def of(cls, weight: LinearWeight) -> "Reading":
         """By the weight's layout."""
-        if weight.layout in ("dense", fp8.LAYOUT):
+        if weight.layout in (reference.LAYOUT, fp8.LAYOUT):
             return cls()
         (scales,) = weight.extras
         if weight.layout == fp8_blocks.LAYOUT:
@@ -184,6 +184,17 @@ def _vector(x_1D: Tensor, weight: LinearWeight, extras: Extras, tactic: FusedTac
     )  # fmt: skip
 
 
+# Triton 3.6 cannot compile two products that share rows normed on the way for the tensor cores that came with 10.0,
+# which take 64 outputs or more.
+_NARROW = FusedTactic(32, 16, 128, 4, 4)
+
+
+def launched(tactic: FusedTactic, chip: Chip, layout: str, *, normed: bool, gated: bool) -> FusedTactic:
+    """The tactic that takes the place of a measured one on this chip: the same, wherever the compiler takes it."""
+    is_refused = chip.capability[0] == 10 and layout == reference.LAYOUT and normed and gated and tactic.rows > 1
+    return _NARROW if is_refused and tactic.outputs > _NARROW.outputs else tactic
+
+
 class TritonFusedLinear:
     """See `tradewind.kernels.fused_linear.FusedLinear`."""
 
@@ -199,7 +210,9 @@ class TritonFusedLinear:
         gated: bool = False,
         residual_TN: Tensor | None = None,
     ) -> Tensor:
+        normed = norm is not None
         tactic = self._tactics.find_fused(
-            weight.layout, len(x_TD), weight.out_features, weight.in_features, normed=norm is not None, gated=gated
+            weight.layout, len(x_TD), weight.out_features, weight.in_features, normed=normed, gated=gated
         )
+        tactic = launched(tactic, self._chip, weight.layout, normed=normed, gated=gated)
         return fused_linear(x_TD, weight, Extras(norm, gated, residual_TN), tactic, self._chip, x_TD.dtype)
