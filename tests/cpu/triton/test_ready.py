@@ -66,3 +66,16 @@ def test_what_cannot_be_prepared_is_left_to_its_launch(
     (line,) = caplog.records
     assert "first launched" in line.getMessage()
     assert line.__dict__["fields"]["first"] == "RuntimeError: PassManager::run failed"
+
+
+def test_work_that_cannot_be_rehearsed_is_left_to_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rehearse(_work: object) -> list[ready._Launch]:
+        raise AttributeError("a driver of another kind")
+
+    monkeypatch.setattr(ready, "_rehearse", rehearse)
+    with caplog.at_level(logging.WARNING):
+        ready.ReadyKernels().prepare(lambda: None)
+    (line,) = caplog.records
+    assert "a driver of another kind" in line.__dict__["fields"]["because"]

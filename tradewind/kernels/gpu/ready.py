@@ -68,17 +68,21 @@ class ReadyKernels:
         """Make all kernels ready that `work` launches, several at once; `progress(done, all)` is told after each.
 
         `work` is done once without them, so nothing that it does may depend on what they compute. A kernel that cannot
-        be made ready is left to its first launch.
+        be made ready is left to its first launch; so are all if `work` cannot be done in this way.
         """
         begun_s = time.perf_counter()
-        launches = _rehearse(work)
+        try:
+            launches = _rehearse(work)
+        except Exception as error:  # noqa: BLE001 - this saves time only, and what is really wrong will come again
+            log.warning("kernels are compiled when they are first launched", extra=fields(because=repr(error)[:200]))
+            return
         failures: list[str] = []
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compile")
         try:
             for done, made in enumerate(as_completed([pool.submit(self._make_ready, launch) for launch in launches])):
-                error = made.exception()
-                if error is not None:
-                    failures.append(f"{type(error).__name__}: {error}")
+                fault = made.exception()
+                if fault is not None:
+                    failures.append(f"{type(fault).__name__}: {fault}")
                 progress(done + 1, len(launches))
         finally:
             pool.shutdown(cancel_futures=True)
