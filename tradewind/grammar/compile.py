@@ -50,7 +50,7 @@ class _Bytes:
 class Compiler:
     """Compiles, and remembers what it compiled lately. Safe to share between threads.
 
-    A compilation takes well under a millisecond as a rule, and some 100 ms at most.
+    A compilation takes a millisecond or a few as a rule, and some 100 ms at most.
     """
 
     def __init__(self, special_tokens: Sequence[str] = ()) -> None:
