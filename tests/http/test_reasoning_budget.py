@@ -124,7 +124,11 @@ def test_it_changes_nothing_where_the_prompt_ends_the_reasoning(client: openai.O
 
 def test_responses_count_the_tokens_of_reasoning(client: openai.OpenAI) -> None:
     done = client.responses.create(
-        model="demo", input="Tell me a story.", max_output_tokens=40, extra_body={"thinking_token_budget": 9}
+        model="demo",
+        input="Tell me a story.",
+        max_output_tokens=40,
+        temperature=0,
+        extra_body={"thinking_token_budget": 9},
     )
     assert done.usage is not None
     assert done.usage.output_tokens_details.reasoning_tokens == 9
@@ -132,13 +136,17 @@ def test_responses_count_the_tokens_of_reasoning(client: openai.OpenAI) -> None:
 
 def test_anthropics_budget(url: str) -> None:
     client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
-    done = client.messages.create(
-        model="demo", max_tokens=40, messages=TALK, thinking={"type": "enabled", "budget_tokens": 6}
+    few, more = (
+        client.messages.create(
+            model="demo",
+            max_tokens=40,
+            messages=TALK,
+            thinking={"type": "enabled", "budget_tokens": tokens},
+            extra_body={"temperature": 0},
+        )
+        for tokens in (6, 30)
     )
-    assert [block.type for block in done.content] == ["thinking", "text"]
-    assert done.usage.output_tokens == 40 or done.stop_reason == "end_turn"
-    more = client.messages.create(
-        model="demo", max_tokens=40, messages=TALK, thinking={"type": "enabled", "budget_tokens": 30}
-    )
-    thoughts = [answer.content[0].thinking for answer in (done, more)]  # type: ignore[union-attr]
+    assert [block.type for block in few.content] == ["thinking", "text"]
+    assert few.usage.output_tokens == 40 or few.stop_reason == "end_turn"
+    thoughts = [answer.content[0].thinking for answer in (few, more)]  # type: ignore[union-attr]
     assert thoughts[1].startswith(thoughts[0])
