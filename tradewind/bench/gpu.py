@@ -24,7 +24,7 @@ import torch
 
 from tradewind.base.units import format_bytes
 from tradewind.bench import gpu_gate, gpu_serve, gpu_tune
-from tradewind.bench.gpu_kernels import FORMS, ceilings, kernels
+from tradewind.bench.gpu_kernels import FORMS, ceilings, kernels, tell_of_compiling
 from tradewind.bench.gpu_profile import profile_steps
 from tradewind.bench.report import Report, Row
 from tradewind.config import Config, from_flat
@@ -115,7 +115,7 @@ def _gate(device: torch.device) -> bool:
     """Whether all checks pass. What held is said part by part: all is told of a run that is cut off, too."""
     ready = ReadyKernels(usable_cpus())
     ready.watch()
-    ready.prepare(lambda: deque(gpu_gate.checks(device), 0), _tell_of_compiling)
+    ready.prepare(lambda: deque(gpu_gate.checks(device), 0), tell_of_compiling)
     print(f"gate: {ready.count} kernels made ready in {ready.seconds:.1f} s", flush=True)
     passed, count = 0, 0
     for name, part in gpu_gate.parts(device):
@@ -128,11 +128,6 @@ def _gate(device: torch.device) -> bool:
         passed, count = passed + good, count + len(found)
     print(f"gate: {passed} of {count} checks passed", flush=True)
     return passed == count
-
-
-def _tell_of_compiling(done: int, kernels: int) -> None:
-    if done % 20 == 0:
-        print(f"gate: {done} of {kernels} kernels ready", flush=True)
 
 
 # --- a model ---------------------------------------------------------------------------------------------------------

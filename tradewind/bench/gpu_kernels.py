@@ -148,3 +148,9 @@ def _equal_rows(table_RM: Tensor, context: int, new: int) -> Rows:
     starts_R1 = torch.arange(count + 1, dtype=torch.int32, device=device) * new
     lengths_R = torch.full((count,), context, dtype=torch.int32, device=device)
     return Rows(unread, unread, starts_R1, lengths_R, table_RM, new, context)
+
+
+def tell_of_compiling(done: int, kernels: int) -> None:
+    """Say now and then how many kernels are ready."""
+    if done % 20 == 0:
+        print(f"{done} of {kernels} kernels ready", flush=True)

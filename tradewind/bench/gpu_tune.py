@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tradewind.bench.gpu_kernels import layer_shapes, replayed_s
+from tradewind.bench.gpu_kernels import layer_shapes, replayed_s, tell_of_compiling
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.ready import ReadyKernels
@@ -59,7 +59,7 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     import triton
 
     ready = ReadyKernels(usable_cpus())
-    ready.prepare(lambda: [launch() for launch in _launches(options.forms, device)], _tell_of_compiling)
+    ready.prepare(lambda: [launch() for launch in _launches(options.forms, device)], tell_of_compiling)
     shapes = layer_shapes(json.loads((options.config / "config.json").read_text()))
     entries: list[dict[str, Any]] = []
     fused: list[dict[str, Any]] = []
@@ -199,11 +199,6 @@ def _chained_call(
         place = Place(residual_TN=x_TD.new_zeros(work.rows, weight.out_features), norm=norm_out)
     out = run.room(work.rows, weight, place, x_TD.dtype)
     return functools.partial(chained_linear, rows, weight, place, out, Launch(tactic, chip, run.arrivals))
-
-
-def _tell_of_compiling(done: int, kernels: int) -> None:
-    if done % 50 == 0:
-        print(f"tune: {done} of {kernels} kernels ready", flush=True)
 
 
 def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], object]]:
