@@ -31,7 +31,7 @@ from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
-from tradewind.kernels.paged_attention.triton import CROWD, EXACT, LARGE, paged_attention_kernel, small_tile
+from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
@@ -139,8 +139,8 @@ def _attention() -> list[Variant]:
             "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows,
             "S": 16, "RUN": 16, "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,
             "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs, "IN_HARDWARE": True,
-            "DEALS": not is_small or rows >= CROWD.start, "OVERLAPS": True, "STAGES": tile.stages,
-            "COMBINES": tile.combines,
+            "DEALS": not is_small or rows <= DEALT, "OVERLAPS": True, "STAGES": tile.stages,
+            "COMBINES": tile.combines, "STEP": 16, "ROUNDS": tile.rounds,
         }  # fmt: skip
         found.append(
             Variant(

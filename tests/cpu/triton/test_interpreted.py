@@ -208,7 +208,16 @@ def test_attention_of_8_bit_pages(step: str) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 300])
-@pytest.mark.parametrize("step", [Step([700, 3], [1, 1]), Step([500, 40], [60, 1])], ids=["decode", "chunk"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step([700, 3], [1, 1]),
+        Step([500, 40], [60, 1]),
+        Step([600, 610, 620], [1, 1, 1]),
+        Step([900, 10, 300, 650, 420, 90], [1, 1, 1, 1, 1, 1]),
+    ],
+    ids=["decode", "chunk", "rows alike", "rows that differ"],
+)
 def test_attention_splits_long_contexts(step: Step, window: int | None) -> None:
     check_attention(torch.float32, step, HeadShape(2, 1, 16), window)
 

@@ -1,11 +1,11 @@
 """paged_attention in Triton: persistent programs that share out the work of a ragged batch among themselves.
 
-The launch does not depend on the batch, so it may be part of a CUDA graph: every program reads the rows' lengths,
-knows all pieces from them, and takes one after the other from a common counter. A row's queries, token by token and
-within a token the heads that share a key-value head, are cut into tiles; where there are fewer tiles than programs, the
-context is cut too, into splits. A piece of work is (row, split, tile, key-value head). The program that finishes the
-last split of a tile adds the splits up, in their order, so that the result does not depend on who that was. The online
-softmax is that of https://arxiv.org/abs/2205.14135.
+The launch does not depend on the batch, so it may be part of a CUDA graph: every program reads the rows' lengths, knows
+all pieces from them, and takes one after the other from a common counter. A row's queries, token by token and within a
+token the heads that share a key-value head, are cut into tiles; where there are fewer tiles than programs, or rows
+differ, the context is cut too, into splits. A piece of work is (row, split, tile, key-value head). The program that
+finishes the last split of a tile adds the splits up, in their order, so that the result does not depend on who that
+was. The online softmax is that of https://arxiv.org/abs/2205.14135.
 
 There are two launches: one with small tiles for rows of few queries (decode), one with large tiles for the others. The
 second is left out where the host knows that there are none.
@@ -42,6 +42,33 @@ def _load_rows(
     packed = (ends - begins) * GROUP
     tiles = tl.where((packed >= least) & (packed <= most), (packed + BM - 1) // BM, 0)
     return tiles, tl.minimum(contexts, ends - begins + window - 1)
+
+
+@triton.jit
+def _longest_piece(tiles_R, span_R, G: tl.constexpr, least, BN: tl.constexpr, ROUNDS: tl.constexpr):
+    """How many keys a piece may have.
+
+    Rows that are alike are cut into as many pieces as programs can have one of, or none if there are more rows than
+    that. If rows differ, a long piece that is begun late would keep all waiting: there is one piece for each program
+    if rows are few, and the more rounds the more rows there are (ROUNDS at most). Of rows that are cut anyhow, each
+    leaves half a piece over, on average.
+    """
+    programs = tl.num_programs(0)
+    work = tl.sum(tiles_R.to(tl.float32) * span_R.to(tl.float32), 0) * G
+    tiles = tl.sum(tiles_R, 0) * G
+    longest = tl.max(tl.where(tiles_R > 0, span_R, 0), 0)
+    if longest * tiles.to(tl.float32) <= 1.25 * work:
+        piece = longest / tl.maximum((longest * programs / tl.maximum(work, 1.0)).to(tl.int32), 1)
+    else:
+        rounds = tl.minimum(1 + 2 * tiles // programs, ROUNDS)
+        piece = work / tl.maximum(rounds * programs - tiles * 0.5, programs * 0.5)
+    return tl.maximum(tl.cdiv(piece.to(tl.int32), BN) * BN, least)
+
+
+@triton.jit
+def _piece_of(span, longest, STEP: tl.constexpr):
+    """The length of the pieces of a row (or of rows) of `span` keys."""
+    return tl.cdiv(tl.cdiv(span, tl.maximum(tl.cdiv(span, longest), 1)), STEP) * STEP
 
 
 @triton.jit
@@ -91,7 +118,7 @@ def _attend(
     run = tl.arange(0, BN // RUN) * RUN
     in_run = tl.arange(0, RUN) * K
     head_at = head * (S * K)
-    first = lo // BN * BN
+    first = lo // BN * BN if HAS_WINDOW else lo
     block = _blocks(table, first, lo, hi, BN, RUN, S, HAS_WINDOW)
     for start in tl.range(first, hi, BN, num_stages=STAGES):
         key = start + offset
@@ -190,24 +217,23 @@ def paged_attention_kernel(
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
-    DEALS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr, COMBINES: tl.constexpr,
+    DEALS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr, COMBINES: tl.constexpr, STEP: tl.constexpr,
+    ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """RUN: consecutive keys that certainly are in one block, if it begins at a multiple of theirs.
 
     EIGHT_BITS: of the pages; every such number is one in float16 too. IN_PAIRS: values are read two by two, since 16
     bits is the least that the tensor cores' loads can transpose; even and odd columns are then multiplied apart.
     IN_HARDWARE: there is an instruction that widens two numbers of 8 bits (Triton's interpreter knows none). DEALS:
-    pieces differ, so a program that is done with one takes the next; else every program has its turn.
+    a program that is done with a piece takes the next one; else every program has its turn.
 
     `scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
     `arrivals` [items] and `dealt` [2] (pieces dealt out beyond the first of each program, and programs that are done)
     int32, zero, and left so."""
     begin(OVERLAPS)
     tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
-    # A split is a program's fair share of all keys, in whole steps.
-    share = tl.sum(tiles_R.to(tl.float32) * span_R.to(tl.float32), 0) * G / tl.num_programs(0)
-    split = tl.maximum(tl.cdiv(tl.minimum(share, 1e9).to(tl.int32), BN) * BN, least_split)
-    items_R = tiles_R * tl.cdiv(span_R, split) * G
+    longest = _longest_piece(tiles_R, span_R, G, least_split, BN, ROUNDS)
+    items_R = tiles_R * tl.cdiv(span_R, longest) * G
     ends_R = tl.cumsum(items_R, 0)
     total = tl.sum(items_R, 0)
     programs = tl.num_programs(0)
@@ -219,7 +245,9 @@ def paged_attention_kernel(
         tokens = tl.load(query_starts + row + 1) - first_token
         context = tl.load(context_lens + row)
         tiles = tl.cdiv(tokens * GROUP, BM)
-        splits = tl.cdiv(tl.minimum(context, tokens + window - 1), split)
+        span = tl.minimum(context, tokens + window - 1)
+        splits = tl.cdiv(span, longest)
+        split = _piece_of(span, longest, STEP)
         # Later tiles see more keys: they come first, so that the last programs to finish have little left.
         head = local % G
         tile = tiles - 1 - (local // G) % tiles
@@ -243,8 +271,10 @@ def paged_attention_kernel(
         q_tile = tl.load(q_row + (token * q_stride + q_head * K)[:, None] + column[None, :], mask=written, other=0.0)
         if EIGHT_BITS:
             q_tile = q_tile.to(tl.float16)
-        # The next piece is asked for now, so that nobody waits for the answer.
-        item = programs + tl.atomic_add(dealt, 1, sem="relaxed") if DEALS else item + programs
+        item += programs
+        if DEALS and total > programs:
+            # The next piece is asked for now, so that nobody waits for the answer.
+            item = programs + tl.atomic_add(dealt, 1, sem="relaxed")
         table = block_tables + row.to(tl.int64) * table_stride
         # All queries of the tile see the keys between these.
         window_end = tl.maximum(lo, tile_last - window + 1)
@@ -260,8 +290,8 @@ def paged_attention_kernel(
         else:
             # Read again: what is kept of all rows would take the registers that keys and values need.
             tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
-            is_shared = (tl.arange(0, BLOCK_R) < row) & (span_R > split)
-            first_shared = tl.sum(tl.where(is_shared, tiles_R * tl.cdiv(span_R, split) * G, 0), 0)
+            is_shared = (tl.arange(0, BLOCK_R) < row) & (span_R > longest)
+            first_shared = tl.sum(tl.where(is_shared, tiles_R * tl.cdiv(span_R, longest) * G, 0), 0)
             place = first_shared + local
             each = tl.arange(0, BM)
             tl.store(partials + place.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :], acc)
@@ -274,9 +304,10 @@ def paged_attention_kernel(
                 tl.store(arrivals + of_tile, 0)
                 mass, acc = _add_up(partials, marks, of_tile, G * tiles, splits, BM, KP, COMBINES)
                 _store(out_row, out_at, written, mass, acc)
-    if DEALS and tl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
-        tl.store(dealt, 0)
-        tl.store(dealt + 1, 0)
+    if DEALS and total > programs:  # noqa: SIM102 - only then is it counted who is done
+        if tl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
+            tl.store(dealt, 0)
+            tl.store(dealt + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -291,25 +322,39 @@ class Tile:
     in_pairs: bool = False  # with pages of 8 bits
 
     @property
+    def rounds(self) -> int:
+        """How many pieces a program has, at most, because rows differ: those of a large tile are dear to add up."""
+        return 8 if self.rows <= 16 else 2
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of rows that are cut there may be, for each program.
+
+        With r rounds, P programs and T tiles of such rows they are fewer than rP - T/2 of the longest length, and a
+        last one for each of the T tiles; two for each full one at most: 4rP/3.
+        """
+        return -(-4 * self.rounds // 3)
+
+    @property
     def combines(self) -> int:
         """How many splits are read at once when they are added up: those of a large tile would fill shared memory."""
         return 4 if self.rows <= 16 else 1
 
 
-# By the bytes of a key's number; measured on an H100.
-SMALL = {2: Tile(16, 64, 4, 3, 2), 1: Tile(16, 64, 4, 3, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
+# By the bytes of a key's number; measured on an H200.
+SMALL = {2: Tile(16, 64, 4, 3, 2), 1: Tile(16, 128, 4, 2, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
 LARGE = {2: Tile(64, 64, 4, 3, 2), 1: Tile(64, 64, 4, 3, 2), 4: Tile(64, 32, 8, 2, 1)}
-# Instead of the small ones, where there are so many rows that more programs than usual all find work; with more rows
-# yet, what a program knows of them takes the registers that it needs.
+# Instead of the small ones, where there are so many rows that twice as many programs all find work.
 CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
-CROWD = range(65, 513)
+CROWD = 17
+DEALT = 512  # Of more rows of few queries, what a program knows of them takes the registers that the counter needs.
 EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 
 def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
     """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
-    tile = CROWDED.get(itemsize, SMALL[itemsize]) if rows in CROWD else SMALL[itemsize]
+    tile = CROWDED.get(itemsize, SMALL[itemsize]) if rows >= CROWD else SMALL[itemsize]
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
 
@@ -326,9 +371,8 @@ class TritonPagedAttention:
         self._chip = chip
         self._exact = exact
         self._most_stages = 3 if chip.overlaps else 2  # what came before Hopper has less shared memory
-        # A row is split only if it has more than a share of the work: see the kernel for why two per program suffice.
         tiles = [*SMALL.values(), *LARGE.values(), *CROWDED.values()]
-        items = [2 * (tile.programs * chip.processors + 1) for tile in tiles]
+        items = [tile.pieces * tile.programs * chip.processors for tile in tiles]
         numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
         self._partials = torch.empty(0 if exact else numbers * widest, dtype=torch.float32, device=device)
         self._marks = torch.empty(0 if exact else 2 * numbers, dtype=torch.float32, device=device)
@@ -387,8 +431,9 @@ class TritonPagedAttention:
             BLOCK_R=_padded(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
             HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, EXACT_DOT=q_THK.dtype == torch.float32,
             EIGHT_BITS=eight_bits, IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0,
-            IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count >= CROWD.start,
-            OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines, num_warps=tile.warps,
+            IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
+            OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
+            STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds, num_warps=tile.warps,
             num_stages=stages, **self._chip.launch,
         )  # fmt: skip
 
