@@ -8,6 +8,7 @@ variant must compile. 8-bit floats need compute capability 8.9.
 """
 
 import argparse
+import itertools
 import re
 import subprocess
 import sys
@@ -154,10 +155,10 @@ def _attention() -> list[Variant]:
 
 
 def _linear() -> list[Variant]:
-    """All that the shipped table may launch, and what multiplies any number of rows when rows must be exact."""
+    """All that the shipped tables may launch, and what multiplies any number of rows when rows must be exact."""
     types = {"x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
     found = {}
-    launched = [(entry.bits, entry.rows, entry.tactic) for entry in Tactics.shipped().entries]
+    launched = [(entry.bits, entry.rows, entry.tactic) for table in Tactics.all_shipped() for entry in table.entries]
     launched += [(bits, 8192, tactic) for _, bits, tactic in OF_MANY]
     for bits, rows, tactic in launched:
         fp8 = bits == 8
@@ -185,14 +186,20 @@ _LAYOUTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "dense": (BF16, None, {"PARTS": 1, "GROUP": 0, "SPAN": 1}),
     "fp8": (FP8, F32, {"PARTS": 1, "GROUP": 0, "SPAN": 1}),
     "fp8-blocks": (FP8, F32, {"PARTS": 1, "GROUP": 128, "SPAN": 128}),
-    "int4": (I16, F16, {"PARTS": 4, "GROUP": 128, "SPAN": 1}),
+    "int4-g128": (I16, F16, {"PARTS": 4, "GROUP": 128, "SPAN": 1}),
+    "int4-g32": (I16, F16, {"PARTS": 4, "GROUP": 32, "SPAN": 1}),
 }
 
 
+def _inputs(tactic: FusedTactic | ChainedTactic, constants: dict[str, Any]) -> int:
+    """At a time: a tile has the scales of one group."""
+    return min(tactic.inputs, constants["GROUP"] or tactic.inputs)
+
+
 def _fused(chip: Chip) -> list[Variant]:
-    """All that the shipped table may launch, with groups of 128 where it is 4 bits."""
+    """All that the shipped tables may launch."""
     found = {}
-    for entry in Tactics.shipped().fused:
+    for entry in itertools.chain.from_iterable(table.fused for table in Tactics.all_shipped()):
         tactic = launched(entry.tactic, chip, entry.layout, normed=entry.normed, gated=entry.gated)
         residual = not entry.normed and entry.rows <= MOST_ROWS
         parts = ["norm"] * entry.normed + ["gate"] * entry.gated + ["residual"] * residual
@@ -222,17 +229,17 @@ def _fused_variant(name: str, layout: str, parts: tuple[str, ...], tactic: Fused
         constants["VEC"] = 16 if weight is FP8 else 8
         return Variant(name, vector_kernel, types, constants, options)
     types |= {"x_stride": "i32=16", "T": "i32"}
-    constants |= {"BT": tactic.rows, "STAGES": tactic.stages}
+    constants |= {"BT": tactic.rows, "BK": _inputs(tactic, constants), "STAGES": tactic.stages}
     matrix = "wgmma" if tactic.outputs >= 64 else "mma.sync"
     return Variant(name, fused_linear_kernel, types, constants, options | {"num_stages": tactic.stages}, matrix)
 
 
 def _chained() -> list[Variant]:
-    """All that the shipped table may launch, with groups of 128 where it is 4 bits; cut into parts or not."""
+    """All that the shipped tables may launch, cut into parts or not."""
     types = {"x": BF16, "gain": BF16, "out": FP8, "scales": F32, "squares": F32, "T": "i32", "D": "i32=16"}
     constants = {"NORMED": True, "QUANTISES": True, "OVERLAPS": True, "GROUPS": 32}
     found = {"prepare": Variant("prepare", prepare_kernel, types, constants, {"num_warps": 4})}
-    for entry in Tactics.shipped().chained:
+    for entry in itertools.chain.from_iterable(table.chained for table in Tactics.all_shipped()):
         tactic = entry.tactic
         parts = ("gated",) if entry.gated else ("plain", "adds")
         for part in parts if tactic.outputs == 128 else parts[:1]:
@@ -259,8 +266,8 @@ def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) ->
     constants |= {
         "X_SCALED": is_fp8, "NORMED": not adds, "GATED": gated, "HAS_BIAS": False, "ADDS": adds,
         "QUANTISES": is_fp8 and part != "plain", "IN_PAIRS": True, "OVERLAPS": True, "SPLITS": tactic.programs > 0,
-        "GROUPS": 32, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": tactic.rows, "BK": tactic.inputs,
-        "STAGES": tactic.stages,
+        "GROUPS": 32, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": tactic.rows,
+        "BK": _inputs(tactic, constants), "STAGES": tactic.stages,
     }  # fmt: skip
     options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
     return Variant(name, chained_linear_kernel, types, constants, options, "wgmma")

@@ -22,7 +22,19 @@ from tradewind.kernels.gpu.ready import ReadyKernels
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, reference
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.quantisation import Quantisation
-from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
+from tradewind.kernels.linear.tactics import (
+    ChainedTactic,
+    Entry,
+    FusedTactic,
+    Measured,
+    MeasuredChained,
+    MeasuredFused,
+    Tactic,
+    Tactics,
+    card_of,
+    key_of,
+    layout_of,
+)
 from tradewind.kernels.linear.torch_linear import linear as by_torch
 from tradewind.kernels.quantised_rows import Activations, QuantisedRows, quantise_rows
 from tradewind.runner.machine import usable_cpus
@@ -59,12 +71,14 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     import triton
 
     ready = ReadyKernels(usable_cpus())
-    ready.prepare(lambda: [launch() for launch in _launches(options.forms, device)], tell_of_compiling)
+    ready.prepare(
+        lambda: [launch() for launch in _launches(options.forms, device)], tell_of_compiling, _tell_of_refusals
+    )
     shapes = layer_shapes(json.loads((options.config / "config.json").read_text()))
-    entries: list[dict[str, Any]] = []
-    fused: list[dict[str, Any]] = []
-    chained: list[dict[str, Any]] = []
-    for form in options.forms:
+    entries: list[Measured] = []
+    fused: list[MeasuredFused] = []
+    chained: list[MeasuredChained] = []
+    for form in dict.fromkeys(options.forms):
         for name, (outputs, inputs) in shapes.items():
             weights = _weights(form, outputs, inputs, device, _TURN_BYTES)
             if form in ("bf16", "fp8"):
@@ -72,19 +86,33 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
             fused.extend(_search_fused(work, weights, device) for work in _fused_works(form, name))
             if form not in ("bf16", "fp8"):
                 chained.extend(_search_chained(ChainedWork(form, rows, name), weights, device) for rows in ROWS)
+    gpu = torch.cuda.get_device_name(device)
     table = {
-        "gpu": torch.cuda.get_device_name(device),
+        "gpu": gpu,
+        "capability": torch.cuda.get_device_capability(device),
         "torch": str(torch.__version__),
         "triton": str(triton.__version__),
-        "linear": entries,
-        "fused": fused,
-        "chained": chained,
+        "linear": rows_of_table(entries),
+        "fused": rows_of_table(fused),
+        "chained": rows_of_table(chained),
     }
-    major, minor = torch.cuda.get_device_capability(device)
     options.out.mkdir(parents=True, exist_ok=True)
-    path: Path = options.out / f"sm_{major}{minor}.json"
+    path: Path = options.out / f"{card_of(gpu)}.json"
     path.write_text(json.dumps(table, indent=1))
     return path
+
+
+def rows_of_table(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """As they stand in a file; of those that are for the same, such as two places of one shape, the first."""
+    first: dict[tuple[object, ...], Entry] = {}
+    for entry in entries:
+        first.setdefault(key_of(entry), entry)
+    return [asdict(entry) for entry in first.values()]
+
+
+def _tell_of_refusals(faults: list[str], total: int) -> None:
+    """Among so many candidates some are always too large for the chip, or more than the compiler can do."""
+    print(f"{len(faults)} of {total} candidates cannot be compiled and are passed over", flush=True)
 
 
 def candidates(size: int, rows: int) -> Iterator[Tactic]:
@@ -186,7 +214,7 @@ def _chained_call(
 ) -> Callable[[], object]:
     from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
 
-    run = TritonChainedLinear(device, chip, Tactics.shipped(), quantises=work.form.startswith("fp8"))
+    run = TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=work.form.startswith("fp8"))
     x_TD = torch.randn(work.rows, weight.in_features, device=device).bfloat16()
     norm_in, norm_out = (
         Norm(torch.ones(width, device=device, dtype=_BF16), 1e-5) for width in (weight.in_features, weight.out_features)
@@ -246,56 +274,36 @@ def _few_rows_calls(
     return [functools.partial(few_rows, x, weight, None, _BF16, tactic, chip) for weight in weights]
 
 
-def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[dict[str, Any]]:
+def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[Measured]:
     chip, outputs, inputs = Chip.of(device), weights[0].out_features, weights[0].in_features
     for rows in ROWS:
         x = _rows(form, rows, inputs, device)
         calls = functools.partial(_few_rows_calls, x, weights, chip)
         best, best_s = _fastest(candidates(weights[0].data.itemsize, rows), calls)
         vendor_s = replayed_s([functools.partial(_vendor, x, weight) for weight in weights], 4)
-        yield {
-            "bits": 8 * weights[0].data.itemsize,
-            "rows": rows,
-            "outputs": outputs,
-            "inputs": inputs,
-            "tactic": asdict(best),
-            "us": round(best_s * 1e6, 1),
-            "vendor_us": round(vendor_s * 1e6, 1),
-        }
+        bits = 8 * weights[0].data.itemsize
+        yield Measured(bits, rows, outputs, inputs, best, round(best_s * 1e6, 1), round(vendor_s * 1e6, 1))
 
 
-def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.device) -> dict[str, Any]:
+def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.device) -> MeasuredFused:
     chip = Chip.of(device)
     best, best_s = _fastest(
         fused_candidates(work), lambda tactic: [_fused_call(work, weight, tactic, device, chip) for weight in weights]
     )
-    return {
-        "layout": weights[0].layout.partition("-g")[0],
-        "rows": work.rows,
-        "outputs": weights[0].out_features,
-        "inputs": weights[0].in_features,
-        "normed": work.normed,
-        "gated": work.gated,
-        "tactic": asdict(best),
-        "us": round(best_s * 1e6, 1),
-    }
+    layout, outputs, inputs = layout_of(weights[0].layout), weights[0].out_features, weights[0].in_features
+    us = round(best_s * 1e6, 1)
+    return MeasuredFused(layout, work.rows, outputs, inputs, work.normed, work.gated, best, us)
 
 
-def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torch.device) -> dict[str, Any]:
+def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torch.device) -> MeasuredChained:
     chip = Chip.of(device)
     best, best_s = _fastest(
         chained_candidates(work),
         lambda tactic: [_chained_call(work, weight, tactic, device, chip) for weight in weights],
     )
-    return {
-        "layout": weights[0].layout.partition("-g")[0],
-        "rows": work.rows,
-        "outputs": weights[0].out_features,
-        "inputs": weights[0].in_features,
-        "gated": work.place == "gate_up",
-        "tactic": asdict(best),
-        "us": round(best_s * 1e6, 1),
-    }
+    layout, outputs, inputs = layout_of(weights[0].layout), weights[0].out_features, weights[0].in_features
+    us = round(best_s * 1e6, 1)
+    return MeasuredChained(layout, work.rows, outputs, inputs, work.place == "gate_up", best, us)
 
 
 def _vendor(x: torch.Tensor | QuantisedRows, weight: LinearWeight) -> torch.Tensor:

@@ -1,9 +1,14 @@
-"""The shipped table of tactics, and how a shape finds its own."""
+"""The shipped tables of tactics, how a card finds its own, and in it a shape."""
+
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tradewind.kernels.linear import LinearWeight
+from tradewind.bench.gpu_tune import rows_of_table
+from tradewind.kernels.gpu import ABSENT_GPUS, Chip
+from tradewind.kernels.linear import LinearWeight, choose
 from tradewind.kernels.linear.gpu import find_exact
 from tradewind.kernels.linear.tactics import (
     ChainedTactic,
@@ -13,9 +18,11 @@ from tradewind.kernels.linear.tactics import (
     MeasuredFused,
     Tactic,
     Tactics,
+    key_of,
 )
 from tradewind.kernels.linear.triton import is_exact
 
+each_table = pytest.mark.parametrize("table", Tactics.all_shipped(), ids=lambda table: table.card)
 NARROW, WIDE = Tactic(16, 256), Tactic(128, 128)
 
 
@@ -37,9 +44,50 @@ def test_the_vendor_runs_where_it_is_faster() -> None:
     assert table.find(16, 1, 4096, 4096) is None
 
 
-def test_the_shipped_table_serves_decodes_of_both_kinds() -> None:
-    table = Tactics.shipped()
-    assert "H100" in table.about
+@pytest.mark.parametrize(
+    ("card", "capability", "measured_on", "why"),
+    [
+        ("NVIDIA H100 80GB HBM3", (9, 0), "H100", None),
+        ("NVIDIA H100 PCIe", (9, 0), "H100", None),
+        ("NVIDIA H200", (9, 0), "H200", None),
+        ("NVIDIA GH200 480GB", (9, 0), "H100", "another of its capability"),
+        ("NVIDIA A100-SXM4-80GB", (8, 0), "H100", "the nearest: none is for capability 8.0"),
+        ("NVIDIA B200", (10, 0), "H100", "the nearest: none is for capability 10.0"),
+        ("", (9, 0), "H100", "another of its capability"),
+    ],
+)
+def test_a_card_finds_the_table_that_was_measured_on_it_or_on_the_nearest(
+    card: str, capability: tuple[int, int], measured_on: str, why: str | None
+) -> None:
+    table = Tactics.shipped(Chip(132, capability=capability, name=card))
+    assert table.about.startswith(f"measured on NVIDIA {measured_on}")
+    assert table.about.endswith(f", {why}" if why else "+cu130")
+
+
+def test_the_card_of_a_gpu_that_is_not_there_is_known() -> None:
+    for name in ("h100", "h200"):
+        assert Tactics.shipped(Chip.of(ABSENT_GPUS[name])).card == name
+        assert name.upper() in choose(ABSENT_GPUS[name], torch.bfloat16).reason
+
+
+@each_table
+def test_no_shipped_table_has_two_entries_for_the_same(table: Tactics) -> None:
+    keys = Counter(key_of(entry) for entry in (*table.entries, *table.fused, *table.chained))
+    assert keys
+    assert not [key for key, count in keys.items() if count > 1]
+
+
+def test_of_two_that_are_for_the_same_a_table_has_the_first() -> None:
+    first, second = entry(4096, 16, NARROW), entry(4096, 16, WIDE)
+    other = MeasuredFused("int4-g32", 16, 4096, 4096, True, True, FusedTactic(32, 16, 128, 4, 4), 1.0)
+    rows = rows_of_table([first, other, second, replace(other, layout="int4-g128"), other])
+    assert [(row.get("layout"), row["tactic"]["outputs"]) for row in rows] == [
+        (None, NARROW.outputs), ("int4-g32", 32), ("int4-g128", 32),
+    ]  # fmt: skip
+
+
+@each_table
+def test_the_shipped_tables_serve_decodes_of_both_kinds(table: Tactics) -> None:
     for bits in (8, 16):
         for rows in (1, 16, 40, 64):
             tactic = table.find(bits, rows, 128256, 4096)
@@ -56,7 +104,7 @@ def test_exact_rows_are_multiplied_with_exact_tactics_only(dtype: torch.dtype) -
     slower = Measured(8 * dtype.itemsize, 64, 512, 4096, Tactic(64, 256), 2.0, 1.0)
     weight = LinearWeight(torch.empty((512, 64), dtype=dtype), None, 512, 64)
     for rows in (1, 16, 17, 64, 65, 1024, 1025, 8192):
-        for table in (Tactics("", (narrow, slower)), Tactics.shipped()):
+        for table in (Tactics("", (narrow, slower)), *Tactics.all_shipped()):
             assert is_exact(find_exact(table, rows, weight), 8 * dtype.itemsize)
 
 
@@ -69,10 +117,10 @@ def test_a_fused_product_finds_its_place_rows_and_shape() -> None:
         "",
         (),
         (
-            of("int4", 1, 4096, False, False, one),
-            of("int4", 16, 4096, True, False, few),
-            of("int4", 64, 4096, False, False, many),
-            of("int4", 16, 4096, True, True, gate),
+            of("int4-g128", 1, 4096, False, False, one),
+            of("int4-g128", 16, 4096, True, False, few),
+            of("int4-g128", 64, 4096, False, False, many),
+            of("int4-g128", 16, 4096, True, True, gate),
         ),
     )
     assert table.find_fused("int4-g32-quarters", 1, 4096, 4096) == one
@@ -82,8 +130,8 @@ def test_a_fused_product_finds_its_place_rows_and_shape() -> None:
     assert table.find_fused("int4-g128-quarters", 1, 28672, 4096, gated=True) == gate
 
 
-def test_the_shipped_table_has_fused_tactics_for_all_that_is_fused() -> None:
-    table = Tactics.shipped()
+@each_table
+def test_the_shipped_tables_have_fused_tactics_for_all_that_is_fused(table: Tactics) -> None:
     for layout, most in (("dense", 16), ("fp8", 1), ("fp8-blocks", 16), ("int4-g64-quarters", 256)):
         for rows in (1, 2, 16, 17, 256):
             for gated in (False, True):
@@ -97,7 +145,11 @@ def test_a_chained_product_finds_its_layout_rows_and_shape() -> None:
         return MeasuredChained(layout, rows, outputs, 4096, gated, tactic, 1.0)
 
     few, many, gate = (ChainedTactic(128, rows, 128, 8, 4, programs) for rows, programs in ((16, 1), (64, 1), (64, 0)))
-    chained = (of("int4", 16, 4096, False, few), of("int4", 64, 4096, False, many), of("int4", 64, 8192, True, gate))
+    chained = (
+        of("int4-g128", 16, 4096, False, few),
+        of("int4-g128", 64, 4096, False, many),
+        of("int4-g128", 64, 8192, True, gate),
+    )
     table = Tactics("", (), (), chained)
     assert table.find_chained("int4-g128-quarters", 3, 6144, 4096) == few
     assert table.find_chained("int4-g32-quarters", 17, 4096, 4096) == many
@@ -105,8 +157,16 @@ def test_a_chained_product_finds_its_layout_rows_and_shape() -> None:
     assert table.find_chained("int4-g128-quarters", 3, 28672, 4096, gated=True) == gate
 
 
-def test_the_shipped_table_serves_chained_products_of_both_layouts() -> None:
-    table = Tactics.shipped()
+def test_a_weight_of_4_bits_finds_its_group_or_the_nearest() -> None:
+    groups = {group: FusedTactic(32, group, 128, 4, 4) for group in (32, 128)}
+    fused = (MeasuredFused(f"int4-g{group}", 16, 4096, 4096, False, False, it, 1.0) for group, it in groups.items())
+    table = Tactics("", (), tuple(fused))
+    for group, nearest in ((32, 32), (64, 128), (128, 128)):
+        assert table.find_fused(f"int4-g{group}-quarters", 16, 4096, 4096) == groups[nearest]
+
+
+@each_table
+def test_the_shipped_tables_serve_chained_products_of_both_layouts(table: Tactics) -> None:
     for layout in ("int4-g128-quarters", "fp8-blocks"):
         for rows in (2, 16, 17, 64):
             for gated in (False, True):

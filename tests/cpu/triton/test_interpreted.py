@@ -368,7 +368,7 @@ def test_layers_of_chained_products(tmp_path: Path) -> None:
     form = Int4(32)
     ops = replace(choose_ops(CPU, torch.float32, "reference"), pack=form.pack, linear=form.linear, logits=form.product)
     plain = load_model(make_tiny_model(tmp_path, shape), ModelConfig(dtype="float32"), "cpu", ops)
-    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(), quantises=False)
+    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False)
     assert all(layer.fits(run) for layer in plain.layers)
     prompts = [random_prompt(shape.vocab, count, seed=count) for count in (2, 21)]
     answers = []
@@ -401,7 +401,7 @@ def test_prepare(tokens: int, has_norm: bool) -> None:
     norm = Norm(torch.full((640,), 2.0, dtype=torch.float16), 1e-5) if has_norm else None
     for quantises in (False, True):
         runs = (
-            TritonChainedLinear(CPU, CHIP, Tactics.shipped(), quantises=quantises),
+            TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=quantises),
             ReferenceChainedLinear(quantises=quantises),
         )
         actual, truth = (run.prepare(x_TD, norm) for run in runs)

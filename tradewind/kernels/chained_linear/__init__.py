@@ -98,7 +98,8 @@ def choose(
     from tradewind.kernels.chained_linear.triton import TritonChainedLinear
     from tradewind.kernels.linear.tactics import Tactics
 
-    return TritonChainedLinear(device, gpu.Chip.of(device), Tactics.shipped(), quantises=quantisation.is_float)
+    chip = gpu.Chip.of(device)
+    return TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=quantisation.is_float)
 
 
 def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | None", *, exact: bool = False) -> bool:

@@ -52,7 +52,8 @@ def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> FusedL
     from tradewind.kernels.fused_linear.triton import TritonFusedLinear
     from tradewind.kernels.linear.tactics import Tactics
 
-    return TritonFusedLinear(gpu.Chip.of(device), Tactics.shipped())
+    chip = gpu.Chip.of(device)
+    return TritonFusedLinear(chip, Tactics.shipped(chip))
 
 
 def is_faster(device: Device, dtype: torch.dtype, *, exact: bool = False) -> bool:

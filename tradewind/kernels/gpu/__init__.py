@@ -6,7 +6,7 @@ Programmatic dependent launch: a kernel of a steady decode may start while the o
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -24,6 +24,7 @@ class Chip:
     """What launches depend on. `processors`: multiprocessors. `overlaps`: kernels start before the last one is over.
 
     `has_block_product`: the vendor's library multiplies 8-bit floats with scales for 128 numbers or 128 x 128.
+    `name`: the card's.
     """
 
     processors: int
@@ -31,6 +32,7 @@ class Chip:
     has_fp8: bool = False
     has_block_product: bool = False
     capability: tuple[int, int] = _LEAST_CAPABILITY
+    name: str = ""
 
     @property
     def launch(self) -> dict[str, bool]:
@@ -41,11 +43,12 @@ class Chip:
     def of(cls, device: Device) -> "Chip":
         """Of a CUDA device, or of what stands for one."""
         if isinstance(device, AbsentGpu):
-            return device.chip
+            return replace(device.chip, name=device.name)
         assert isinstance(device, torch.device)
         properties = torch.cuda.get_device_properties(device)
         cuda = tuple(int(part) for part in (torch.version.cuda or "0").split("."))
-        return cls.like((properties.major, properties.minor), properties.multi_processor_count, cuda)
+        chip = cls.like((properties.major, properties.minor), properties.multi_processor_count, cuda)
+        return replace(chip, name=properties.name)
 
     @classmethod
     def like(cls, capability: tuple[int, int], processors: int, cuda: tuple[int, ...] = (13, 0)) -> "Chip":

@@ -39,6 +39,13 @@ class _Rehearsing:
         return 0
 
 
+def _warn_of(faults: list[str], total: int) -> None:
+    log.warning(
+        "kernels that could not be compiled beforehand are compiled when they are first launched",
+        extra=fields(kernels=len(faults), of=total, first=faults[0][:200]),
+    )
+
+
 class ReadyKernels:
     """Makes kernels ready, and counts those made ready in this process, compiled or found in Triton's cache.
 
@@ -63,12 +70,16 @@ class ReadyKernels:
             self.count += 1
 
     def prepare(
-        self, work: Callable[[], object], progress: Callable[[int, int], None] = lambda _done, _all: None
+        self,
+        work: Callable[[], object],
+        progress: Callable[[int, int], None] = lambda _done, _all: None,
+        refused: Callable[[list[str], int], None] = _warn_of,
     ) -> None:
         """Make all kernels ready that `work` launches, several at once; `progress(done, all)` is told after each.
 
         `work` is done once without them, so nothing that it does may depend on what they compute. A kernel that cannot
-        be made ready is left to its first launch; so are all if `work` cannot be done in this way.
+        be made ready is left to its first launch; so are all if `work` cannot be done in this way. If there are any,
+        `refused(faults, all)` is told why not.
         """
         begun_s = time.perf_counter()
         try:
@@ -88,10 +99,7 @@ class ReadyKernels:
             pool.shutdown(cancel_futures=True)
             self.seconds += time.perf_counter() - begun_s
         if failures:
-            log.warning(
-                "kernels that could not be compiled beforehand are compiled when they are first launched",
-                extra=fields(kernels=len(failures), of=len(launches), first=failures[0][:200]),
-            )
+            refused(failures, len(launches))
 
     def _make_ready(self, launch: _Launch) -> None:
         from triton.runtime import driver

@@ -117,18 +117,16 @@ def choose(
     from tradewind.kernels.linear import cpu, reference, torch_linear
     from tradewind.kernels.linear.tactics import Tactics
 
-    tactics = Tactics.shipped()
-
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import GpuLinear
 
-        return GpuLinear(chip, tactics, exact=exact).kernel()
+        return GpuLinear(chip, Tactics.shipped(chip), exact=exact).kernel()
 
     library = native.load(level)
     by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
     plain = LinearKernel(reference.pack, reference.linear)
     candidates = [
-        *gpu.candidates(device, dtype, triton, plain, about=f" for few rows ({tactics.about}), else cuBLAS"),
+        *gpu.candidates(device, dtype, triton, plain, about=f" for few rows ({_measured(device)}), else cuBLAS"),
         Candidate("native", cpu.kernel(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", by_torch, about="torch's matrix product (oneDNN or cuBLAS)"),
         Candidate("reference", plain),
@@ -165,15 +163,14 @@ def _choose_int4_gpu(
 
     if quantisation.bits != 4:
         raise ConfigError("--quantization int8 is for CPUs; use fp8 on a GPU", field="quantization")
-    tactics = Tactics.shipped()
 
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import quantised
 
-        return quantised(chip, tactics, quantisation, exact=exact)
+        return quantised(chip, Tactics.shipped(chip), quantisation, exact=exact)
 
     reference = Int4(quantisation.group).kernel()
-    about = f", {quantisation.layout}, widened in registers ({tactics.about}), in memory for many rows"
+    about = f", {quantisation.layout}, widened in registers ({_measured(device)}), in memory for many rows"
     candidates = [
         *gpu.candidates(device, dtype, triton, reference, needs_halves=True, about=about),
         Candidate("reference", reference, about=quantisation.layout),
@@ -188,12 +185,10 @@ def _choose_fp8(
     from tradewind.kernels.linear import fp8, fp8_blocks, stored
     from tradewind.kernels.linear.tactics import Tactics
 
-    tactics = Tactics.shipped()
-
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import quantised
 
-        return quantised(chip, tactics, quantisation, exact=exact)
+        return quantised(chip, Tactics.shipped(chip), quantisation, exact=exact)
 
     has_blocks = quantisation.group > 0
     reference = fp8_blocks.kernel() if has_blocks else fp8.kernel()
@@ -201,9 +196,17 @@ def _choose_fp8(
         reference = stored.in_torch()
     kind = "8-bit floats, a scale for 128 x 128" if has_blocks else "8-bit floats"
     vendor = "with rows quantised too" if has_blocks else "cuBLAS"
-    about = f", {kind}, for few rows ({tactics.about}), else {vendor}"
+    about = f", {kind}, for few rows ({_measured(device)}), else {vendor}"
     candidates = [
         *gpu.candidates(device, dtype, triton, reference, needs_fp8=True, needs_halves=has_blocks, about=about),
         Candidate("reference", reference, about=kind),
     ]
     return pick(candidates, device, dtype, prefer)
+
+
+def _measured(device: Device) -> str:
+    """Where the tactics come from that a GPU is given; nothing for what is none."""
+    from tradewind.kernels import gpu
+    from tradewind.kernels.linear.tactics import Tactics
+
+    return Tactics.shipped(gpu.Chip.of(device)).about if device.type == "cuda" else ""

@@ -1,13 +1,18 @@
 """How products of few rows are launched: tables that were measured once per kind of GPU and are shipped.
 
-Nothing is searched for while serving. `tradewind bench gpu --parts tune` measures a new table for a model's shapes.
+Nothing is searched for while serving. `tradewind bench gpu --parts tune` measures a new table for a model's shapes. A
+table lies in a file that is named after its card.
 """
 
 import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tradewind.kernels.gpu import Chip
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class FusedTactic:
 
 @dataclass(frozen=True)
 class MeasuredFused:
-    """The fastest tactic for up to `rows` rows of a weight in this layout (int4: with any groups).
+    """The fastest tactic for up to `rows` rows of a weight in this layout.
 
     With one row a program has no tensor cores and no stages: see tradewind.kernels.fused_linear.vector.
     """
@@ -84,7 +89,7 @@ class ChainedTactic:
 
 @dataclass(frozen=True)
 class MeasuredChained:
-    """The fastest tactic for up to `rows` rows of a weight in this layout (int4: with any groups)."""
+    """The fastest tactic for up to `rows` rows of a weight in this layout."""
 
     layout: str
     rows: int
@@ -95,19 +100,43 @@ class MeasuredChained:
     us: float
 
 
+Entry = Measured | MeasuredFused | MeasuredChained
+
+
 @dataclass(frozen=True)
 class Tactics:
-    """A table, and where it comes from: `about` names the GPU and the versions it was measured with."""
+    """A table, and where it comes from: `about` names the GPU and the versions it was measured with, for people."""
 
     about: str
     entries: tuple[Measured, ...]
     fused: tuple[MeasuredFused, ...] = ()
     chained: tuple[MeasuredChained, ...] = ()
+    card: str = ""
+    capability: tuple[int, int] = (0, 0)
 
     @classmethod
-    def shipped(cls) -> "Tactics":
-        """The table that comes with the package: measured on Hopper, and the best guess for other chips."""
-        return cls.parse(json.loads((Path(__file__).parent / "sm_90.json").read_text()))
+    def shipped(cls, chip: "Chip") -> "Tactics":
+        """Of the tables that come with the package, the one measured on this card, or else on the nearest.
+
+        That is the one of the nearest compute capability, the first by name of several; `about` says why.
+        """
+        card = card_of(chip.name)
+
+        def distance(table: Tactics) -> tuple[bool, int, str]:
+            return (table.card != card, abs(_ten(table.capability) - _ten(chip.capability)), table.card)
+
+        table = min(cls.all_shipped(), key=distance)
+        if table.card == card:
+            return table
+        major, minor = chip.capability
+        is_alike = table.capability == chip.capability
+        why = "another of its capability" if is_alike else f"the nearest: none is for capability {major}.{minor}"
+        return replace(table, about=f"{table.about}, {why}")
+
+    @classmethod
+    def all_shipped(cls) -> "list[Tactics]":
+        """The tables that come with the package, one for each card."""
+        return [cls.parse(json.loads(path.read_text())) for path in sorted(Path(__file__).parent.glob("*.json"))]
 
     @classmethod
     def parse(cls, table: dict[str, Any]) -> "Tactics":
@@ -118,7 +147,8 @@ class Tactics:
             MeasuredChained(**{**entry, "tactic": ChainedTactic(**entry["tactic"])}) for entry in table["chained"]
         )
         about = f"measured on {table['gpu']} with Triton {table['triton']}, torch {table['torch']}"
-        return cls(about, entries, fused, chained)
+        major, minor = table["capability"]
+        return cls(about, entries, fused, chained, card_of(table["gpu"]), (major, minor))
 
     def find(self, bits: int, rows: int, outputs: int, inputs: int) -> Tactic | None:
         """For a product of so many rows: that of the nearest shape. None: the vendor's product is faster."""
@@ -132,18 +162,52 @@ class Tactics:
         self, layout: str, rows: int, outputs: int, inputs: int, *, normed: bool = False, gated: bool = False
     ) -> FusedTactic:
         """For a fused product of so many rows, or else of as many as were measured."""
-        kind = layout.partition("-g")[0]
-        known = [entry for entry in self.fused if entry.layout == kind and entry.gated == gated]
+        known = [entry for entry in _of_layout(self.fused, layout) if entry.gated == gated]
         known = [entry for entry in known if entry.normed == normed] or known
         most = max(entry.rows for entry in known)
         return _nearest([entry for entry in known if entry.rows >= min(rows, most)], outputs, inputs).tactic
 
     def find_chained(self, layout: str, rows: int, outputs: int, inputs: int, *, gated: bool = False) -> ChainedTactic:
         """For a chained product of so many rows, or else of as many as were measured."""
-        kind = layout.partition("-g")[0]
-        known = [entry for entry in self.chained if entry.layout == kind and entry.gated == gated]
+        known = [entry for entry in _of_layout(self.chained, layout) if entry.gated == gated]
         most = max(entry.rows for entry in known)
         return _nearest([entry for entry in known if entry.rows >= min(rows, most)], outputs, inputs).tactic
+
+
+def card_of(gpu: str) -> str:
+    """What kind of card that is, in a word: `"h100"` of NVIDIA H100 80GB HBM3."""
+    words = re.findall("[a-z0-9]+", gpu.lower())
+    return next((word for word in words if re.search("[0-9]", word)), "-".join(words))
+
+
+def key_of(entry: Entry) -> tuple[object, ...]:
+    """What an entry is for: no two of a table have the same."""
+    whats = (field.name for field in fields(entry) if field.name not in ("tactic", "us", "vendor_us"))
+    return (type(entry).__name__, *(getattr(entry, what) for what in whats))
+
+
+def _ten(capability: tuple[int, int]) -> int:
+    return 10 * capability[0] + capability[1]
+
+
+def layout_of(layout: str) -> str:
+    """How a table names a weight's layout: by what it is, not by how it lies (int4-g128-quarters is int4-g128)."""
+    return layout.removesuffix("-quarters")
+
+
+F = TypeVar("F", MeasuredFused, MeasuredChained)
+
+
+def _of_layout(entries: tuple[F, ...], layout: str) -> list[F]:
+    """Of weights in this layout, or else in that of the same kind with the nearest group, the larger of two."""
+    kind, _, group = layout_of(layout).partition("-g")
+    groups = {entry.layout: _group(entry.layout) for entry in entries if entry.layout.partition("-g")[0] == kind}
+    nearest = min(groups, key=lambda known: (abs(math.log(groups[known] / int(group or 1))), -groups[known]))
+    return [entry for entry in entries if entry.layout == nearest]
+
+
+def _group(layout: str) -> int:
+    return int(layout.partition("-g")[2] or 1)
 
 
 M = TypeVar("M", Measured, MeasuredFused, MeasuredChained)
