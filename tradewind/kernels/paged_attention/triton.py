@@ -96,17 +96,42 @@ def _halves(words, IN_HARDWARE: tl.constexpr):
 
 
 @triton.jit
+def _to_four_bits(wide):
+    """The nearest numbers of four significant bits, which those of 8 bits have; what is not a number stays none."""
+    nearest = ((wide.to(tl.int32, bitcast=True) + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
+    return tl.where(wide == wide, nearest, wide)
+
+
+@triton.jit
+def _in_two(q_tile):
+    """(first, rest, factor): the rows of q_tile are (first + rest) * factor[:, None], both in 8 bits, to 2^-8 of each.
+
+    That is half as exact as bfloat16. Both are rounded before they are cast, which then has nothing left to round.
+    """
+    wide = q_tile.to(tl.float32)
+    largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
+    wide *= (448.0 / largest)[:, None]
+    first = _to_four_bits(wide)
+    rest = _to_four_bits(wide - first)
+    return first.to(tl.float8e4nv), rest.to(tl.float8e4nv), largest / 448.0
+
+
+@triton.jit
 def _attend(
-    q_tile, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
+    q_tile, q_rest, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
     softcap, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, IN_PAIRS: tl.constexpr,
-    IN_HARDWARE: tl.constexpr, STAGES: tl.constexpr,
+    IN_TWO: tl.constexpr, IN_HARDWARE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """(peak, mass, acc) of the keys [lo, hi), BN at a time. All queries see the keys [window_end, whole_end).
+
+    With IN_TWO the queries are q_tile + q_rest, and `scale` is one for each row.
 
     The blocks of the next keys are looked up one step ahead: were they not, the loads of keys and values, which are
     asked for as far ahead as STAGES allows, would each wait for them.
     """
+    dtype = tl.float16 if IN_TWO else q_tile.dtype
+    each_scale = scale[:, None] if IN_TWO else scale
     peak = tl.full([BM], float("-inf"), tl.float32)
     mass = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, KP], tl.float32)
@@ -134,10 +159,13 @@ def _attend(
             k_tile = tl.load(k_pages + at[None, :] + column[:, None])
         else:
             k_tile = tl.load(k_pages + at[None, :] + column[:, None], mask=(column < K)[:, None], other=0.0)
-        scores = tl.dot(q_tile, k_tile.to(q_tile.dtype), input_precision="ieee" if EXACT_DOT else "tf32")
+        if IN_TWO:
+            scores = tl.dot(q_rest, k_tile, tl.dot(q_tile, k_tile))
+        else:
+            scores = tl.dot(q_tile, k_tile.to(dtype), input_precision="ieee" if EXACT_DOT else "tf32")
         if HAS_SOFTCAP:
             # tanh(x) = 1 - 2 / (exp(2x) + 1), and exp(2x) = exp2(2 log2(e) x)
-            scores = scores * scale
+            scores = scores * each_scale
             scores = softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.8853900817779268 / softcap)) + 1.0))
         is_cut = start + BN > whole_end
         if HAS_WINDOW:
@@ -154,11 +182,11 @@ def _attend(
             fade = tl.exp2(peak - base)
         else:
             base *= scale
-            weights = tl.exp2(scores * scale - base[:, None])
+            weights = tl.exp2(scores * each_scale - base[:, None])
             fade = tl.exp2(peak * scale - base)
         mass = mass * fade + tl.sum(weights, 1)
         peak = new_peak
-        weights = weights.to(q_tile.dtype)
+        weights = weights.to(dtype)
         if IN_PAIRS:
             v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at >> 1)[:, None] + pair[None, :]
             if K == KP:
@@ -166,8 +194,12 @@ def _attend(
             else:
                 words = tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0)
             low, high = _halves(words, IN_HARDWARE)
-            even = tl.dot(weights, low, even * fade[:, None])
-            odd = tl.dot(weights, high, odd * fade[:, None])
+            if IN_TWO:
+                v_tile = tl.reshape(tl.permute(tl.join(low, high), (0, 2, 1)), [BN, KP])
+                acc = tl.dot(weights, v_tile, acc * fade[:, None])
+            else:
+                even = tl.dot(weights, low, even * fade[:, None])
+                odd = tl.dot(weights, high, odd * fade[:, None])
         else:
             v_at = v_pages + at[:, None] + column[None, :]
             if K == KP:
@@ -175,8 +207,10 @@ def _attend(
             else:
                 v_tile = tl.load(v_at, mask=there[:, None] & (column < K)[None, :], other=0.0)
             acc = acc * fade[:, None]
-            acc = tl.dot(weights, v_tile.to(q_tile.dtype), acc, input_precision="ieee" if EXACT_DOT else "tf32")
-    if IN_PAIRS:
+            acc = tl.dot(weights, v_tile.to(dtype), acc, input_precision="ieee" if EXACT_DOT else "tf32")
+    if IN_PAIRS and IN_TWO:
+        acc = tl.reshape(tl.permute(tl.reshape(acc, [BM, 2, KP // 2]), (0, 2, 1)), [BM, KP])
+    elif IN_PAIRS:
         acc = tl.reshape(tl.join(even, odd), [BM, KP])
     return peak if HAS_SOFTCAP else peak * scale, mass, acc
 
@@ -216,14 +250,16 @@ def paged_attention_kernel(
     partials, marks, arrivals, dealt, R, least, most, window, least_split, scale, softcap,
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
-    EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
-    DEALS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr, COMBINES: tl.constexpr, STEP: tl.constexpr,
-    ROUNDS: tl.constexpr,
+    EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_TWO: tl.constexpr,
+    IN_HARDWARE: tl.constexpr, DEALS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr,
+    COMBINES: tl.constexpr, STEP: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """RUN: consecutive keys that certainly are in one block, if it begins at a multiple of theirs.
 
     EIGHT_BITS: of the pages; every such number is one in float16 too. IN_PAIRS: values are read two by two, since 16
     bits is the least that the tensor cores' loads can transpose; even and odd columns are then multiplied apart.
+    IN_TWO: keys are multiplied as they are, by queries that are sums of two numbers of 8 bits; with IN_PAIRS, the even
+    columns of values stand before the odd ones in one product, whose numbers then meet no bank of shared memory twice.
     IN_HARDWARE: there is an instruction that widens two numbers of 8 bits (Triton's interpreter knows none). DEALS:
     a program that is done with a piece takes the next one; else every program has its turn.
 
@@ -269,7 +305,11 @@ def paged_attention_kernel(
         written = (token < tokens)[:, None] & (column < K)[None, :]
         q_row = q + first_token.to(tl.int64) * q_stride
         q_tile = tl.load(q_row + (token * q_stride + q_head * K)[:, None] + column[None, :], mask=written, other=0.0)
-        if EIGHT_BITS:
+        q_rest, row_scale = q_tile, scale
+        if IN_TWO:
+            q_tile, q_rest, factor = _in_two(q_tile)
+            row_scale = scale * factor
+        elif EIGHT_BITS:
             q_tile = q_tile.to(tl.float16)
         item += programs
         if DEALS and total > programs:
@@ -280,8 +320,9 @@ def paged_attention_kernel(
         window_end = tl.maximum(lo, tile_last - window + 1)
         whole_end = tl.minimum(hi, tile_first + 1)
         peak, mass, acc = _attend(
-            q_tile, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
-            softcap, K, KP, BM, BN, S, RUN, HAS_WINDOW, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, IN_HARDWARE, STAGES,
+            q_tile, q_rest, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end,
+            window, row_scale, softcap, K, KP, BM, BN, S, RUN, HAS_WINDOW, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, IN_TWO,
+            IN_HARDWARE, STAGES,
         )  # fmt: skip
         out_row = out + first_token.to(tl.int64) * (G * GROUP * K)
         out_at = ((token * (G * GROUP) + q_head) * K)[:, None] + column[None, :]
@@ -312,7 +353,10 @@ def paged_attention_kernel(
 
 @dataclass(frozen=True)
 class Tile:
-    """How one of the two launches is made. `programs` is per multiprocessor. `in_pairs`: see the kernel."""
+    """How one of the two launches is made. `programs` is per multiprocessor. `in_pairs`, `in_two`: see the kernel.
+
+    `registers`: as many as a thread may have, where the programs would not fit beside each other otherwise.
+    """
 
     rows: int
     keys: int
@@ -320,6 +364,8 @@ class Tile:
     stages: int
     programs: int
     in_pairs: bool = False  # with pages of 8 bits
+    in_two: bool = False  # with pages of 8 bits
+    registers: int | None = None
 
     @property
     def rounds(self) -> int:
@@ -343,7 +389,11 @@ class Tile:
 
 # By the bytes of a key's number; measured on an H200.
 SMALL = {2: Tile(16, 64, 4, 3, 2), 1: Tile(16, 128, 4, 2, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
-LARGE = {2: Tile(64, 64, 4, 3, 2), 1: Tile(64, 64, 4, 3, 2), 4: Tile(64, 32, 8, 2, 1)}
+LARGE = {
+    2: Tile(64, 64, 4, 3, 2),
+    1: Tile(64, 64, 4, 2, 3, in_pairs=True, in_two=True, registers=168),
+    4: Tile(64, 32, 8, 2, 1),
+}
 # Instead of the small ones, where there are so many rows that twice as many programs all find work.
 CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
 CROWD = 17
@@ -431,10 +481,10 @@ class TritonPagedAttention:
             BLOCK_R=_padded(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
             HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, EXACT_DOT=q_THK.dtype == torch.float32,
             EIGHT_BITS=eight_bits, IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0,
-            IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
+            IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
             OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
             STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds, num_warps=tile.warps,
-            num_stages=stages, **self._chip.launch,
+            num_stages=stages, maxnreg=tile.registers, **self._chip.launch,
         )  # fmt: skip
 
 

@@ -24,12 +24,14 @@ def silu_mul_kernel(
     begin(OVERLAPS)
     gate = tl.load(gate_up + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * stride + F + column, mask=inside, other=0.0).to(tl.float32)
-    # exp(-gate) may overflow to infinity, which gives the right 0.
-    act = gate / (1.0 + tl.exp(-gate)) * up
+    # The sigmoid as the square of a root: an instruction, where a quotient takes five. The exponential may overflow to
+    # infinity, which gives the right 0.
+    root = tl.rsqrt(1.0 + tl.exp2(gate * -1.4426950408889634))
+    act = gate * (root * root) * up
     if QUANTISES:
-        scale = tl.maximum(tl.max(tl.abs(act), 0), 1e-30) / 448.0
-        act = tl.clamp(act / scale, -448.0, 448.0)
-        tl.store(scales + row, scale)
+        largest = tl.maximum(tl.max(tl.abs(act), 0), 1e-30)
+        act = tl.clamp(act * (448.0 / largest), -448.0, 448.0)
+        tl.store(scales + row, largest / 448.0)
     tl.store(out + row * F + column, act.to(out.dtype.element_ty), mask=inside)
 
 
@@ -59,6 +61,6 @@ class TritonSiluMul:
         if tokens:
             silu_mul_kernel[(tokens, triton.cdiv(width, block))](
                 gate_up_T2F, gate_up_T2F.stride(0), out_TF, scales_T1, width, QUANTISES=scales_T1 is not None,
-                OVERLAPS=self._chip.overlaps, BLOCK=block, num_warps=max(1, min(16, block // 512)),
+                OVERLAPS=self._chip.overlaps, BLOCK=block, num_warps=max(1, min(32, block // 512)),
                 **self._chip.launch,
             )  # fmt: skip
