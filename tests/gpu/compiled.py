@@ -32,7 +32,7 @@ from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
-from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
+from tradewind.kernels.paged_attention.triton import DEALT, EXACT, large_tile, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
@@ -139,7 +139,13 @@ def _attention() -> list[Variant]:
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
         is_small = kind.endswith("decode")
-        tile = small_tile(itemsize, rows, head_dim) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
+        tile = (
+            small_tile(itemsize, rows, head_dim)
+            if is_small
+            else EXACT
+            if kind == "exact"
+            else large_tile(itemsize, head_dim)
+        )
         constants = {
             "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows,
             "S": 16, "RUN": 16, "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,

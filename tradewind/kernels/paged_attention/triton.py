@@ -408,6 +408,12 @@ def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
 
+def large_tile(itemsize: int, head_dim: int) -> Tile:
+    """The tile for the other rows. What a thread holds of a wide head leaves room for one program."""
+    tile = LARGE[itemsize]
+    return replace(tile, programs=1, registers=None) if head_dim > 128 and tile.registers else tile
+
+
 class TritonPagedAttention:
     """See `tradewind.kernels.paged_attention.PagedAttention`. Pages may also be float8_e4m3fn, of unit scale.
 
@@ -442,7 +448,8 @@ class TritonPagedAttention:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         group = q_THK.shape[1] // k_pages_BGSK.shape[1]
         itemsize = k_pages_BGSK.dtype.itemsize
-        small, large = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2]), LARGE[itemsize]
+        small = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2])
+        large = large_tile(itemsize, q_THK.shape[2])
         few = max(small.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
         pages = (k_pages_BGSK, v_pages_BGSK)
         if len(rows.context_lens_R) and self._exact:
