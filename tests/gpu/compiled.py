@@ -30,7 +30,7 @@ from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
 from tradewind.kernels.linear.gpu import OF_MANY
-from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
+from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
 from tradewind.kernels.paged_attention.triton import DEALT, EXACT, large_tile, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
@@ -86,7 +86,7 @@ class Outcome:
 def variants(arch: int) -> list[Variant]:
     """Those of models with heads of 128 and a hidden size of 4096, as they are launched there."""
     chip = Chip.like((arch // 10, arch % 10), 1)
-    return [*_rowwise(), *_attention(), *_linear(), *_fused(chip), *_chained(), *_blocks(), *_sampling()]
+    return [*_rowwise(), *_attention(), *_linear(chip), *_fused(chip), *_chained(), *_blocks(), *_sampling()]
 
 
 def _rowwise() -> list[Variant]:
@@ -164,31 +164,40 @@ def _attention() -> list[Variant]:
     return found
 
 
-def _linear() -> list[Variant]:
+def _linear(chip: Chip) -> list[Variant]:
     """All that the shipped tables may launch, and what multiplies any number of rows when rows must be exact."""
-    types = {"x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
-    found = {}
+    found: dict[str, Variant] = {}
     launched = [(entry.bits, entry.rows, entry.tactic) for table in Tactics.all_shipped() for entry in table.entries]
     launched += [(bits, 8192, tactic) for _, bits, tactic in OF_MANY]
     for bits, rows, tactic in launched:
-        fp8 = bits == 8
-        plain = FP8 if fp8 else BF16
-        more = {"x_scales": F32, "w_scales": F32} if fp8 else {}
-        constants: dict[str, Any] = {} if fp8 else {"x_scales": None, "w_scales": None}
-        constants |= {
-            "bias": None, "residual": None, "SCALED": fp8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True,
-            "EXACT_DOT": False, "OVERLAPS": True, "GROUPED": rows > 64,
-            "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs,
-            "BT": rows_of_program(rows, tactic), "BK": tactic.inputs, "STAGES": tactic.stages,
-            "AHEAD": 0 if rows > 64 else 512 if fp8 else 256,
-        }  # fmt: skip
-        matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
-        options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
-        shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}{' rows first' if tactic.rows_first else ''}"
-        name = f"few rows {'fp8' if fp8 else 'bf16'} T<={rows} {shape}"
-        variant_types = {**types, "x": plain, "w": plain, "y": BF16, **more}
-        found[name] = Variant(name, few_rows_kernel, variant_types, constants, options, matrix)
+        for tma in ("", " tma", " tma of rows too")[slice(1, None) if tactic.tma and chip.has_tma else slice(1)]:
+            shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
+            kind = f"{'fp8' if bits == 8 else 'bf16'} T<={rows} {shape}"
+            variant = _few_rows(f"few rows {kind}{' rows first' * tactic.rows_first}{tma}", bits, rows, tactic, chip)
+            found[variant.name] = variant
     return list(found.values())
+
+
+def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Variant:
+    """`name`: says whether the accelerator brings tiles of weights, and of rows."""
+    plain, block_t = FP8 if bits == 8 else BF16, rows_of_program(rows, tactic)
+    types = {"x": plain, "w": plain, "y": BF16, "x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
+    types |= {"ahead": "i32=16"} | ({"x_scales": F32, "w_scales": F32} if bits == 8 else {})
+    if " tma" in name:
+        types["w_tiles"] = f"tensordesc<{plain[1:]}[{tactic.outputs},{tactic.inputs}]>"
+    if " tma of rows" in name:
+        types["x_tiles"] = f"tensordesc<{plain[1:]}[{block_t},{tactic.inputs}]>"
+    every = ("x_tiles", "w_tiles", "x_scales", "w_scales", "bias", "residual")
+    constants: dict[str, Any] = {name: None for name in every if name not in types}
+    constants |= {
+        "SCALED": bits == 8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True, "EXACT_DOT": False,
+        "OVERLAPS": True, "GROUPED": rows > 64, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": block_t,
+        "BK": tactic.inputs, "STAGES": tactic.stages, "W_TMA": "w_tiles" in types, "X_TMA": "x_tiles" in types,
+        "FEW": rows <= 64 and chip.overlaps,
+    }  # fmt: skip
+    matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
+    options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
+    return Variant(name, few_rows_kernel, types, constants, options, matrix)
 
 
 # What a layout gives to the kernel of fused products: the weight, its scales, and constants.
@@ -348,7 +357,9 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
         return outcome
     outcome.shared_bytes = compiled.metadata.shared
     outcome.instructions = [
-        word for word in ("wgmma", "tcgen05.mma", "mma.sync", "cp.async") if word in compiled.asm["ptx"]
+        word
+        for word in ("wgmma", "tcgen05.mma", "mma.sync", "cp.async", "cp.async.bulk.tensor")
+        if word in compiled.asm["ptx"]
     ]
     _read_resources(outcome, compiled)
     return outcome

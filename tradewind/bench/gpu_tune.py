@@ -115,15 +115,19 @@ def _tell_of_refusals(faults: list[str], total: int) -> None:
     print(f"{len(faults)} of {total} candidates cannot be compiled and are passed over", flush=True)
 
 
-def candidates(size: int, rows: int) -> Iterator[Tactic]:
-    """Tactics worth trying for weights of `size` bytes a number."""
-    choices = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 6), (False, True))
-    for outputs, inputs, warps, stages, rows_first in choices:
+def candidates(size: int, rows: int, *, tma: bool) -> Iterator[Tactic]:
+    """Tactics worth trying for weights of `size` bytes a number; `tma`: also by the tensor memory accelerator."""
+    choices = itertools.product(
+        (16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 6, 7), (False, True), (False, True)
+    )
+    for outputs, columns, warps, stages, rows_first, by_tma in choices:
+        inputs = columns // size if by_tma else columns
         tile = outputs * inputs * size * stages
         whole = tile + (max(64, rows) if rows_first else rows) * inputs * size * stages
         is_odd = (rows_first and outputs > 64) or (not rows_first and outputs < 64 and warps == 8)
-        if tile >= 48_000 and whole <= _SHARED_BYTES and not is_odd:
-            yield Tactic(outputs, inputs, warps, stages, rows_first)
+        is_odd |= outputs < 32 if by_tma else stages > 6
+        if tile >= (24_000 if by_tma else 48_000) and whole <= _SHARED_BYTES and not is_odd and by_tma <= tma:
+            yield Tactic(outputs, inputs, warps, stages, rows_first, by_tma)
 
 
 def fused_candidates(work: FusedWork) -> Iterator[FusedTactic]:
@@ -238,7 +242,7 @@ def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], o
         weight = _weights(form, 256, 4096, device, 1)[0]
         for rows in ROWS if form in ("bf16", "fp8") else ():
             x = _rows(form, rows, 4096, device)
-            for tactic in candidates(weight.data.itemsize, rows):
+            for tactic in candidates(weight.data.itemsize, rows, tma=chip.has_tma):
                 yield functools.partial(few_rows, x, weight, None, _BF16, tactic, chip)
         for work in dict.fromkeys(work for name in ("qkv", "out", "gate_up") for work in _fused_works(form, name)):
             for fused_tactic in fused_candidates(work):
@@ -279,7 +283,7 @@ def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Ite
     for rows in ROWS:
         x = _rows(form, rows, inputs, device)
         calls = functools.partial(_few_rows_calls, x, weights, chip)
-        best, best_s = _fastest(candidates(weights[0].data.itemsize, rows), calls)
+        best, best_s = _fastest(candidates(weights[0].data.itemsize, rows, tma=chip.has_tma), calls)
         vendor_s = replayed_s([functools.partial(_vendor, x, weight) for weight in weights], 4)
         bits = 8 * weights[0].data.itemsize
         yield Measured(bits, rows, outputs, inputs, best, round(best_s * 1e6, 1), round(vendor_s * 1e6, 1))

@@ -5,6 +5,7 @@ Started without Triton's interpreter, with an empty cache of Triton's in the env
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,9 +55,9 @@ class Driver:
 
 
 def work() -> None:
-    """Seven kernels of four: strides of 1, those that 16 divides and others, and pointers that it does not.
+    """Eight kernels of four: strides of 1, those that 16 divides and others, and pointers that it does not.
 
-    The last asks for the weights of a line and less ahead.
+    The last two are products, by pointers and by descriptions of tiles.
     """
     gate, norm = TritonSiluMul(CHIP), TritonAddRmsNorm(CHIP)
     for width in (64, 72):
@@ -65,7 +66,9 @@ def work() -> None:
     quantise(torch.ones(3, 1, dtype=torch.bfloat16), CHIP)
     quantise(torch.ones(3 * 64 + 1, dtype=torch.bfloat16)[1:].view(3, 64), CHIP)
     weight = fp8.pack(torch.ones(64, 64, dtype=torch.bfloat16), None)
-    few_rows(quantise_rows(torch.ones(3, 64, dtype=torch.bfloat16)), weight, None, torch.bfloat16, OF_ANY_SHAPE, CHIP)
+    rows = quantise_rows(torch.ones(3, 64, dtype=torch.bfloat16))
+    for tactic in (OF_ANY_SHAPE, replace(OF_ANY_SHAPE, tma=True)):
+        few_rows(rows, weight, None, torch.bfloat16, tactic, CHIP)
 
 
 def main() -> None:

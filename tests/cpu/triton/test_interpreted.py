@@ -55,6 +55,7 @@ from tradewind.models.registry import load_model
 
 CPU = torch.device("cpu")
 CHIP = Chip(processors=3)
+HOPPER = Chip(processors=3, capability=(9, 0))
 NAN = float("nan")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
@@ -249,6 +250,26 @@ def test_linear_of_few_rows(dtype: torch.dtype, tokens: int, outputs: int, input
         weight = LinearWeight(weight_ND, bias, outputs, inputs)
         for x in (x_TD, strided(x_TD)):
             assert_near(linear.few_rows(x, weight, residual, dtype, tactic, CHIP), truth, dtype)
+
+
+@pytest.mark.parametrize("tokens", [5, 16, 64])
+@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), [(31, 136), (64, 128)])
+def test_linear_by_the_tensor_memory_accelerator(tokens: int, rows_first: bool, outputs: int, inputs: int) -> None:
+    """The same bits as by pointers, which are used where the accelerator is not there or cannot."""
+    tactic = linear.Tactic(32, 64, 4, 2, rows_first, tma=True)
+    x_TD, residual_TN = randn(tokens, inputs, dtype=torch.float16), randn(tokens, outputs, dtype=torch.float16, seed=1)
+    bias_N = randn(outputs, dtype=torch.float16, seed=3)
+    weight = LinearWeight(randn(outputs, inputs, dtype=torch.float16, seed=2), bias_N, outputs, inputs)
+    aside = torch.cat((x_TD[:, :1], x_TD), 1)[:, 1:]
+    for x in (x_TD, strided(x_TD), aside):
+        theirs = linear.few_rows(x, weight, residual_TN, torch.float32, tactic, CHIP)
+        ours = linear.few_rows(x, weight, residual_TN, torch.float32, tactic, HOPPER)
+        assert torch.equal(ours, theirs)
+    rows, packed = quantise_rows(x_TD), quantise_rows(weight.data)
+    weight = LinearWeight(packed.values_TD, bias_N, outputs, inputs, "fp8", (packed.scales_T1,))
+    theirs, ours = (linear.few_rows(rows, weight, None, torch.float32, tactic, chip) for chip in (CHIP, HOPPER))
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("warps", [4, 8])

@@ -35,6 +35,11 @@ class Chip:
     name: str = ""
 
     @property
+    def has_tma(self) -> bool:
+        """Whether it has a tensor memory accelerator: a unit that brings whole tiles into shared memory."""
+        return self.capability >= (9, 0)
+
+    @property
     def launch(self) -> dict[str, bool]:
         """Options of every launch. Products and sums are fused, which Triton does not always do unless told so."""
         return {"launch_pdl": self.overlaps, "enable_fp_fusion": True}

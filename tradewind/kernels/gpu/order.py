@@ -17,18 +17,22 @@ def begin(OVERLAPS: tl.constexpr):
 def release(OVERLAPS: tl.constexpr):
     """Let the next kernel begin as soon as there is room for it beside the programs of this one.
 
-    For small kernels: what comes after one that fills the chip would take places unevenly.
+    At the start of small kernels, and of large ones where they are through with their inputs: what comes after one that
+    has just begun to fill the chip would take places unevenly.
     """
     if OVERLAPS:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
-def ask_for(rows_at, COLUMNS: tl.constexpr):
-    """Have the first COLUMNS numbers from each of these places brought into the L2 cache. Nobody waits for them."""
+def ask_for(rows_at, columns):
+    """Have the first `columns` numbers from each of these places, 256 bytes of them or a multiple, brought into the L2
+    cache. Nobody waits for them.
+    """
     LINE: tl.constexpr = _LINE_BITS // rows_at.dtype.element_ty.primitive_bitwidth
-    LINES: tl.constexpr = (COLUMNS + LINE - 1) // LINE
-    at = rows_at[:, None] + tl.arange(0, LINES)[None, :] * LINE
-    tl.inline_asm_elementwise(
-        "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [at.to(tl.int64)], tl.int32, is_pure=False, pack=1
-    )
+    at = rows_at[:, None] + tl.arange(0, 2)[None, :] * LINE
+    for column in range(0, columns, 2 * LINE):
+        tl.inline_asm_elementwise(
+            "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [(at + column).to(tl.int64)], tl.int32,
+            is_pure=False, pack=1,
+        )  # fmt: skip

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Tactic:
     """How a product of few rows is launched: outputs of a program, inputs at a time, and how it is pipelined.
 
-    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are.
+    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. `tma`: the tensor memory
+    accelerator brings the tiles, where there is one.
     """
 
     outputs: int = 32
@@ -27,6 +28,7 @@ class Tactic:
     warps: int = 4
     stages: int = 4
     rows_first: bool = False
+    tma: bool = False
 
 
 @dataclass(frozen=True)
