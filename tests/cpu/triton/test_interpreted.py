@@ -223,6 +223,27 @@ def test_attention_splits_long_contexts(step: Step, window: int | None) -> None:
     check_attention(torch.float32, step, HeadShape(2, 1, 16), window)
 
 
+@pytest.mark.parametrize("head_dim", [32, 48, 33])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (6, 1.5), (None, 1.5)])
+def test_attention_of_prompts_over_8_bit_pages(head_dim: int, window: int | None, softcap: float | None) -> None:
+    """Queries that are sums of two numbers; heads that fill a tile, that do not, and of odd size."""
+    check_attention(torch.float16, Step([0, 30], [40, 20]), HeadShape(4, 2, head_dim), window, softcap, fp8=True)
+
+
+def test_what_is_no_number_stays_none_in_two_of_8_bits() -> None:
+    """As do the queries beside it, among them one of zeros and one whose numbers differ widely."""
+    q_THK, pool, rows = _attention_inputs(Step([0], [40]), HeadShape(2, 2, 32), torch.float16)
+    q_THK[3] = 0.0
+    q_THK[7, 0, 0] = 900.0
+    q_THK[9, 1, 2] = NAN
+    out_THK = TritonPagedAttention(CPU, CHIP)(q_THK, pool[:, 1, 0].to(FP8), pool[:, 1, 1].to(FP8), rows, 0.3)
+    assert bool(out_THK[9, 1].isnan().all())
+    q_THK[9, 1, 2] = 0.0
+    truth = torch.stack(list(_attention_truth(q_THK, pool.to(FP8).half(), rows, 0.3, None, None)))
+    out_THK[9, 1] = truth[9, 1].half()
+    assert_near(out_THK, truth, torch.float16)
+
+
 def test_attention_leaves_out_rows_without_tokens() -> None:
     shape = HeadShape(4, 2, 16)
     q_THK, pool, rows = _attention_inputs(Step([20, 3], [1, 1]), shape, torch.float32)

@@ -97,23 +97,24 @@ def _halves(words, IN_HARDWARE: tl.constexpr):
 
 @triton.jit
 def _to_four_bits(wide):
-    """The nearest numbers of four significant bits, which those of 8 bits have; what is not a number stays none."""
-    nearest = ((wide.to(tl.int32, bitcast=True) + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
-    return tl.where(wide == wide, nearest, wide)
+    """The nearest numbers of four significant bits, which is what those of 8 bits have."""
+    return ((wide.to(tl.int32, bitcast=True) + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _in_two(q_tile):
     """(first, rest, factor): the rows of q_tile are (first + rest) * factor[:, None], both in 8 bits, to 2^-8 of each.
 
-    That is half as exact as bfloat16. Both are rounded before they are cast, which then has nothing left to round.
+    That is half as exact as bfloat16. Both are rounded before they are cast, which then has nothing left to round. What
+    is not a number makes its row's factor none.
     """
     wide = q_tile.to(tl.float32)
     largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
+    factor = (largest + 0.0 * tl.sum(wide, 1)) / 448.0
     wide *= (448.0 / largest)[:, None]
     first = _to_four_bits(wide)
     rest = _to_four_bits(wide - first)
-    return first.to(tl.float8e4nv), rest.to(tl.float8e4nv), largest / 448.0
+    return first.to(tl.float8e4nv), rest.to(tl.float8e4nv), factor
 
 
 @triton.jit
