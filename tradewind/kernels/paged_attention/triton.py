@@ -356,7 +356,8 @@ def paged_attention_kernel(
 class Tile:
     """How one of the two launches is made. `programs` is per multiprocessor. `in_pairs`, `in_two`: see the kernel.
 
-    `registers`: as many as a thread may have, where the programs would not fit beside each other otherwise.
+    `registers`: as many as a thread may have, where the programs would not fit beside each other otherwise. From Hopper
+    on: what came before has shared memory for fewer of them.
     """
 
     rows: int
@@ -492,7 +493,7 @@ class TritonPagedAttention:
             IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
             OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
             STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds, num_warps=tile.warps,
-            num_stages=stages, maxnreg=tile.registers, **self._chip.launch,
+            num_stages=stages, maxnreg=tile.registers if self._chip.overlaps else None, **self._chip.launch,
         )  # fmt: skip
 
 
