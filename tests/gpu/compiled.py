@@ -32,7 +32,7 @@ from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
-from tradewind.kernels.paged_attention.triton import DEALT, EXACT, large_tile, paged_attention_kernel, small_tile
+from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
@@ -43,11 +43,7 @@ BF16, FP8, F16, F32, I16, I32, I64 = "*bf16", "*fp8e4nv", "*fp16", "*fp32", "*i1
 
 @dataclass(frozen=True)
 class Variant:
-    """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use.
-
-    `spills`: bytes that it may spill, where registers are few on purpose: what is read once for a piece of work costs
-    nothing there.
-    """
+    """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use."""
 
     name: str
     kernel: Any
@@ -56,7 +52,6 @@ class Variant:
     options: dict[str, Any]
     matrix: str | None = None
     hot: bool = True
-    spills: int = 0
 
 
 @dataclass
@@ -77,7 +72,7 @@ class Outcome:
         found = [self.error] if self.error else []
         if self.arch != 90:
             return found
-        if self.variant.hot and self.spilled_bytes > self.variant.spills:
+        if self.variant.hot and self.spilled_bytes:
             found.append(f"spills {self.spilled_bytes} bytes")
         if self.variant.matrix and self.variant.matrix not in self.instructions and not self.error:
             found.append(f"no {self.variant.matrix}")
@@ -140,13 +135,7 @@ def _attention() -> list[Variant]:
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
         is_small = kind.endswith("decode")
-        tile = (
-            small_tile(itemsize, rows, head_dim)
-            if is_small
-            else EXACT
-            if kind == "exact"
-            else large_tile(itemsize, head_dim)
-        )
+        tile = small_tile(itemsize, rows, head_dim) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
         constants = {
             "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows,
             "S": 16, "RUN": 16, "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,
@@ -158,8 +147,8 @@ def _attention() -> list[Variant]:
             Variant(
                 f"attention {kind} {head_dim} {pages[1:]} R<={rows}", paged_attention_kernel,
                 {**types, "k_pages": pages, "v_pages": pages}, constants,
-                {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": tile.registers},
-                "mma.sync" if is_small else "wgmma", hot=head_dim <= 128, spills=416 if tile.registers else 0,
+                {"num_warps": tile.warps, "num_stages": tile.stages}, "mma.sync" if is_small else "wgmma",
+                hot=head_dim <= 128,
             )
         )  # fmt: skip
     return found
@@ -350,10 +339,9 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
             constants[(place,)] = variant.constants[name] if name != "OVERLAPS" else arch >= 90
     source = ASTSource(variant.kernel, signature, constants, attributes)
     try:
-        options = {**variant.options, **Chip(1, arch >= 90).launch}
-        if arch < 90:
-            options.pop("maxnreg", None)
-        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+        compiled = triton.compile(
+            source, target=GPUTarget("cuda", arch, 32), options={**variant.options, **Chip(1, arch >= 90).launch}
+        )
     except Exception as error:  # noqa: BLE001 - the table shows every variant, also one that the compiler refuses
         outcome.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}"
         return outcome

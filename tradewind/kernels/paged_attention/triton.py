@@ -354,11 +354,7 @@ def paged_attention_kernel(
 
 @dataclass(frozen=True)
 class Tile:
-    """How one of the two launches is made. `programs` is per multiprocessor. `in_pairs`, `in_two`: see the kernel.
-
-    `registers`: as many as a thread may have, where the programs would not fit beside each other otherwise. From Hopper
-    on: what came before has shared memory for fewer of them.
-    """
+    """How one of the two launches is made. `programs` is per multiprocessor. `in_pairs`, `in_two`: see the kernel."""
 
     rows: int
     keys: int
@@ -367,7 +363,6 @@ class Tile:
     programs: int
     in_pairs: bool = False  # with pages of 8 bits
     in_two: bool = False  # with pages of 8 bits
-    registers: int | None = None
 
     @property
     def rounds(self) -> int:
@@ -393,7 +388,7 @@ class Tile:
 SMALL = {2: Tile(16, 64, 4, 3, 2), 1: Tile(16, 128, 4, 2, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
 LARGE = {
     2: Tile(64, 64, 4, 3, 2),
-    1: Tile(64, 64, 4, 2, 3, in_pairs=True, in_two=True, registers=168),
+    1: Tile(64, 64, 4, 3, 2, in_pairs=True, in_two=True),
     4: Tile(64, 32, 8, 2, 1),
 }
 # Instead of the small ones, where there are so many rows that twice as many programs all find work.
@@ -408,12 +403,6 @@ def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
     """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
     tile = CROWDED.get(itemsize, SMALL[itemsize]) if rows >= CROWD else SMALL[itemsize]
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
-
-
-def large_tile(itemsize: int, head_dim: int) -> Tile:
-    """The tile for the other rows. What a thread holds of a wide head leaves room for one program."""
-    tile = LARGE[itemsize]
-    return replace(tile, programs=1, registers=None) if head_dim > 128 and tile.registers else tile
 
 
 class TritonPagedAttention:
@@ -450,8 +439,7 @@ class TritonPagedAttention:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         group = q_THK.shape[1] // k_pages_BGSK.shape[1]
         itemsize = k_pages_BGSK.dtype.itemsize
-        small = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2])
-        large = large_tile(itemsize, q_THK.shape[2])
+        small, large = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2]), LARGE[itemsize]
         few = max(small.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
         pages = (k_pages_BGSK, v_pages_BGSK)
         if len(rows.context_lens_R) and self._exact:
@@ -493,7 +481,7 @@ class TritonPagedAttention:
             IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
             OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
             STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds, num_warps=tile.warps,
-            num_stages=stages, maxnreg=tile.registers if self._chip.overlaps else None, **self._chip.launch,
+            num_stages=stages, **self._chip.launch,
         )  # fmt: skip
 
 
