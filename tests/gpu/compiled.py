@@ -106,7 +106,7 @@ def _rowwise() -> list[Variant]:
         for norms in (False, True):
             more = {"q_norm": BF16, "k_norm": BF16} if norms else {}
             constants = {**({} if norms else {"q_norm": None, "k_norm": None}), "K": 128, "HAS_NORM": norms}
-            constants |= {"QUANTISES": q, **on, "HEADS": 16, "HALF": 64}
+            constants |= {"QUANTISES": q, **on, "RELEASES": True, "HEADS": 16, "HALF": 64}
             name = f"rope {'qk-norm ' if norms else ''}{kind} pages"
             found.append(
                 Variant(name, qk_norm_rope_write_kernel, {**rope, **pages, **more}, constants, {"num_warps": 4})
@@ -125,6 +125,7 @@ def _attention() -> list[Variant]:
     }  # fmt: skip
     found = []
     for kind, pages, head_dim, rows in (
+        ("decode", BF16, 128, 1), ("decode", BF16, 64, 1), ("decode", FP8, 128, 1), ("decode", FP8, 64, 1),
         ("decode", BF16, 128, 16), ("decode", BF16, 128, 1024), ("decode", BF16, 64, 16), ("decode", FP8, 128, 16),
         ("decode", FP8, 128, 64), ("decode", FP8, 128, 256), ("decode", FP8, 128, 512), ("decode", FP8, 128, 1024),
         ("window decode", BF16, 128, 512), ("window decode", FP8, 128, 512),
@@ -137,8 +138,9 @@ def _attention() -> list[Variant]:
         is_small = kind.endswith("decode")
         tile = small_tile(itemsize, rows, head_dim) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
         constants = {
-            "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows,
-            "S": 16, "RUN": 16, "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,
+            "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys,
+            "BLOCK_R": max(16, rows), "S": 16, "RUN": 16, "EARLY": rows == 1,
+            "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,
             "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs,
             "IN_TWO": pages is FP8 and tile.in_two, "IN_HARDWARE": True, "DEALS": not is_small or rows <= DEALT,
             "OVERLAPS": True, "STAGES": tile.stages, "COMBINES": tile.combines, "STEP": 16, "ROUNDS": tile.rounds,

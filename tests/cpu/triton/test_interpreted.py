@@ -208,6 +208,11 @@ def test_attention_of_8_bit_pages(step: str) -> None:
     check_attention(torch.float16, STEPS[step], HeadShape(4, 2, 32), fp8=True)
 
 
+@pytest.mark.parametrize("in_8_bits", [False, True])
+def test_attention_of_a_row_that_is_alone(in_8_bits: bool) -> None:
+    check_attention(torch.float16, Step([600], [1]), HeadShape(2, 1, 32), fp8=in_8_bits)
+
+
 @pytest.mark.parametrize("window", [None, 300])
 @pytest.mark.parametrize(
     "step",

@@ -76,6 +76,9 @@ def vector_kernel(
     # Weights are never written: the first are on their way before this kernel may look at what others wrote.
     raw = load_weights(w_at, 0, output, N, inner, WIDTH, EVEN)
     up_raw = load_weights(up_at, 0, output, N, inner, WIDTH, EVEN) if GATED else raw
+    if SCALED and GROUP == 0:  # so are their scales, which would be waited for at the end
+        scale = tl.load(scales_at, mask=output < N, other=0.0)
+        up_scale = tl.load(up_scales_at, mask=output < N, other=0.0) if GATED else scale
     # 4-bit weights keep the processors busy themselves: programs that wait would only be in their way.
     release(OVERLAPS and PARTS == 1)
     begin(OVERLAPS)
@@ -93,9 +96,9 @@ def vector_kernel(
     total = tl.sum(acc, 1)
     up_total = tl.sum(up_acc, 1)
     if SCALED and GROUP == 0:
-        total *= tl.load(scales_at, mask=output < N, other=0.0)
+        total *= scale
         if GATED:
-            up_total *= tl.load(up_scales_at, mask=output < N, other=0.0)
+            up_total *= up_scale
     if NORMED:
         root = 1.0 / tl.sqrt(tl.sum(squares, 0) / D + eps)
         total *= root

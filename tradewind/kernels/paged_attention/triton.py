@@ -253,7 +253,7 @@ def paged_attention_kernel(
     BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_TWO: tl.constexpr,
     IN_HARDWARE: tl.constexpr, DEALS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr,
-    COMBINES: tl.constexpr, STEP: tl.constexpr, ROUNDS: tl.constexpr,
+    COMBINES: tl.constexpr, STEP: tl.constexpr, ROUNDS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """RUN: consecutive keys that certainly are in one block, if it begins at a multiple of theirs.
 
@@ -262,12 +262,13 @@ def paged_attention_kernel(
     IN_TWO: keys are multiplied as they are, by queries that are sums of two numbers of 8 bits; with IN_PAIRS, the even
     columns of values stand before the odd ones in one product, whose numbers then meet no bank of shared memory twice.
     IN_HARDWARE: there is an instruction that widens two numbers of 8 bits (Triton's interpreter knows none). DEALS:
-    a program that is done with a piece takes the next one; else every program has its turn.
+    a program that is done with a piece takes the next one; else every program has its turn. EARLY: programs find their
+    piece before they wait for what the kernels before this one wrote.
 
     `scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
     `arrivals` [items] and `dealt` [2] (pieces dealt out beyond the first of each program, and programs that are done)
     int32, zero, and left so."""
-    begin(OVERLAPS)
+    begin(OVERLAPS and not EARLY)
     tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
     longest = _longest_piece(tiles_R, span_R, G, least_split, BN, ROUNDS)
     items_R = tiles_R * tl.cdiv(span_R, longest) * G
@@ -300,6 +301,7 @@ def paged_attention_kernel(
         seen_first = tl.maximum(tile_first - window + 1, 0)
         lo = tl.maximum(row_first + part * split, seen_first)
         hi = tl.minimum(row_first + (part + 1) * split, tile_last + 1)
+        begin(OVERLAPS and EARLY)
         # -- queries
         column = tl.arange(0, KP)
         q_head = head * GROUP + packed % GROUP
@@ -346,6 +348,7 @@ def paged_attention_kernel(
                 tl.store(arrivals + of_tile, 0)
                 mass, acc = _add_up(partials, marks, of_tile, G * tiles, splits, BM, KP, COMBINES)
                 _store(out_row, out_at, written, mass, acc)
+    begin(OVERLAPS and EARLY)  # without a piece, too: the kernel after this one waits for this one alone
     if DEALS and total > programs:  # noqa: SIM102 - only then is it counted who is done
         if tl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
             tl.store(dealt, 0)
@@ -391,6 +394,9 @@ LARGE = {
     1: Tile(64, 64, 4, 3, 2, in_pairs=True, in_two=True),
     4: Tile(64, 32, 8, 2, 1),
 }
+# Instead of the small ones, for a row that is alone. As many programs as multiprocessors, of which no two fit on one:
+# they begin beside programs of the kernels before this one, and would crowd where those end first.
+ALONE = {2: Tile(16, 128, 8, 3, 1), 1: Tile(16, 128, 8, 3, 1, in_pairs=True)}
 # Instead of the small ones, where there are so many rows that twice as many programs all find work.
 CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
 CROWD = 17
@@ -401,7 +407,11 @@ LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
     """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
-    tile = CROWDED.get(itemsize, SMALL[itemsize]) if rows >= CROWD else SMALL[itemsize]
+    tile = SMALL[itemsize]
+    if rows >= CROWD:
+        tile = CROWDED.get(itemsize, tile)
+    elif rows == 1 and head_dim <= 128:
+        tile = ALONE.get(itemsize, tile)
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
 
@@ -418,7 +428,7 @@ class TritonPagedAttention:
         self._chip = chip
         self._exact = exact
         self._most_stages = 3 if chip.overlaps else 2  # what came before Hopper has less shared memory
-        tiles = [*SMALL.values(), *LARGE.values(), *CROWDED.values()]
+        tiles = [*SMALL.values(), *LARGE.values(), *ALONE.values(), *CROWDED.values()]
         items = [tile.pieces * tile.programs * chip.processors for tile in tiles]
         numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
         self._partials = torch.empty(0 if exact else numbers * widest, dtype=torch.float32, device=device)
@@ -480,8 +490,8 @@ class TritonPagedAttention:
             EIGHT_BITS=eight_bits, IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0,
             IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
             OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
-            STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds, num_warps=tile.warps,
-            num_stages=stages, **self._chip.launch,
+            STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds,
+            EARLY=count == 1 and rows.max_query == 1, num_warps=tile.warps, num_stages=stages, **self._chip.launch,
         )  # fmt: skip
 
 

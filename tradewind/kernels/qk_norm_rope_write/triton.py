@@ -5,7 +5,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.quantised_rows import FP8
 from tradewind.kernels.rows import HeadShape, Rows
 
@@ -16,9 +16,13 @@ _MOST_HEADS = 16  # of one program
 def qk_norm_rope_write_kernel(
     qkv, qkv_stride, positions, write, cos_sin, k_pages, v_pages, block_stride, q_norm, k_norm, eps,
     H, G, S, K: tl.constexpr,
-    HAS_NORM: tl.constexpr, QUANTISES: tl.constexpr, OVERLAPS: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+    HAS_NORM: tl.constexpr, QUANTISES: tl.constexpr, OVERLAPS: tl.constexpr, RELEASES: tl.constexpr,
+    HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """Program (t, i): the i-th HEADS heads of token t. HALF is K / 2, filled up to a power of two."""
+    """Program (t, i): the i-th HEADS heads of token t. HALF is K / 2, filled up to a power of two.
+
+    RELEASES: attention may begin before this ends: of a single token, whose programs all find a place of their own.
+    """
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     i = tl.arange(0, HALF)
@@ -30,11 +34,13 @@ def qk_norm_rope_write_kernel(
         q_second = tl.load(q_norm + K // 2 + i, mask=pair, other=0.0).to(tl.float32)
         k_first = tl.load(k_norm + i, mask=pair, other=0.0).to(tl.float32)
         k_second = tl.load(k_norm + K // 2 + i, mask=pair, other=0.0).to(tl.float32)
-    begin(OVERLAPS)
+    release(OVERLAPS and RELEASES)
+    # Where a token is was written before the layers began.
     position = tl.load(positions + token).to(tl.int64)
     place = tl.load(write + token)
     cos = tl.load(cos_sin + position * K + i, mask=pair, other=0.0)[None, :]
     sin = tl.load(cos_sin + position * K + K // 2 + i, mask=pair, other=0.0)[None, :]
+    begin(OVERLAPS)
     here = qkv + token * qkv_stride + head[:, None] * K + i[None, :]
     a_raw = tl.load(here, mask=inside, other=0.0)
     b_raw = tl.load(here + K // 2, mask=inside, other=0.0)
@@ -87,7 +93,7 @@ class TritonQkNormRopeWrite:
                 qkv_TC, qkv_TC.stride(0), rows.positions_T, rows.write_T, cos_sin_PK, k_pages_BGSK, v_pages_BGSK,
                 k_pages_BGSK.stride(0), q_norm_K, k_norm_K, eps, shape.heads, shape.kv_heads, k_pages_BGSK.shape[2],
                 K=head_dim, HAS_NORM=q_norm_K is not None, QUANTISES=k_pages_BGSK.dtype == FP8,
-                OVERLAPS=self._chip.overlaps, HEADS=heads, HALF=half,
+                OVERLAPS=self._chip.overlaps, RELEASES=tokens == 1, HEADS=heads, HALF=half,
                 num_warps=max(1, min(4, heads * half // 256)), **self._chip.launch,
             )  # fmt: skip
         return qkv_TC[:, : shape.heads * head_dim].view(tokens, shape.heads, head_dim)
