@@ -27,10 +27,10 @@ from tradewind.models.decoder import Model
 from tradewind.models.spec import ModelSpec
 from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.protocol.result import StepResult
-from tradewind.runner.buckets import fitting, wanted_graphs
+from tradewind.runner.buckets import fitting, row_buckets, wanted_graphs
 from tradewind.runner.graphs import Graphs, GraphsReport
 from tradewind.runner.pending import Done, Finish, Halved, Issued, result_of
-from tradewind.runner.prompt_logprobs import PromptColumns, prompt_columns
+from tradewind.runner.prompt_logprobs import ROWS_AT_ONCE, PromptColumns, prompt_columns
 from tradewind.runner.sample import Drawn, Mask, draw, masking
 from tradewind.runner.state import StateRows, StateShape
 from tradewind.runner.step_columns import StepColumns, StepShape
@@ -110,9 +110,14 @@ class GraphRunner:
 
     @torch.inference_mode()
     def rehearse(self) -> None:
-        """Launch the kernels of all graphs there might be once, in a layer of each kind. Without graphs: nothing."""
-        for kind, size in self._wanted():
+        """Launch the kernels of all graphs there might be once, in a layer of each kind, and those of the output layer
+        for as many prompt tokens as it may be asked for at once. Without graphs: nothing.
+        """
+        wanted = self._wanted()
+        for kind, size in wanted:
             self._work(kind, size, self._model.thin)()
+        for rows in row_buckets(min(ROWS_AT_ONCE, len(self._hidden_TD))) if wanted else ():
+            self._model.logits(self._hidden_TD[:rows])
 
     @torch.inference_mode()
     def record(self, progress: Callable[[float], None] = lambda _share: None) -> None:

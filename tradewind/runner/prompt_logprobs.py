@@ -16,7 +16,7 @@ from tradewind.protocol.result import PromptLogprobs, TokenLogprobs
 from tradewind.runner.sample import LogprobColumns
 from tradewind.runner.state import PROMPT_LOGPROBS, StateRows
 
-_ROWS_AT_ONCE = 64  # logits of a long prompt's positions would take gigabytes
+ROWS_AT_ONCE = 64  # logits of a long prompt's positions would take gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def prompt_columns(
 
 
 def _columns(hidden_QD: Tensor, tokens_Q: Tensor, count: int, model: Model) -> list[LogprobColumns]:
-    parts = zip(torch.split(hidden_QD, _ROWS_AT_ONCE), torch.split(tokens_Q, _ROWS_AT_ONCE), strict=True)
+    parts = zip(torch.split(hidden_QD, ROWS_AT_ONCE), torch.split(tokens_Q, ROWS_AT_ONCE), strict=True)
     return [
         LogprobColumns.of(model.logits(hidden.contiguous()).contiguous(), tokens, [count] * len(tokens))
         for hidden, tokens in parts

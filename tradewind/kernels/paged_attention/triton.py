@@ -405,12 +405,15 @@ EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 
-def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
-    """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
+def small_tile(itemsize: int, rows: int, head_dim: int, *, alone: bool = False) -> Tile:
+    """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time.
+
+    `alone`: there is one token, and nothing else.
+    """
     tile = SMALL[itemsize]
     if rows >= CROWD:
         tile = CROWDED.get(itemsize, tile)
-    elif rows == 1 and head_dim <= 128:
+    elif alone and head_dim <= 128:
         tile = ALONE.get(itemsize, tile)
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
@@ -449,7 +452,8 @@ class TritonPagedAttention:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         group = q_THK.shape[1] // k_pages_BGSK.shape[1]
         itemsize = k_pages_BGSK.dtype.itemsize
-        small, large = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2]), LARGE[itemsize]
+        count, alone = len(rows.context_lens_R), len(q_THK) == 1
+        small, large = small_tile(itemsize, count, q_THK.shape[2], alone=alone), LARGE[itemsize]
         few = max(small.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
         pages = (k_pages_BGSK, v_pages_BGSK)
         if len(rows.context_lens_R) and self._exact:
@@ -491,7 +495,7 @@ class TritonPagedAttention:
             IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
             OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
             STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds,
-            EARLY=count == 1 and rows.max_query == 1, num_warps=tile.warps, num_stages=stages, **self._chip.launch,
+            EARLY=len(q_THK) == 1, num_warps=tile.warps, num_stages=stages, **self._chip.launch,
         )  # fmt: skip
 
 
