@@ -52,22 +52,27 @@ class Constraint:
 
     def advance(self, token: int) -> bool:
         """Take the token that was said; whether more may follow."""
-        begins = self._may_reason and token == self._grammar.reasoning_begin
-        self._may_reason = False
-        if begins:
-            self._reasons = True
-        elif self._reasons:
+        if self._reasons:
             self._reasons = token != self._grammar.reasoning_end
             if self._left_tokens:
                 self._left_tokens -= 1
-        elif self.matcher is not None:
-            return self.matcher.advance(token)
-        return True
+            return True
+        if self._may_reason:
+            self._may_reason = False
+            if token == self._grammar.reasoning_begin:
+                self._reasons = True
+                return True
+        return self.matcher is None or self.matcher.advance(token)
 
     @property
     def awake(self) -> "Matcher | None":
         """The matcher, if it decides what may be said next."""
         return None if self._reasons else self.matcher
+
+    @property
+    def is_bent(self) -> bool:
+        """Whether reasoning changes what may be said next from what the matcher knows: see the next two."""
+        return self._may_reason or self._reasons
 
     @property
     def also_allowed(self) -> int | None:
@@ -244,10 +249,8 @@ class Constraints:
         for row, constraint in enumerate(constraints):
             if constraint is None:
                 continue
-            if (forced := constraint.forced) is not None:
-                bits_MW[row] = 0
-            if (token := constraint.also_allowed if forced is None else forced) is not None:
-                bits_MW.view(np.uint32)[row, token // 32] |= np.uint32(1 << token % 32)
+            if constraint.is_bent:
+                _bend(bits_MW[row], constraint)
             if constraint.matcher is not None and constraint.matcher.is_costly:
                 costly.append(row)
         return TokenMasks(bits_MW), request_ids[costly].tolist() if costly else []
@@ -267,6 +270,16 @@ class Constraints:
         """End the threads."""
         self._builders.shutdown(wait=False, cancel_futures=True)
         self._late.close()
+
+
+def _bend(bits_W: "NDArray[np.int32]", constraint: Constraint) -> None:
+    """Allow what a sequence's reasoning may say beside its grammar, or has to say instead of it."""
+    forced = constraint.forced
+    if forced is not None:
+        bits_W[:] = 0
+    token = constraint.also_allowed if forced is None else forced
+    if token is not None:
+        bits_W.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
 
 
 def _failure(error: str) -> str:

@@ -8,7 +8,8 @@ a step late, so each result is applied where it was issued.
 
 A step with rows that a grammar constrains is issued in two halves. Its sampling needs masks, and those need the tokens
 of the step before: so the second half is issued once that step has been applied, while the device computes the forward.
-Where `run` itself computes the forward (the CPU), they come after it: beside it they would take its cores from it.
+Where `run` itself computes the forward (the CPU), they come before it: beside it they would take its cores from it, and
+after it the matchers, which took in those tokens just now, would have left the processor's caches.
 
 A step that raises takes the engine with it: a runner names the rows that failed alone (`StepResult.failed`), so an
 exception means that nobody knows which slots, tables and cached blocks hold what they should. The process ends, the
@@ -149,11 +150,14 @@ class Engine:
 
     def _issue(self, plan: "StepPlan", now_s: float) -> None:
         self._steps += 1
-        if not len(plan.masked):
-            self._in_flight.append(InFlight(self.runner.run(plan), now_s))
+        masked_ids = self.scheduler.masked_ids() if len(plan.masked) else None
+        if masked_ids is None or self.runner.info.asynchronous:
+            self._in_flight.append(InFlight(self.runner.run(plan), now_s, masked_ids))
             return
-        masked_ids = self.scheduler.masked_ids()
-        self._in_flight.append(InFlight(self.runner.run(plan), now_s, masked_ids))
+        masks = self._masks(masked_ids)
+        pending = self.runner.run(plan)
+        pending.mask(masks)
+        self._in_flight.append(InFlight(pending, now_s))
 
     def _mask_oldest(self) -> None:
         """Issue the second half of the oldest step in flight, if it waits for masks: all tokens before are known."""

@@ -42,6 +42,7 @@ class Ops:
     packed_embedding: linear.PackedEmbedding | None  # reads rows of what `pack` made; None where they stay dense
     logits: linear.Logits
     fill_logits: linear.FillLogits | None
+    masked_logits: linear.MaskedLogits | None  # None where masks are applied to the logits of all tokens
     linear: linear.Linear
     add_rms_norm: add_rms_norm.AddRmsNorm
     norm_for_linear: AddRmsNorm | QuantisingAddRmsNorm  # what comes out is for `linear` alone
@@ -127,6 +128,7 @@ def choose_ops(
         linear=matmul.run.linear,
         logits=matmul.run.logits or _WidenedLogits(matmul.run.linear),
         fill_logits=matmul.run.fill_logits,
+        masked_logits=matmul.run.masked_logits,
         add_rms_norm=norm.run,
         norm_for_linear=layer_norm.run,
         qk_norm_rope_write=rope.run,

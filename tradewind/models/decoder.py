@@ -81,6 +81,14 @@ class Model:
             return out_RV
         return self.ops.logits(hidden_RD, self.lm_head.weight)
 
+    @torch.inference_mode()
+    def masked_logits(self, hidden_RD: Tensor, bits_RW: Tensor, memory_NV: Tensor) -> Tensor:
+        """What `logits` gives where bits_RW allow it (see MaskedLogits, an op that must be there), -inf elsewhere."""
+        assert self.ops.masked_logits is not None
+        out_RV = memory_NV[: len(hidden_RD)]
+        self.ops.masked_logits(hidden_RD, self.lm_head.weight, bits_RW, out_RV)
+        return out_RV
+
     @property
     def thin(self) -> "Model":
         """A layer of each kind of this model's: it launches all kernels that the whole model does."""

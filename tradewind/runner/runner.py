@@ -15,8 +15,8 @@ from tradewind.protocol.plan import RunnerInfo, StepPlan, TokenMasks
 from tradewind.runner.batch import Batch, build_batch
 from tradewind.runner.pending import Done, Finish, Halved, SecondHalf, result_of
 from tradewind.runner.prompt_logprobs import prompt_columns
-from tradewind.runner.sample import SampleOps, choosing, draw, masking
-from tradewind.runner.state import StateRows, StateShape
+from tradewind.runner.sample import Mask, SampleOps, bits_of_all, choosing, draw, masking
+from tradewind.runner.state import LOGPROBS, StateRows, StateShape
 from tradewind.runner.transfer import to_device
 
 
@@ -75,7 +75,7 @@ class DeviceRunner:
         self._pool = None
 
     def _forward(self, plan: StepPlan) -> SecondHalf:
-        """Compute the first half of the step; what is returned computes the second."""
+        """Compute the first half of the step; what is returned computes the second: logits and the draw."""
         assert self._pool is not None, "the runner is closed"
         state = self._state
         refused = state.begin(plan)
@@ -85,19 +85,27 @@ class DeviceRunner:
         batch = build_batch(plan, state)
         hidden_TD = self._model.forward(batch.ids_T, batch.rows, self._pool)
         prompts = prompt_columns(plan, batch.starts_R, hidden_TD, state, self._model)
-        logits_NV = self._logits(batch, hidden_TD) if len(batch.slots_N) else None
 
         def sample(masks: TokenMasks | None) -> Finish:
             drawn = None
-            if logits_NV is not None:
-                mask = masking(plan, masks, self._ops.mask_logits, state.device)
+            if len(batch.slots_N):
+                logits_NV, mask = self._logits(plan, batch, hidden_TD, masks)
                 choose = choosing(batch.slots_N, batch.positions_N, state, self._ops.sample)
                 drawn = draw(logits_NV, batch.slots_N, batch.positions_N, state, choose, mask)
             return lambda device_s: result_of(plan.step, drawn, prompts, device_s)
 
         return sample
 
-    def _logits(self, batch: Batch, hidden_TD: Tensor) -> Tensor:
+    def _logits(
+        self, plan: StepPlan, batch: Batch, hidden_TD: Tensor, masks: TokenMasks | None
+    ) -> tuple[Tensor, Mask | None]:
+        """Of the rows that draw; and what is to be forbidden in them, if that has not been done."""
         if batch.last_N is not None:
             hidden_TD = hidden_TD.index_select(0, to_device(batch.last_N, self._model.device))
-        return self._model.logits(hidden_TD, self._logits_NV).contiguous()
+        # Whoever wants log probabilities wants them of what is forbidden too.
+        asks = (self._state.flags_S[batch.slots_N] & LOGPROBS).any()
+        if masks is not None and not asks and self._model.ops.masked_logits is not None:
+            bits_NW = torch.from_numpy(bits_of_all(plan, masks, len(hidden_TD)))
+            return self._model.masked_logits(hidden_TD, bits_NW, self._logits_NV), None
+        mask = masking(plan, masks, self._ops.mask_logits, self._state.device)
+        return self._model.logits(hidden_TD, self._logits_NV).contiguous(), mask

@@ -118,6 +118,16 @@ def masking(plan: StepPlan, masks: TokenMasks | None, mask_logits: MaskLogits, d
     return lambda logits_NV: mask_logits(logits_NV, masked)
 
 
+def bits_of_all(plan: StepPlan, masks: TokenMasks, rows: int) -> NDArray[np.int32]:
+    """bits_NW of all rows that draw: everything for those that are not masked."""
+    assert len(masks.bits_MW) == len(plan.masked), (masks.bits_MW.shape, len(plan.masked))
+    if len(plan.masked) == rows:
+        return masks.bits_MW
+    bits_NW = np.full((rows, masks.bits_MW.shape[1]), -1, np.int32)
+    bits_NW[plan.masked] = masks.bits_MW
+    return bits_NW
+
+
 def choosing(slots_N: Int64s, positions_N: Int64s, state: StateRows, sample: Sample) -> Choose:
     """Draws by `sample`."""
 

@@ -1,5 +1,6 @@
 """linear: against float64 at odd sizes, and bit by bit across batches and threads."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,24 @@ def test_a_row_is_the_same_whatever_the_batch_and_the_threads(library: native.Li
         assert torch.equal(ops.linear(x[first : first + rows], packed), together[first : first + rows]), (first, rows)
     torch.set_num_threads(1)
     assert torch.equal(ops.linear(x, packed), together)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_masked_logits_are_the_allowed_ones_of_all(library: native.Library, dtype: torch.dtype, share: float) -> None:
+    """To the bit, whether panels are left out or not; the others are -inf, whatever was in the memory."""
+    ops = NativeLinear(library)
+    for n, k in [(1, 1), (33, 130), (200, 65), (1000, 64)]:
+        weight = ops.pack(torch.randn(n, k).to(dtype), torch.randn(n).to(dtype))
+        for rows in (1, 2, 3, 8, 33):
+            x = torch.randn(rows, k + 3).to(dtype)[:, :k]  # strided rows
+            allowed = torch.rand(rows, -(-n // 32) * 32 + 32) < share  # with a word beyond the vocabulary
+            if share < 1:
+                allowed[rows // 2] = True
+            bits = np.packbits(allowed.numpy(), axis=1, bitorder="little").view(np.int32)
+            memory = torch.full((rows, n), float("nan"))
+            ops.masked_logits(x, weight, torch.from_numpy(bits), memory)
+            assert torch.equal(memory, ops.logits(x, weight).masked_fill(~allowed[:, :n], -torch.inf))
 
 
 def test_the_embedding_is_what_was_packed(library: native.Library) -> None:

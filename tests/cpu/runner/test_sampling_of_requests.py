@@ -4,11 +4,21 @@ import dataclasses
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from tests.cpu.runner.driving import GREEDY, Limits, Session, load, make_runner, request
+from tests.cpu.runner.driving import (
+    GREEDY,
+    Limits,
+    Session,
+    constrained_tokens,
+    load,
+    make_runner,
+    masked_requests,
+    request,
+)
 from tests.cpu.tiny_models import VARIANTS, make_tiny_model, random_prompt, transformers_logits
 from tradewind.kernels.sample import reference
 from tradewind.kernels.sample.random import stream_keys, uniforms
@@ -234,3 +244,11 @@ def test_a_request_that_forbids_every_token_fails_alone(model: Model, prompt: li
     assert heard[1].reason == "refused"
     assert "forbidden" in heard[1].message
     assert len(heard[2].tokens) > 1
+
+
+def test_who_asks_for_log_probabilities_changes_no_masked_token(model: Model) -> None:
+    """They are of the logits of all tokens; without them, those that masks forbid need not be computed."""
+    work = masked_requests(model.spec.vocab)
+    asking = msgspec.structs.replace(work[5], sampling=msgspec.structs.replace(work[5].sampling, logprobs=2))
+    tokens = constrained_tokens(make_runner(model), work)
+    assert tokens == constrained_tokens(make_runner(model), [*work[:5], asking, *work[6:]])

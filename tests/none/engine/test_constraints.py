@@ -93,6 +93,20 @@ def test_constrained_and_plain_sequences_share_steps(ahead: bool) -> None:
             assert set(text(tokens[number])) <= set("abcdefghijklmnopqrstuvwxyz-")
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_masks_come_before_a_forward_that_is_waited_for_and_beside_one_that_is_not(
+    ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    run_step, compute = FakeRunner.run, Constraints.masks
+    monkeypatch.setattr(FakeRunner, "run", lambda *given: events.append("forward") or run_step(*given))
+    monkeypatch.setattr(Constraints, "masks", lambda *given: events.append("masks") or compute(*given))
+    made = engine(ahead)
+    made.add(request(1, WORDS, max_tokens=3))
+    run(made)
+    assert events == (["forward", "masks"] if ahead else ["masks", "forward"]) * 3
+
+
 def test_run_ahead_changes_nothing() -> None:
     answers = []
     for ahead in (False, True):

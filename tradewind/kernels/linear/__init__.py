@@ -68,6 +68,16 @@ class FillLogits(Protocol):
     def __call__(self, x: Any, weight: LinearWeight, out_RV: Tensor, /) -> None: ...
 
 
+class MaskedLogits(Protocol):
+    """`masked_logits(x_RD, weight, bits_RW, out_RV)`: `fill_logits`, and -inf for what a row may not choose.
+
+    bits_RW (int32, contiguous): token t of a row is allowed if bit t % 32 of its word t // 32 is set; bits beyond V
+    mean nothing. What is allowed is what `logits` gives, to the bit; what is not need not be computed. R is at least 1.
+    """
+
+    def __call__(self, x: Any, weight: LinearWeight, bits_RW: Tensor, out_RV: Tensor, /) -> None: ...
+
+
 class PackedEmbedding(Protocol):
     """`embedding(ids_T, weight) -> x_TD`: rows of a packed weight as they were before packing (quantised: nearly).
 
@@ -83,7 +93,8 @@ class LinearKernel:
     """An implementation of linear: the parts go together.
 
     `embedding` is None where the packed weight must not serve as one: the embedding is kept beside it. `logits` is None
-    where `linear`, widened, has to do, `fill_logits` where results are always new tensors.
+    where `linear`, widened, has to do, `fill_logits` where results are always new tensors, `masked_logits` where masks
+    spare nothing.
     """
 
     pack: Pack
@@ -91,6 +102,7 @@ class LinearKernel:
     embedding: PackedEmbedding | None = None
     logits: Logits | None = None
     fill_logits: FillLogits | None = None
+    masked_logits: MaskedLogits | None = None
 
 
 def choose(

@@ -22,6 +22,7 @@ class NativeLinear(Filling):
     def __init__(self, library: Library) -> None:
         self._pack = library.function("pack", "ipllpi")
         self._linear = library.function("linear", "iplllplpplplii")
+        self._masked_logits = library.function("masked_logits", "iplllplpplpi")
         self._unpack_rows = library.function("unpack_rows", "iplpilpi")
 
     def pack(self, weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
@@ -50,6 +51,26 @@ class NativeLinear(Filling):
             y_TN.data_ptr(), n, y_TN.dtype == torch.float32, torch.get_num_threads(),
         )  # fmt: skip
 
+    def masked_logits(self, x_RD: Tensor, weight: LinearWeight, bits_RW: Tensor, out_RV: Tensor) -> None:
+        """See `tradewind.kernels.linear.MaskedLogits`. A panel that a row's mask forbids is not computed for it."""
+        rows, k = x_RD.shape
+        n, dtype, bias_N = weight.out_features, x_RD.dtype, weight.bias_N
+        assert k == weight.in_features, (k, weight.in_features)
+        assert dtype == weight.data.dtype, (dtype, weight.data.dtype)
+        assert x_RD.stride(1) == 1 or k == 1
+        assert out_RV.shape == (rows, n)
+        assert out_RV.dtype == torch.float32
+        assert out_RV.is_contiguous()
+        assert bits_RW.dtype == torch.int32
+        assert bits_RW.is_contiguous()
+        assert len(bits_RW) == rows
+        assert bits_RW.shape[1] * PANEL >= n, (bits_RW.shape, n)
+        self._masked_logits(
+            DTYPE_CODES[dtype], x_RD.data_ptr(), x_RD.stride(0), rows, k, weight.data.data_ptr(), n,
+            None if bias_N is None else bias_N.data_ptr(), bits_RW.data_ptr(), bits_RW.shape[1], out_RV.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+
     def embedding(self, ids_T: Tensor, weight: LinearWeight) -> Tensor:
         """The rows `ids_T` (int32 or int64, contiguous, in range) of a packed weight, as they were before packing."""
         assert ids_T.is_contiguous()
@@ -65,4 +86,6 @@ class NativeLinear(Filling):
 def kernel(library: Library) -> LinearKernel:
     """The op, as `tradewind.kernels.linear.choose` wants it."""
     native = NativeLinear(library)
-    return LinearKernel(native.pack, native.linear, native.embedding, native.logits, native.fill_logits)
+    return LinearKernel(
+        native.pack, native.linear, native.embedding, native.logits, native.fill_logits, native.masked_logits
+    )

@@ -4,7 +4,7 @@
 // int8_pages: rows of pages are 8-bit numbers and a scale (attention_int8.h), not numbers of dtype.
 // `threads`: how many threads of the OpenMP pool to use. Callers check shapes and types.
 #include "decoder_layers.h"
-#include "mask.h"
+#include "masked_logits.h"
 #include "sample.h"
 
 #define TW_JOIN2(a, b) a##_##b
@@ -27,6 +27,13 @@ TW_EXPORT(tw_linear)
  const void* residual, int64_t residual_stride, void* y, int64_t y_stride, int y_is_float, int threads) {
   LinearArgs args{x, x_stride, rows, k, weight, n, bias, residual, residual_stride, y, y_stride, y_is_float != 0};
   TW_BY_DTYPE(linear_of, args, threads)
+}
+
+TW_EXPORT(tw_masked_logits)
+(int dtype, const void* x, int64_t x_stride, int64_t rows, int64_t k, const void* weight, int64_t n, const void* bias,
+ const uint32_t* bits, int64_t words, float* y, int threads) {
+  LinearArgs args{x, x_stride, rows, k, weight, n, bias, nullptr, 0, y, n, true};
+  TW_BY_DTYPE(masked_logits_of, args, bits, words, threads)
 }
 
 TW_EXPORT(tw_unpack_rows)
