@@ -1,10 +1,11 @@
 """`tradewind bench serve`: load on any OpenAI-compatible server over HTTP, streaming, at fixed concurrencies or rates.
 
-Prompts are random token ids, output lengths are fixed (`ignore_eos`), so that servers are compared on equal work. The
-latencies are those of the client: TTFT from sending the request to the first text, TPOT the time per token after the
-first, ITL the gaps between arrivals. With `--beside N`, N streams of short prompts go on beside the load, and the gaps
-of theirs that fall into it are told apart: what streams notice of a long prompt, say. With `--schemas N`, answers are
-held to N different JSON Schemas in turn, none of which lets an answer end before its length.
+Prompts are random token ids, output lengths are fixed (`ignore_eos`, and `skip_special_tokens` off, so that such an end
+is sent as any token is): servers are compared on equal work. The latencies are those of the client: TTFT from sending
+the request to the first text, TPOT the time per token after the first, ITL the gaps between arrivals. With `--beside
+N`, N streams of short prompts go on beside the load, and the gaps of theirs that fall into it are told apart: what
+streams notice of a long prompt, say. With `--schemas N`, answers are held to N different JSON Schemas in turn, none of
+which lets an answer end before its length.
 """
 
 import argparse
@@ -45,6 +46,7 @@ class Work:
             "prompt": prompt,
             "max_tokens": self.output_tokens,
             "ignore_eos": True,
+            "skip_special_tokens": False,  # an end that is ignored is a token to be sent like any other
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
