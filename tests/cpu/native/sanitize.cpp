@@ -21,6 +21,8 @@ extern "C" int tw_highest_level();
   X(set, pack, int, const void*, int64_t, int64_t, void*, int)                                                        \
   X(set, linear, int, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*, const void*, int64_t, \
     void*, int64_t, int, int)                                                                                         \
+  X(set, masked_logits, int, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*,               \
+    const uint32_t*, int64_t, float*, int)                                                                            \
   X(set, unpack_rows, int, const void*, int64_t, const void*, int, int64_t, void*, int)                               \
   X(set, quantise, int, int, int64_t, const void*, int64_t, int64_t, void*, int)                                      \
   X(set, quantised_linear, int, int, int64_t, const void*, int64_t, int64_t, int64_t, const void*, int64_t,           \
@@ -106,6 +108,14 @@ static void linears(const Kernels& kernels, int dtype, int threads) {
                        threads);
         y.check("linear");
         logits.check("linear");
+        for (uint32_t word : {0u, 0x80000001u, ~0u}) {  // only row 0 may say anything, or all may say some, or everything
+          int64_t words = (n + 31) / 32;
+          std::vector<uint32_t> bits(rows * words, word);
+          for (int64_t i = 0; i < words; i++) bits[i] = ~0u;
+          Numbers masked(0, rows * n);
+          kernels.masked_logits(dtype, x.data(), k, rows, k, packed.data(), n, bias.data(), bits.data(), words,
+                                (float*)masked.data(), threads);
+        }
       }
     }
 }
