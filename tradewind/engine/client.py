@@ -191,14 +191,13 @@ class AsyncEngine:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def compile(self, params: SamplingParams, field: str = "structured_outputs") -> None:
-        """Compile what `params` asks the answer to be, in a thread unless it was asked lately: `submit` finds it done.
+        """Compile what `params` asks the answer to be, in a thread, so that `submit` finds it done.
 
         Raises RequestError with `field` for what cannot be, and what `submit` raises when the engine takes nothing.
         """
         resolver = self._require_ready()
-        asked = params.structured_outputs
-        if asked is not None and not resolver.has_compiled(asked):
-            await self._loop.run_in_executor(self._compilers, resolver.compile, asked, field)
+        if params.structured_outputs is not None:
+            await self._loop.run_in_executor(self._compilers, resolver.compile, params.structured_outputs, field)
 
     def submit(
         self,

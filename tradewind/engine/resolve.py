@@ -86,10 +86,6 @@ class Resolver:
             self._compiler = Compiler([tokenizer.token_text(token) for token in sayable_ids])
         return self._compiler.compile(asked, field)
 
-    def has_compiled(self, asked: StructuredOutputs) -> bool:
-        """Whether `compile` has the grammar of `asked` at once."""
-        return self._compiler is not None and self._compiler.is_kept(asked)
-
     def resolve(self, prompt_tokens: list[int], params: SamplingParams, terms: Terms, first_id: int) -> Resolved:
         """The n engine requests, with ids from `first_id` on.
 

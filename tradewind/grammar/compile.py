@@ -68,7 +68,7 @@ class Compiler:
         JSON Schema the message names the place in it by its JSON pointer.
         """
         try:
-            key = _key(asked)
+            key = msgspec.json.encode(msgspec.structs.replace(asked, reasoning_begin=None, reasoning_end=None))
         except RecursionError:
             raise RequestError(f"{field} is nested too deeply", field=field) from None
         if len(key) > MAX_SOURCE_BYTES:
@@ -87,15 +87,6 @@ class Compiler:
                 old_key, old_text = self._kept.popitem(last=False)
                 self._kept_bytes -= len(old_key) + len(old_text)
         return text
-
-    def is_kept(self, asked: StructuredOutputs) -> bool:
-        """Whether `compile` has its text at once."""
-        try:
-            key = _key(asked)
-        except RecursionError:
-            return False
-        with self._lock:
-            return key in self._kept
 
     def _compile(self, asked: StructuredOutputs, field: str) -> str:
         given = [name for name in _NAMES if getattr(asked, name) not in (None, False) or _is_false_schema(asked, name)]
@@ -124,11 +115,6 @@ class Compiler:
         if not matcher.is_error():
             matcher.compute_bitmask()
         return _sentence(matcher.get_error()) if matcher.is_error() else None
-
-
-def _key(asked: StructuredOutputs) -> bytes:
-    """What decides about its text. Raises RecursionError for what is nested too deeply."""
-    return msgspec.json.encode(msgspec.structs.replace(asked, reasoning_begin=None, reasoning_end=None))
 
 
 def _is_false_schema(asked: StructuredOutputs, name: str) -> bool:

@@ -249,6 +249,11 @@ def test_what_is_no_number_stays_none_in_two_of_8_bits() -> None:
     assert_near(out_THK, truth, torch.float16)
 
 
+def test_attention_of_many_queries_for_a_key_value_head() -> None:
+    """Their tiles are larger than those that splits have room for."""
+    check_attention(torch.float32, Step([500, 3], [1, 1]), HeadShape(71, 1, 16))
+
+
 def test_attention_leaves_out_rows_without_tokens() -> None:
     shape = HeadShape(4, 2, 16)
     q_THK, pool, rows = _attention_inputs(Step([20, 3], [1, 1]), shape, torch.float32)

@@ -37,13 +37,9 @@ class NativeLinear(Filling):
         return LinearWeight(data, bias_N, n, k, LAYOUT)
 
     def _multiply(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, y_TN: Tensor) -> None:
+        _check(x_TD, weight, y_TN)
         rows, k = x_TD.shape
         n, dtype, bias_N = weight.out_features, x_TD.dtype, weight.bias_N
-        assert k == weight.in_features, (k, weight.in_features)
-        assert dtype == weight.data.dtype, (dtype, weight.data.dtype)
-        assert x_TD.stride(1) == 1 or k == 1
-        assert y_TN.shape == (rows, n)
-        assert y_TN.is_contiguous()
         assert residual_TN is None or residual_TN.dtype == dtype
         self._linear(
             DTYPE_CODES[dtype], x_TD.data_ptr(), x_TD.stride(0), rows, k, weight.data.data_ptr(), n,
@@ -53,14 +49,10 @@ class NativeLinear(Filling):
 
     def masked_logits(self, x_RD: Tensor, weight: LinearWeight, bits_RW: Tensor, out_RV: Tensor) -> None:
         """See `tradewind.kernels.linear.MaskedLogits`. A panel that a row's mask forbids is not computed for it."""
+        _check(x_RD, weight, out_RV)
         rows, k = x_RD.shape
         n, dtype, bias_N = weight.out_features, x_RD.dtype, weight.bias_N
-        assert k == weight.in_features, (k, weight.in_features)
-        assert dtype == weight.data.dtype, (dtype, weight.data.dtype)
-        assert x_RD.stride(1) == 1 or k == 1
-        assert out_RV.shape == (rows, n)
         assert out_RV.dtype == torch.float32
-        assert out_RV.is_contiguous()
         assert bits_RW.dtype == torch.int32
         assert bits_RW.is_contiguous()
         assert len(bits_RW) == rows
@@ -81,6 +73,16 @@ class NativeLinear(Filling):
             ids_T.dtype == torch.int64, len(ids_T), x_TD.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return x_TD
+
+
+def _check(x_TD: Tensor, weight: LinearWeight, y_TN: Tensor) -> None:
+    """That they fit each other, and are laid out as the kernels take them."""
+    rows, k = x_TD.shape
+    assert k == weight.in_features, (k, weight.in_features)
+    assert x_TD.dtype == weight.data.dtype, (x_TD.dtype, weight.data.dtype)
+    assert x_TD.stride(1) == 1 or k == 1
+    assert y_TN.shape == (rows, weight.out_features)
+    assert y_TN.is_contiguous()
 
 
 def kernel(library: Library) -> LinearKernel:

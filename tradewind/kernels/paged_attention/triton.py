@@ -402,6 +402,7 @@ CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
 CROWD = 17
 DEALT = 512  # Of more rows of few queries, what a program knows of them takes the registers that the counter needs.
 EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
+MOST_ROWS = max(tile.rows for tile in LARGE.values())  # of a tile whose splits have room
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 
@@ -464,6 +465,10 @@ class TritonPagedAttention:
                 self._launch(large, few + 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         return out_THK
 
+    def _splits(self, tile: Tile) -> bool:
+        """Whether contexts may be cut. Tiles that grew with the queries of a key-value head find no room to meet in."""
+        return not self._exact and tile.rows <= MOST_ROWS
+
     def _launch(
         self,
         tile: Tile,
@@ -487,7 +492,7 @@ class TritonPagedAttention:
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), rows.query_starts_R1,
             rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK, self._partials,
             self._marks, self._arrivals, self._dealt, count, least, most, window or _NO_WINDOW,
-            _NO_SPLIT if self._exact else LEAST_SPLIT, scale * _LOG2_E, (softcap or 0.0) * _LOG2_E, G=kv_heads,
+            LEAST_SPLIT if self._splits(tile) else _NO_SPLIT, scale * _LOG2_E, (softcap or 0.0) * _LOG2_E, G=kv_heads,
             GROUP=q_THK.shape[1] // kv_heads, K=head_dim, KP=padded, BM=tile.rows, BN=tile.keys,
             BLOCK_R=_padded(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
             HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, EXACT_DOT=q_THK.dtype == torch.float32,
