@@ -27,7 +27,7 @@ from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepa
 from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
-from tradewind.kernels.gpu import Chip
+from tradewind.kernels.gpu import FEW_TOKENS, Chip
 from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
@@ -145,7 +145,8 @@ def _attention() -> list[Variant]:
         )
         constants = {
             "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys,
-            "BLOCK_R": max(16, rows), "S": 16, "RUN": 16, "EARLY": rows == 1,
+            "BLOCK_R": max(16, rows), "S": 16, "RUN": 16, "EARLY": is_small and rows <= FEW_TOKENS,
+            "RELEASES": is_small and 1 < rows <= FEW_TOKENS,
             "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,
             "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs,
             "IN_TWO": pages is FP8 and tile.in_two, "IN_HARDWARE": True, "DEALS": not is_small or rows <= DEALT,

@@ -19,6 +19,9 @@ F = TypeVar("F")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LEAST_CAPABILITY = (8, 0)
 
+# Up to so many tokens a step is short enough to gain from kernels that begin early, and there is room for them.
+FEW_TOKENS = 64
+
 
 @dataclass(frozen=True)
 class Chip:

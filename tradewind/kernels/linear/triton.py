@@ -15,13 +15,12 @@ from torch import Tensor
 from triton import language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.tactics import Tactic
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
-_FEW = 64  # rows for which weights are asked for ahead
 _AHEAD_BYTES = 4 << 20  # of a weight; twice that was slower with weights of 16 bits
 _PIECE_BYTES = 256  # that are asked for at once
 _TMA_BYTES = 16  # that addresses and strides must be multiples of
@@ -146,7 +145,7 @@ def few_rows(
         SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
         EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
         GROUPED=tokens > block_t, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs,
-        STAGES=tactic.stages, W_TMA=w_tma, X_TMA=x_tma, FEW=chip.overlaps and even and tokens <= _FEW,
+        STAGES=tactic.stages, W_TMA=w_tma, X_TMA=x_tma, FEW=chip.overlaps and even and tokens <= FEW_TOKENS,
         num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN

@@ -21,8 +21,8 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
+from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.rows import Rows
 
 _LOG2_E = 1.4426950408889634
@@ -254,6 +254,7 @@ def paged_attention_kernel(
     EXACT_DOT: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_TWO: tl.constexpr,
     IN_HARDWARE: tl.constexpr, DEALS: tl.constexpr, OVERLAPS: tl.constexpr, STAGES: tl.constexpr,
     COMBINES: tl.constexpr, STEP: tl.constexpr, ROUNDS: tl.constexpr, EARLY: tl.constexpr,
+    RELEASES: tl.constexpr,
 ):  # fmt: skip
     """RUN: consecutive keys that certainly are in one block, if it begins at a multiple of theirs.
 
@@ -263,11 +264,12 @@ def paged_attention_kernel(
     columns of values stand before the odd ones in one product, whose numbers then meet no bank of shared memory twice.
     IN_HARDWARE: there is an instruction that widens two numbers of 8 bits (Triton's interpreter knows none). DEALS:
     a program that is done with a piece takes the next one; else every program has its turn. EARLY: programs find their
-    piece before they wait for what the kernels before this one wrote.
+    piece before they wait for what the kernels before this one wrote. RELEASES: the next kernel may begin at once.
 
     `scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
     `arrivals` [items] and `dealt` [2] (pieces dealt out beyond the first of each program, and programs that are done)
     int32, zero, and left so."""
+    release(OVERLAPS and RELEASES)
     begin(OVERLAPS and not EARLY)
     tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
     longest = _longest_piece(tiles_R, span_R, G, least_split, BN, ROUNDS)
@@ -488,6 +490,7 @@ class TritonPagedAttention:
         assert q_THK.stride(2) == 1 and q_THK.stride(1) == head_dim  # noqa: PT018
         count, eight_bits = len(rows.context_lens_R), k_pages_BGSK.dtype.itemsize == 1
         stages = min(tile.stages, self._most_stages)
+        early = rows.max_query == 1 and count <= FEW_TOKENS
         paged_attention_kernel[(tile.programs * self._chip.processors,)](
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), rows.query_starts_R1,
             rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK, self._partials,
@@ -500,7 +503,7 @@ class TritonPagedAttention:
             IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
             OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
             STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds,
-            EARLY=len(q_THK) == 1, num_warps=tile.warps, num_stages=stages, **self._chip.launch,
+            EARLY=early, RELEASES=early and count > 1, num_warps=tile.warps, num_stages=stages, **self._chip.launch,
         )  # fmt: skip
 
 

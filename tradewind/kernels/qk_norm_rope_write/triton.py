@@ -4,7 +4,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.quantised_rows import FP8
 from tradewind.kernels.rows import HeadShape, Rows
@@ -21,7 +21,7 @@ def qk_norm_rope_write_kernel(
 ):  # fmt: skip
     """Program (t, i): the i-th HEADS heads of token t. HALF is K / 2, filled up to a power of two.
 
-    RELEASES: attention may begin before this ends: of a single token, whose programs all find a place of their own.
+    RELEASES: attention may begin before this ends.
     """
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
@@ -93,7 +93,7 @@ class TritonQkNormRopeWrite:
                 qkv_TC, qkv_TC.stride(0), rows.positions_T, rows.write_T, cos_sin_PK, k_pages_BGSK, v_pages_BGSK,
                 k_pages_BGSK.stride(0), q_norm_K, k_norm_K, eps, shape.heads, shape.kv_heads, k_pages_BGSK.shape[2],
                 K=head_dim, HAS_NORM=q_norm_K is not None, QUANTISES=k_pages_BGSK.dtype == FP8,
-                OVERLAPS=self._chip.overlaps, RELEASES=tokens == 1, HEADS=heads, HALF=half,
+                OVERLAPS=self._chip.overlaps, RELEASES=tokens <= FEW_TOKENS, HEADS=heads, HALF=half,
                 num_warps=max(1, min(4, heads * half // 256)), **self._chip.launch,
             )  # fmt: skip
         return qkv_TC[:, : shape.heads * head_dim].view(tokens, shape.heads, head_dim)
