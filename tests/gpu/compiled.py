@@ -24,6 +24,7 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
 from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
+from tradewind.kernels.fused_attention.triton import AT_ONCE, fused_attention_kernel, tile_on
 from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
@@ -82,7 +83,16 @@ class Outcome:
 def variants(arch: int) -> list[Variant]:
     """Those of models with heads of 128 and a hidden size of 4096, as they are launched there."""
     chip = Chip.like((arch // 10, arch % 10), 1)
-    return [*_rowwise(), *_attention(), *_linear(chip), *_fused(chip), *_chained(), *_blocks(), *_sampling()]
+    return [
+        *_rowwise(),
+        *_attention(),
+        *_fused_attention(chip),
+        *_linear(chip),
+        *_fused(chip),
+        *_chained(),
+        *_blocks(),
+        *_sampling(),
+    ]
 
 
 def _rowwise() -> list[Variant]:
@@ -160,6 +170,32 @@ def _attention() -> list[Variant]:
                 hot=head_dim <= 128,
             )
         )  # fmt: skip
+    return found
+
+
+def _fused_attention(chip: Chip) -> list[Variant]:
+    types = {
+        "qkv": BF16, "positions": I32, "write": I64, "context_lens": I32, "table": I32, "cos_sin": F32, "eps": "fp32",
+        "block_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32, "window": "i32=16",
+        "scale": "fp32", "softcap": "fp32",
+    }  # fmt: skip
+    tile, found = tile_on(chip), []
+    for pages, head_dim, group, part in (
+        (BF16, 128, 4, ""), (FP8, 128, 4, ""), (BF16, 128, 4, "qk-norm"), (FP8, 128, 4, "qk-norm"),
+        (BF16, 128, 5, "window"), (FP8, 128, 16, "window"), (BF16, 64, 8, ""), (FP8, 64, 8, ""),
+    ):  # fmt: skip
+        norms = {"q_norm": BF16, "k_norm": BF16} if part == "qk-norm" else {}
+        padded = 1 << (group - 1).bit_length()
+        constants = {
+            **({} if norms else {"q_norm": None, "k_norm": None}), "G": 8, "GROUP": group, "K": head_dim,
+            "KP": head_dim, "BM": 16, "GP": padded, "BN": tile.keys, "S": 16, "RUN": 16, "STEP": 16,
+            "HAS_NORM": bool(norms), "HAS_WINDOW": part == "window", "HAS_SOFTCAP": False, "IN_PAIRS": pages is FP8,
+            "IN_HARDWARE": True, "OVERLAPS": True, "STAGES": tile.stages, "AT_ONCE": AT_ONCE,
+        }  # fmt: skip
+        name = f"fused attention {head_dim}/{group} {pages[1:]} {part}".strip()
+        options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        types_here = {**types, **norms, "k_pages": pages, "v_pages": pages}
+        found.append(Variant(name, fused_attention_kernel, types_here, constants, options, "mma.sync"))
     return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.chained_linear import PreparedRows
+from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear.quantisation import Quantisation
@@ -63,6 +64,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
     for name in ("int4", "int4-g128"):
         yield from _quantised(name, device)
     yield "rope bf16", _rope(plain, device, BF16)
+    yield "fused_attention bf16", _fused_attention(plain, device, BF16)
     yield "draw", _draw(device)
     if torch.cuda.get_device_capability(device) >= (8, 9):
         fp8 = choose_ops(device, BF16, quantisation=Quantisation.named("fp8"))
@@ -72,6 +74,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
         yield from _quantised("fp8-blocks", device)
         yield "attention fp8", _attention(plain, device, FP8, "")
         yield "rope fp8", _rope(plain, device, FP8)
+        yield "fused_attention fp8", _fused_attention(plain, device, FP8)
 
 
 def _error(out: Tensor | QuantisedRows | PreparedRows, truth: Tensor) -> float:
@@ -310,6 +313,32 @@ def _rope(ops: Ops, device: torch.device, dtype: torch.dtype) -> Iterator[Check]
         name = f"rope {'with norm ' if with_norm else ''}{'fp8' if dtype == FP8 else 'bf16'}"
         yield Check(f"{name} q", _error(q_THK, truth.double()), _LIMIT)
         yield Check(f"{name} pages", _error(pool, truth_pool.double()), limit)
+
+
+def _fused_attention(ops: Ops, device: torch.device, dtype: torch.dtype) -> Iterator[Check]:
+    """Contexts of the token alone, of a piece, of several, of as many as there may be, and a long one."""
+    run, kind = ops.fused_attention, "fp8" if dtype == FP8 else "bf16"
+    assert run is not None
+    for context, has_norm in itertools.product((1, 100, 1000, 1900, 20_000), (False, True)):
+        for window, softcap in ((None, None), (500, None), (None, 5.0)):
+            paged = _paged(device, [context], [1], dtype)
+            pages = paged.pool_BL2GSK[:, 1, 0], paged.pool_BL2GSK[:, 1, 1]
+            wide_pool = paged.pool_BL2GSK.float()
+            q_norm_K, k_norm_K = (_randn(device, HEADS.head_dim) if has_norm else None for _ in range(2))
+            cos_sin_PK = torch.randn(context, HEADS.head_dim, device=device)
+            qkv_TC = _randn(device, 1, HEADS.qkv_features)
+            assert run.takes(paged.rows, HEADS)
+            heads = LayerHeads(HEADS, cos_sin_PK, q_norm_K, k_norm_K, 1e-6, 0.2, window, softcap)
+            out_THK = run(qkv_TC, paged.rows, *pages, heads)
+            wide_THK = rope_reference.qk_norm_rope_write(
+                qkv_TC.float(), paged.rows, cos_sin_PK, wide_pool[:, 1, 0], wide_pool[:, 1, 1], HEADS,
+                q_norm_K, k_norm_K, 1e-6,
+            )  # fmt: skip
+            name = f"fused_attention {kind} {context} norm={has_norm} window={window} softcap={softcap}"
+            truth = _attention_truth(wide_THK.to(qkv_TC.dtype), pages, paged, 0.2, window, softcap)
+            yield Check(name, _error(out_THK, truth), _LIMIT)
+            written, wide_written = (pool.double().nan_to_num() for pool in (paged.pool_BL2GSK, wide_pool))
+            yield Check(f"{name} pages", _error(written, wide_written), _LIMIT_FP8 if dtype == FP8 else _LIMIT)
 
 
 def _draw(device: torch.device) -> Iterator[Check]:

@@ -12,6 +12,7 @@ from tradewind.kernels import (
     chained_linear,
     decoder_layers,
     embedding,
+    fused_attention,
     fused_linear,
     linear,
     native,
@@ -22,6 +23,7 @@ from tradewind.kernels import (
 from tradewind.kernels.add_rms_norm import AddRmsNorm, QuantisingAddRmsNorm
 from tradewind.kernels.chained_linear import ChainedLinear
 from tradewind.kernels.choice import Choice, Device
+from tradewind.kernels.fused_attention import FusedAttention
 from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.linear.quantisation import Quantisation
 
@@ -54,6 +56,7 @@ class Ops:
     takes_stored: bool  # `linear` reads a checkpoint's own 8-bit floats (fp8.py, fp8_blocks.py)
     fused_linear: FusedLinear | None  # for up to `fused_rows` rows, where one kernel is faster than its parts
     fused_rows: int
+    fused_attention: FusedAttention | None  # for steps that it `takes`, instead of its parts
     chained_linear: ChainedLinear | None  # for as many rows as are in its `steps`, before the one above
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
@@ -107,6 +110,7 @@ def choose_ops(
     # Rows that weights with one scale an output are multiplied with are best quantised, but for a single one.
     is_fp8 = quantisation is not None and quantisation.layout == "fp8"
     fused_rows = 1 if is_fp8 else fused_linear.MOST_ROWS
+    whole = fused_attention.choose(device, dtype, exact=exact) if attention.kind == "triton" else None
     chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
     chosen = {
         "linear": Chosen(matmul.kind, matmul.reason),
@@ -119,6 +123,8 @@ def choose_ops(
     if matmul.kind == "triton" and fused_linear.is_faster(device, dtype, exact=exact):
         most = f"{fused_rows} token{'s' * (fused_rows > 1)}"
         chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, in steps of at most {most}")
+    if attention.kind == "triton" and fused_attention.is_faster(device, dtype, exact=exact):
+        chosen["fused_attention"] = Chosen("triton", "all of attention in one kernel, in steps of one token")
     if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
         steps = chained_linear.STEPS
         about = f"what follows a product is done where it ends, in steps of {steps[0]} to {steps[-1]} tokens"
@@ -140,6 +146,7 @@ def choose_ops(
         takes_stored=quantisation is not None and quantisation.stored,
         fused_linear=fused,
         fused_rows=fused_rows,
+        fused_attention=whole,
         chained_linear=chained,
         chosen=chosen,
     )

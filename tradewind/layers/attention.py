@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tradewind.kernels.fused_attention import FusedAttention, LayerHeads
 from tradewind.kernels.ops import Ops
 from tradewind.kernels.quantised_rows import Activations
 from tradewind.kernels.rows import HeadShape, Rows
@@ -42,20 +43,25 @@ class Attention:
 
     def attend(self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
         """The same between the two projections: qkv_TC -> heads side by side [T, H * K]."""
-        norm = self.qk_norm
+        fused = self.ops.fused_attention
+        if fused is not None and fused.takes(rows, self.shape):
+            return self._attend_at_once(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), fused)
         q_THK = self.ops.qk_norm_rope_write(
-            qkv_TC,
-            rows,
-            self.cos_sin_PK,
-            k_pages_BGSK,
-            v_pages_BGSK,
-            self.shape,
-            norm.q_norm_K if norm else None,
-            norm.k_norm_K if norm else None,
-            norm.eps if norm else 0.0,
+            qkv_TC, rows, self.cos_sin_PK, k_pages_BGSK, v_pages_BGSK, self.shape, *self._norms
         )
         out_THK = self.ops.paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, self.scale, self.window)
         return out_THK.flatten(1)
+
+    def _attend_at_once(
+        self, qkv_TC: Tensor, rows: Rows, pages: tuple[Tensor, Tensor], fused: FusedAttention
+    ) -> Tensor:
+        heads = LayerHeads(self.shape, self.cos_sin_PK, *self._norms, self.scale, self.window)
+        return fused(qkv_TC, rows, *pages, heads).flatten(1)
+
+    @property
+    def _norms(self) -> tuple[Tensor | None, Tensor | None, float]:
+        norm = self.qk_norm
+        return (None, None, 0.0) if norm is None else (norm.q_norm_K, norm.k_norm_K, norm.eps)
 
     @property
     def nbytes(self) -> int:

@@ -36,13 +36,15 @@ def test_every_op_is_explained(directory: Path) -> None:
 def test_a_gpu_that_is_not_here_is_explained(directory: Path, name: str) -> None:
     """Without Triton or a GPU being touched, and within its own memory."""
     found = survey(directory, config(directory), name)
-    assert set(found.chosen) == {*OPS, "mask_logits", "step_inputs", "fused_linear"}
+    assert set(found.chosen) == {*OPS, "mask_logits", "step_inputs", "fused_linear", "fused_attention"}
     assert {found.chosen[op].kind for op in OPS - {"embedding"}} == {"triton"}
     assert ABSENT_GPUS[name].name in found.described
     assert found.free_bytes == ABSENT_GPUS[name].memory_bytes
     assert found.graphs is not None
     assert (found.graphs.wanted > 50, found.graphs.budget.seconds) == (True, GRAPH_SECONDS)
-    assert "no context split" in survey(directory, config(directory, exact=True), name).chosen["paged_attention"].reason
+    exact = survey(directory, config(directory, exact=True), name).chosen
+    assert "no context split" in exact["paged_attention"].reason
+    assert "fused_attention" not in exact
 
 
 def test_what_a_gpu_lacks_is_said(directory: Path) -> None:
@@ -59,4 +61,5 @@ def test_what_a_gpu_lacks_is_said(directory: Path) -> None:
 def test_nothing_is_built_for_a_gpu_that_is_not_here() -> None:
     ops = choose_ops(ABSENT_GPUS["h200"], torch.bfloat16)
     assert ops.fused_linear is None
-    assert "fused_linear" in ops.chosen
+    assert ops.fused_attention is None
+    assert {"fused_linear", "fused_attention"} <= set(ops.chosen)

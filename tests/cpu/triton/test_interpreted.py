@@ -8,6 +8,7 @@ outputs before their rounding or where it has nothing to do; tests/gpu tests the
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,9 @@ from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm
 from tradewind.kernels.chained_linear import PreparedRows
 from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
 from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
+from tradewind.kernels.fused_attention import LayerHeads
+from tradewind.kernels.fused_attention.reference import fused_attention as attend_plainly
+from tradewind.kernels.fused_attention.triton import TritonFusedAttention
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear, launched
 from tradewind.kernels.gpu import Chip
@@ -266,6 +270,115 @@ def test_attention_leaves_out_rows_without_tokens() -> None:
     }
     padded = type(rows)(**{**vars(rows), **more})
     assert torch.equal(run(q_THK, pool[:, 1, 0], pool[:, 1, 1], padded, 0.3), plain)
+
+
+# Heads, context, tokens of a block, window, cap: contexts that are the token alone, a piece, several pieces of a tile,
+# pieces of more than a tile, and more pieces than are added up at once; windows that begin inside of a block.
+FUSED = {
+    "the token alone": (HeadShape(4, 2, 16), 1, 4, None, None),
+    "first of a block": (HeadShape(4, 2, 16), 129, 16, None, None),
+    "a piece": (HeadShape(7, 1, 128), 100, 16, None, None),
+    "odd blocks": (HeadShape(6, 2, 80), 333, 5, 300, None),
+    "blocks of one": (HeadShape(3, 3, 8), 130, 1, None, 1.5),
+    "large blocks": (HeadShape(16, 1, 16), 600, 256, None, None),
+    "long pieces": (HeadShape(2, 2, 16), 3000, 16, None, 1.5),
+    "many pieces": (HeadShape(2, 1, 16), 2400, 16, None, None),
+    "long pieces of a window": (HeadShape(4, 4, 32), 2000, 16, 1501, None),
+    "a window inside of a block": (HeadShape(4, 2, 16), 50, 16, 10, None),
+    "a window of one": (HeadShape(3, 1, 2), 50, 16, 1, None),
+}
+
+
+def fused_attention_inputs(
+    shape: HeadShape, context: int, block_tokens: int, window: int | None, dtype: torch.dtype
+) -> tuple[Tensor, Rows, Tensor]:
+    """qkv, the row, and a pool that is NaN wherever it is not read: past the context, and before the window."""
+    blocks = -(-context // block_tokens)
+    table = torch.randperm(blocks + 2, generator=torch.Generator().manual_seed(4)).tolist()[:blocks]
+    rows = make_rows([context - 1], [1], [table], block_tokens)
+    pool = torch.full((blocks + 2, 3, 2, shape.kv_heads, block_tokens, shape.head_dim), NAN, dtype=dtype)
+    seen = torch.arange(max(0, context - (window or context)), context - 1)
+    old = randn(len(seen), 2, shape.kv_heads, shape.head_dim, dtype=dtype, seed=6)
+    pool[torch.tensor(table)[seen // block_tokens], 1, :, :, seen % block_tokens] = old
+    return randn(1, shape.qkv_features, dtype=dtype, seed=7), rows, pool
+
+
+@pytest.mark.parametrize("with_norm", [False, True])
+@pytest.mark.parametrize("case", FUSED.values(), ids=FUSED)
+def test_fused_attention(case: tuple[HeadShape, int, int, int | None, float | None], with_norm: bool) -> None:
+    shape, context, block_tokens, window, softcap = case
+    dtype = torch.float16
+    qkv_TC, rows, pool = fused_attention_inputs(shape, context, block_tokens, window, dtype)
+    norms = [randn(shape.head_dim, dtype=dtype, seed=seed) if with_norm else None for seed in (2, 3)]
+    cos_sin_PK = torch.randn(context, shape.head_dim, generator=torch.Generator().manual_seed(1))
+    heads = LayerHeads(shape, cos_sin_PK, norms[0], norms[1], 1e-6, shape.head_dim**-0.5, window, softcap)
+    wide_pool = pool.double()
+    truth = attend_plainly(qkv_TC.double(), rows, wide_pool[:, 1, 0], wide_pool[:, 1, 1], heads)
+    run, given = TritonFusedAttention(CPU, Chip(24)), qkv_TC.clone()
+    assert run.takes(rows, shape)
+    assert_near(run(given, rows, pool[:, 1, 0], pool[:, 1, 1], heads), truth, dtype)
+    assert torch.equal(given, qkv_TC)
+    assert not run._arrivals.any()
+    assert torch.equal(wide_pool.isnan(), pool.isnan())
+    assert_near(pool.nan_to_num(), wide_pool.nan_to_num(), dtype)
+
+
+@pytest.mark.parametrize("context", [1, 70, 400, 3500])
+def test_fused_attention_over_8_bit_pages(context: int) -> None:
+    """New keys and values are 8-bit numbers already, and some too large for them; a rotation by 0 leaves them so."""
+    shape = HeadShape(4, 2, 32)
+    qkv_TC, rows, pool = fused_attention_inputs(shape, context, 16, None, torch.float16)
+    pool, qkv_TC = pool.to(FP8), qkv_TC.to(FP8).half()
+    qkv_TC[0, 128::7] = 1000.0
+    cos_sin_PK = torch.cat([torch.ones(context, 16), torch.zeros(context, 16)], 1)
+    heads = LayerHeads(shape, cos_sin_PK, None, None, 0.0, 0.01)
+    wide_pool = pool.double()
+    truth = attend_plainly(
+        torch.cat([qkv_TC[:, :128], qkv_TC[:, 128:].clamp(max=448.0)], 1).double(),
+        rows, wide_pool[:, 1, 0], wide_pool[:, 1, 1], heads,
+    )  # fmt: skip
+    out_THK = TritonFusedAttention(CPU, Chip(24))(qkv_TC, rows, pool[:, 1, 0], pool[:, 1, 1], heads)
+    assert_near(out_THK, truth, torch.float16)
+    assert torch.equal(pool.double().nan_to_num(), wide_pool.nan_to_num())
+
+
+def test_fused_attention_of_a_step_without_tokens_writes_its_place_alone() -> None:
+    shape = HeadShape(4, 2, 16)
+    qkv_TC, rows, pool = fused_attention_inputs(shape, 1, 4, None, torch.float16)
+    nobody = replace(
+        rows,
+        query_starts_R1=torch.zeros(2, dtype=torch.int32),
+        context_lens_R=torch.zeros(1, dtype=torch.int32),
+        block_tables_RM=torch.full((1, 3), 2**30, dtype=torch.int32),
+    )
+    heads = LayerHeads(shape, torch.randn(4, 16), None, None, 0.0, 0.3)
+    TritonFusedAttention(CPU, Chip(24))(qkv_TC, nobody, pool[:, 1, 0], pool[:, 1, 1], heads)
+    place = int(rows.write_T)
+    assert bool(pool[place // 4, 1, :, :, place % 4].isfinite().all())
+    assert int(pool.isfinite().sum()) == 2 * shape.kv_heads * shape.head_dim
+
+
+def test_fused_attention_takes_steps_of_one_token() -> None:
+    run = TritonFusedAttention(CPU, Chip(132))
+    one, two, prompt = (make_rows([9] * len(new), new, [[0, 1]] * len(new), 16) for new in ([1], [1, 1], [2]))
+    assert [run.takes(rows, HeadShape(32, 8, 128)) for rows in (one, two, prompt)] == [True, False, False]
+    shapes = [HeadShape(14, 2, 64), HeadShape(48, 48, 128)], [HeadShape(4, 1, 64), HeadShape(8, 4, 256)]
+    assert [[run.takes(one, shape) for shape in some] for some in shapes] == [[True, True], [False, False]]
+
+
+def test_layers_of_fused_attention(tmp_path: Path) -> None:
+    """A model decodes the same tokens with it, and a single row with nothing else."""
+    shape = TinyModel(heads=4, kv_heads=2, hidden=64, ffn=96, layers=2)
+    ops = choose_ops(CPU, torch.float32, "reference")
+
+    def of_prompts(q_THK: Tensor, *more: Any) -> Tensor:
+        assert len(q_THK) > 1
+        return ops.paged_attention(q_THK, *more)
+
+    fused = replace(ops, paged_attention=of_prompts, fused_attention=TritonFusedAttention(CPU, Chip(24)))
+    directory, prompt, config = make_tiny_model(tmp_path, shape), random_prompt(shape.vocab, 7), ModelConfig()
+    plain, other = (PagedModel(load_model(directory, config, "cpu", some), block_tokens=8) for some in (ops, fused))
+    assert plain.greedy(prompt, 3) == other.greedy(prompt, 3)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3, 17])

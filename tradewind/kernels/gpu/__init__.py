@@ -1,8 +1,9 @@
 """What the Triton kernels share. Importing this imports neither Triton nor a GPU library.
 
 Programmatic dependent launch: a kernel of a steady decode may start while the one before it still runs. Until its
-`gpu.order.begin` it may read weights, and the step's `Rows`: between what writes those and the layers comes the
-embedding, whose kernel starts when all before it is over. All else that other kernels write comes after.
+`gpu.order.begin` it may read weights, the step's `Rows`, and the keys and values that earlier steps wrote: between what
+writes those and the layers comes the embedding, whose kernel starts when all before it is over. All else that other
+kernels write comes after.
 """
 
 import importlib.util

@@ -81,7 +81,7 @@ def _blocks(table, start, lo, hi, BN: tl.constexpr, RUN: tl.constexpr, S: tl.con
 
 
 @triton.jit
-def _halves(words, IN_HARDWARE: tl.constexpr):
+def halves(words, IN_HARDWARE: tl.constexpr):
     """The two 8-bit floats of each 16-bit word as float16: (those of the lower bytes, those of the upper ones)."""
     if IN_HARDWARE:
         # Of two words at once: lower bytes beside each other, upper bytes beside each other, two conversions.
@@ -118,7 +118,14 @@ def _in_two(q_tile):
 
 
 @triton.jit
-def _attend(
+def capped(scores, softcap):
+    """softcap * tanh(scores / softcap)."""
+    # tanh(x) = 1 - 2 / (exp(2x) + 1), and exp(2x) = exp2(2 log2(e) x)
+    return softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.8853900817779268 / softcap)) + 1.0))
+
+
+@triton.jit
+def attend(
     q_tile, q_rest, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
     softcap, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, IN_PAIRS: tl.constexpr,
@@ -165,9 +172,7 @@ def _attend(
         else:
             scores = tl.dot(q_tile, k_tile.to(dtype), input_precision="ieee" if EXACT_DOT else "tf32")
         if HAS_SOFTCAP:
-            # tanh(x) = 1 - 2 / (exp(2x) + 1), and exp(2x) = exp2(2 log2(e) x)
-            scores = scores * each_scale
-            scores = softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.8853900817779268 / softcap)) + 1.0))
+            scores = capped(scores * each_scale, softcap)
         is_cut = start + BN > whole_end
         if HAS_WINDOW:
             is_cut |= start < window_end
@@ -194,7 +199,7 @@ def _attend(
                 words = tl.load(v_at, mask=there[:, None], other=0)
             else:
                 words = tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0)
-            low, high = _halves(words, IN_HARDWARE)
+            low, high = halves(words, IN_HARDWARE)
             if IN_TWO:
                 v_tile = tl.reshape(tl.permute(tl.join(low, high), (0, 2, 1)), [BN, KP])
                 acc = tl.dot(weights, v_tile, acc * fade[:, None])
@@ -324,7 +329,7 @@ def paged_attention_kernel(
         # All queries of the tile see the keys between these.
         window_end = tl.maximum(lo, tile_last - window + 1)
         whole_end = tl.minimum(hi, tile_first + 1)
-        peak, mass, acc = _attend(
+        peak, mass, acc = attend(
             q_tile, q_rest, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end,
             window, row_scale, softcap, K, KP, BM, BN, S, RUN, HAS_WINDOW, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, IN_TWO,
             IN_HARDWARE, STAGES,

@@ -1,0 +1,64 @@
+"""fused_attention: qk_norm_rope_write and paged_attention in one, for a step that is a single token.
+
+So short a step waits for its kernels one after the other: with one fewer, and with its keys and values on their way
+before the token's own row is there, attention takes half the time.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tradewind.kernels.choice import Device
+from tradewind.kernels.rows import HeadShape, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class LayerHeads:
+    """What a layer's heads have of their own; see QkNormRopeWrite and PagedAttention, which say what each of it is."""
+
+    shape: HeadShape
+    cos_sin_PK: Tensor
+    q_norm_K: Tensor | None
+    k_norm_K: Tensor | None
+    eps: float
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+class FusedAttention(Protocol):
+    """`fused_attention(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, heads) -> out_THK`, of one row of one token.
+
+    What qk_norm_rope_write and then paged_attention give, and the pages as the former leaves them; qkv_TC is left as it
+    is. A row that has no token (see Rows, of which a step that is rounded up may have one) gets what nobody may read,
+    and its place is written all the same. The token's own key and value count as the pages hold them.
+    """
+
+    def takes(self, rows: Rows, shape: HeadShape) -> bool:
+        """Whether this is such a step, and of heads for which this is faster than its parts."""
+        ...
+
+    def __call__(
+        self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
+    ) -> Tensor: ...
+
+
+def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> FusedAttention | None:
+    """The implementation, where one is faster than its parts: on a GPU, where a context may be cut."""
+    from tradewind.kernels import gpu
+
+    if not is_faster(device, dtype, exact=exact) or isinstance(device, gpu.AbsentGpu):
+        return None
+    assert isinstance(device, torch.device)
+    from tradewind.kernels.fused_attention.triton import TritonFusedAttention
+
+    return TritonFusedAttention(device, gpu.Chip.of(device))
+
+
+def is_faster(device: Device, dtype: torch.dtype, *, exact: bool = False) -> bool:
+    """Whether there is an implementation that is faster than its parts."""
+    from tradewind.kernels import gpu
+
+    return not exact and gpu.why_not(device, dtype) is None and dtype != torch.float32

@@ -1,0 +1,315 @@
+"""fused_attention in Triton: a program for the token itself, and one for each piece of what was there before.
+
+All but the token's own row was there before this step: a program has its keys and values at hand before it waits for
+that row. So what follows, one after the other, is the row, one tile of keys, and what the other programs of the head
+found. The last one of them adds all of it up, in the order of the pieces, so that the result does not depend on who
+that was.
+
+Legend beyond the package's: BM rows of a tile (the queries of a key-value head), BN keys at a time.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+from torch import Tensor
+from triton import language as tl
+
+from tradewind.kernels.fused_attention import LayerHeads
+from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.paged_attention.triton import attend, capped, halves
+from tradewind.kernels.quantised_rows import FP8
+from tradewind.kernels.rows import HeadShape, Rows
+
+_LOG2_E = 1.4426950408889634
+_NO_WINDOW = 2**30
+
+
+@triton.jit
+def _swapped(column, K: tl.constexpr):
+    """The columns that these are rotated with."""
+    return tl.where(column < K // 2, column + K // 2, column - K // 2)
+
+
+@triton.jit
+def _gains(norm, column, otherwise, K: tl.constexpr, HAS_NORM: tl.constexpr):
+    """A norm's weight of the columns, and of those that they are rotated with."""
+    if HAS_NORM:
+        gain = tl.load(norm + column, mask=column < K, other=0.0).to(tl.float32)
+        swapped_gain = tl.load(norm + _swapped(column, K), mask=column < K, other=0.0).to(tl.float32)
+    else:
+        gain = otherwise
+        swapped_gain = otherwise
+    return gain, swapped_gain
+
+
+@triton.jit
+def _rotated(at, column, gain, swapped_gain, cos, sin, eps, K: tl.constexpr, HAS_NORM: tl.constexpr):
+    """The heads at these places, [n, 1], normed and rotated, float32 [n, KP]; 0 from column K on.
+
+    `sin` has its sign: number i becomes a * cos + b * sin, where b is what it is rotated with.
+    """
+    inside = (column < K)[None, :]
+    a = tl.load(at + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(at + _swapped(column, K)[None, :], mask=inside, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        root = 1.0 / tl.sqrt(tl.sum(a * a, 1) / K + eps)
+        a *= root[:, None] * gain[None, :]
+        b *= root[:, None] * swapped_gain[None, :]
+    return a * cos[None, :] + b * sin[None, :]
+
+
+@triton.jit
+def _in_page(x, pages):
+    """float32 numbers as pages hold them."""
+    if pages.dtype.element_ty == tl.float8e4nv:
+        x = tl.clamp(x, -448.0, 448.0)
+    return x.to(pages.dtype.element_ty)
+
+
+@triton.jit
+def _load_tile(
+    k_pages, v_pages, block_stride, table, head, start, lo, hi, column, dtype: tl.constexpr, K: tl.constexpr,
+    KP: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, IN_PAIRS: tl.constexpr,
+    IN_HARDWARE: tl.constexpr,
+):  # fmt: skip
+    """Keys [KP, BN] and values [BN, KP] from key `start` on, in `dtype`; 0 outside of [lo, hi)."""
+    run = start + tl.arange(0, BN // RUN) * RUN
+    block = tl.load(table + run // S, mask=run < hi, other=0)
+    run_at = block.to(tl.int64) * block_stride + head * (S * K)
+    if RUN != S:
+        run_at += run % S * K
+    at = tl.reshape(run_at[:, None] + (tl.arange(0, RUN) * K)[None, :], [BN])
+    if K % 16 == 0:
+        at = tl.multiple_of(at, 16)
+    key = start + tl.arange(0, BN)
+    there = (key >= lo) & (key < hi)
+    k_at = k_pages + at[None, :] + column[:, None]
+    k_tile = tl.load(k_at, mask=there[None, :] & (column < K)[:, None], other=0.0)
+    if IN_PAIRS:
+        pair = tl.arange(0, KP // 2)
+        v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at >> 1)[:, None] + pair[None, :]
+        low, high = halves(
+            tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0), IN_HARDWARE
+        )  # fmt: skip
+        v_tile = tl.reshape(tl.join(low, high), [BN, KP])
+    else:
+        v_at = v_pages + at[:, None] + column[None, :]
+        v_tile = tl.load(v_at, mask=there[:, None] & (column < K)[None, :], other=0.0)
+    return k_tile.to(dtype), v_tile.to(dtype)
+
+
+@triton.jit
+def _merged(peak, mass, acc, other_peak, other_mass, other_acc):
+    """Two parts of a softmax as one; something is seen in either."""
+    new_peak = tl.maximum(peak, other_peak)
+    fade, other_fade = tl.exp2(peak - new_peak), tl.exp2(other_peak - new_peak)
+    acc = acc * fade[:, None] + other_acc * other_fade[:, None]
+    return new_peak, mass * fade + other_mass * other_fade, acc
+
+
+@triton.jit
+def _added_up(
+    partials, marks, pieces, column, GROUP: tl.constexpr, GP: tl.constexpr, KP: tl.constexpr, AT_ONCE: tl.constexpr
+):  # fmt: skip
+    """(mass, acc) of the first `pieces` partial results, in their order: [GP], [GP, KP], of which GROUP rows count.
+
+    Those that are read at once are spelled out: a thread has its numbers of all of them, and needs no other thread.
+    """
+    row = tl.minimum(tl.arange(0, GP), GROUP - 1)
+    peak = tl.full([GP], float("-inf"), tl.float32)
+    mass = tl.zeros([GP], tl.float32)
+    acc = tl.zeros([GP, KP], tl.float32)
+    for done in range(0, pieces, AT_ONCE):
+        for each in tl.static_range(AT_ONCE):
+            there = row < tl.where(done + each < pieces, GROUP, 0)
+            place = (done + each) * GP + row
+            at = partials + (place * KP)[:, None] + column[None, :]
+            part_acc = tl.load(at, mask=there[:, None], other=0.0, cache_modifier=".cg")
+            part_peak = tl.load(marks + 2 * place, mask=there, other=float("-inf"), cache_modifier=".cg")
+            part_mass = tl.load(marks + 2 * place + 1, mask=there, other=0.0, cache_modifier=".cg")
+            peak, mass, acc = _merged(peak, mass, acc, part_peak, part_mass, part_acc)
+    return mass, acc
+
+
+@triton.jit
+def fused_attention_kernel(
+    qkv, positions, write, context_lens, table, cos_sin, q_norm, k_norm, eps, k_pages, v_pages, block_stride, out,
+    partials, marks, arrivals, window, scale, softcap,
+    G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, GP: tl.constexpr,
+    BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, STEP: tl.constexpr, HAS_NORM: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
+    OVERLAPS: tl.constexpr, STAGES: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """Program (g, 0): the token itself, for key-value head g; program (g, i): the i-th piece of what was there before.
+
+    GP: GROUP, filled up. RUN, IN_PAIRS (for pages of 8 bits), IN_HARDWARE, `scale`, `softcap`: as for
+    `paged_attention_kernel`. `partials` [G, programs, GP, KP], `marks` [G, programs, GP, 2] (peak, mass) float32;
+    `arrivals` [G] int32, zero, and left so.
+    """
+    head, part = tl.program_id(0), tl.program_id(1)
+    column = tl.arange(0, KP)
+    inside = column < K
+    # What was there before: the keys [seen_first, last), cut into pieces from the beginning of a run on.
+    last = tl.load(context_lens) - 1
+    seen_first = tl.maximum(last + 1 - window, 0) if HAS_WINDOW else 0
+    floor = seen_first // RUN * RUN
+    span = tl.where(seen_first < last, last - floor, 0)
+    most = tl.maximum(tl.minimum(tl.cdiv(span, BN), tl.num_programs(1) - 1), 1)
+    split = tl.maximum(tl.cdiv(tl.cdiv(span, most), STEP), 1) * STEP
+    pieces = 1 + tl.cdiv(span, split)
+    if part >= pieces:
+        begin(OVERLAPS)  # without a piece, too: the kernel after this one waits for this one alone
+    else:
+        position = tl.load(positions).to(tl.int64)
+        pair = tl.where(column < K // 2, column, column - K // 2)
+        cos = tl.load(cos_sin + position * K + pair, mask=inside, other=0.0)
+        sin = tl.load(cos_sin + position * K + K // 2 + pair, mask=inside, other=0.0)
+        sin = tl.where(column < K // 2, -sin, sin)
+        q_gain, swapped_q_gain = _gains(q_norm, column, cos, K, HAS_NORM)
+        q_type = qkv.dtype.element_ty
+        first = head * tl.num_programs(1)
+        place = (first + part) * GP
+        if part == 0:
+            to = tl.load(write)
+            to = (to // S) * block_stride + head * (S * K) + to % S * K + column
+            k_gain, swapped_k_gain = _gains(k_norm, column, cos, K, HAS_NORM)
+            begin(OVERLAPS)
+            own = tl.arange(0, GP)
+            own_at = qkv + ((head * GROUP + tl.minimum(own, GROUP - 1)) * K)[:, None]
+            own_q = _rotated(own_at, column, q_gain, swapped_q_gain, cos, sin, eps, K, HAS_NORM).to(q_type)
+            new_at = qkv + (G * GROUP + head) * K + tl.zeros([1, 1], tl.int32)
+            new_k = _rotated(new_at, column, k_gain, swapped_k_gain, cos, sin, eps, K, HAS_NORM)
+            new_k = _in_page(new_k, k_pages)
+            new_v = tl.load(new_at + G * K + column[None, :], mask=inside[None, :], other=0.0)
+            new_v = _in_page(new_v.to(tl.float32), v_pages)
+            tl.store(k_pages + to[None, :], new_k, mask=inside[None, :])
+            tl.store(v_pages + to[None, :], new_v, mask=inside[None, :])
+            own_score = tl.sum(own_q.to(tl.float32) * new_k.to(tl.float32), 1) * scale
+            if HAS_SOFTCAP:
+                own_score = capped(own_score, softcap)
+            own_acc = tl.broadcast_to(new_v.to(tl.float32), [GP, KP])
+            if pieces == 1:
+                own_to = out + ((head * GROUP + own) * K)[:, None] + column[None, :]
+                tl.store(own_to, own_acc.to(out.dtype.element_ty), mask=(own < GROUP)[:, None] & inside[None, :])
+            else:
+                tl.store(partials + ((place + own) * KP)[:, None] + column[None, :], own_acc)
+                tl.store(marks + 2 * (place + own), own_score)
+                tl.store(marks + 2 * (place + own) + 1, tl.full([GP], 1.0, tl.float32))
+        else:
+            start = floor + (part - 1) * split
+            lo, hi = tl.maximum(start, seen_first), tl.minimum(start + split, last)
+            dtype: tl.constexpr = tl.float16 if IN_PAIRS else q_type
+            k_tile, v_tile = _load_tile(
+                k_pages, v_pages, block_stride, table, head, start, lo, hi, column, dtype, K, KP, BN, S, RUN, IN_PAIRS,
+                IN_HARDWARE,
+            )  # fmt: skip
+            begin(OVERLAPS)
+            row = tl.arange(0, BM)
+            q_at = qkv + ((head * GROUP + tl.minimum(row, GROUP - 1)) * K)[:, None]
+            q_tile = _rotated(q_at, column, q_gain, swapped_q_gain, cos, sin, eps, K, HAS_NORM).to(q_type).to(dtype)
+            scores = tl.dot(q_tile, k_tile) * scale
+            if HAS_SOFTCAP:
+                scores = capped(scores, softcap)
+            key = start + tl.arange(0, BN)
+            scores = tl.where(((key >= lo) & (key < hi))[None, :], scores, float("-inf"))
+            peak = tl.max(scores, 1)
+            weights = tl.exp2(scores - peak[:, None])
+            acc = tl.dot(weights.to(dtype), v_tile)
+            mass = tl.sum(weights, 1)
+            if start + BN < hi:
+                # All of these keys are seen by all queries.
+                query = tl.full([BM], 0, tl.int32) + last
+                more_peak, more_mass, more_acc = attend(
+                    q_tile, q_tile, k_pages, v_pages, block_stride, table, query, head, start + BN, hi, hi, 0, 0,
+                    scale, softcap, K, KP, BM, BN, S, RUN, False, HAS_SOFTCAP, False, IN_PAIRS, False, IN_HARDWARE,
+                    STAGES,
+                )  # fmt: skip
+                peak, mass, acc = _merged(peak, mass, acc, more_peak, more_mass, more_acc)
+            counts = row < GROUP
+            tl.store(partials + ((place + row) * KP)[:, None] + column[None, :], acc, mask=counts[:, None])
+            tl.store(marks + 2 * (place + row), peak, mask=counts)
+            tl.store(marks + 2 * (place + row) + 1, mass, mask=counts)
+        if pieces > 1:
+            tl.debug_barrier()
+            arrived = tl.atomic_add(arrivals + head, 1, sem="acq_rel")
+            if arrived == pieces - 1:
+                tl.store(arrivals + head, 0)
+                total_mass, total = _added_up(
+                    partials + first * (GP * KP), marks + first * (2 * GP), pieces, column, GROUP, GP, KP, AT_ONCE
+                )
+                group = tl.arange(0, GP)
+                out_at = out + ((head * GROUP + group) * K)[:, None] + column[None, :]
+                result = (total / total_mass[:, None]).to(out.dtype.element_ty)
+                tl.store(out_at, result, mask=(group < GROUP)[:, None] & inside[None, :])
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How it is launched."""
+
+    keys: int
+    warps: int
+    stages: int
+
+
+_TILE = Tile(128, 8, 3)  # measured on an H200, with pages of 16 bits and of 8
+AT_ONCE = 16  # so many partial results are read at once
+_MOST_PROGRAMS = 4 * AT_ONCE  # of a key-value head
+_MOST_QUERIES = 16  # of a key-value head
+_WIDEST = 128
+
+
+def tile_on(chip: Chip) -> Tile:
+    """How it is launched there: what came before Hopper has less shared memory."""
+    return _TILE if chip.overlaps else replace(_TILE, stages=2)
+
+
+class TritonFusedAttention:
+    """See `tradewind.kernels.fused_attention.FusedAttention`.
+
+    Owns the memory that pieces meet in, so calls must follow each other on one stream.
+    """
+
+    def __init__(self, device: torch.device, chip: Chip) -> None:
+        self._chip = chip
+        self._tile = tile_on(chip)
+        places = chip.processors * _MOST_QUERIES
+        self._partials = torch.empty(places * _WIDEST, dtype=torch.float32, device=device)
+        self._marks = torch.empty(2 * places, dtype=torch.float32, device=device)
+        self._arrivals = torch.zeros(chip.processors, dtype=torch.int32, device=device)
+
+    def takes(self, rows: Rows, shape: HeadShape) -> bool:
+        """See FusedAttention. Long contexts of few key-value heads would leave half of the chip without work."""
+        if len(rows.write_T) != 1 or len(rows.context_lens_R) != 1:
+            return False
+        if shape.head_dim > _WIDEST or shape.queries_per_kv > _MOST_QUERIES:
+            return False
+        programs = self._programs(shape.kv_heads)
+        return programs > 1 and 2 * programs * shape.kv_heads >= self._chip.processors
+
+    def _programs(self, kv_heads: int) -> int:
+        """Of each key-value head."""
+        return min(self._chip.processors // kv_heads, _MOST_PROGRAMS)
+
+    def __call__(
+        self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
+    ) -> Tensor:
+        shape, tile, (_, kv_heads, block_tokens, head_dim) = heads.shape, self._tile, k_pages_BGSK.shape
+        group, group_padded = shape.queries_per_kv, next_power_of_2(shape.queries_per_kv)
+        run, eight_bits = math.gcd(tile.keys, block_tokens), k_pages_BGSK.dtype == FP8
+        out_THK = torch.empty(1, shape.heads, head_dim, dtype=qkv_TC.dtype, device=qkv_TC.device)
+        fused_attention_kernel[(kv_heads, self._programs(kv_heads))](
+            qkv_TC, rows.positions_T, rows.write_T, rows.context_lens_R, rows.block_tables_RM, heads.cos_sin_PK,
+            heads.q_norm_K, heads.k_norm_K, heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_THK,
+            self._partials, self._marks, self._arrivals, heads.window or _NO_WINDOW, heads.scale * _LOG2_E,
+            (heads.softcap or 0.0) * _LOG2_E, G=kv_heads, GROUP=group, K=head_dim,
+            KP=max(32, next_power_of_2(head_dim)), BM=max(16, group_padded), GP=group_padded, BN=tile.keys,
+            S=block_tokens, RUN=run, STEP=max(16, run), HAS_NORM=heads.q_norm_K is not None,
+            HAS_WINDOW=heads.window is not None, HAS_SOFTCAP=heads.softcap is not None, IN_PAIRS=eight_bits,
+            IN_HARDWARE=self._chip.has_fp8, OVERLAPS=self._chip.overlaps, STAGES=tile.stages, AT_ONCE=AT_ONCE,
+            num_warps=tile.warps, num_stages=tile.stages, **self._chip.launch,
+        )  # fmt: skip
+        return out_THK
