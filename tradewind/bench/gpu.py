@@ -57,13 +57,15 @@ def main(arguments: list[str]) -> int:
     if {"decode", "profile", "offline"} & set(options.parts):
         report = Report("gpu", made)
         for form in options.forms:
-            report.rows.extend(_in_process(options, form, copy_bytes_per_s))
+            for row in _in_process(options, form, copy_bytes_per_s):
+                report.add(row)
         report.print()
         print(report.write(options.out))
     if "serve" in options.parts:
         report = Report("gpu serve", made)
         for form in options.forms:
-            report.rows.extend(gpu_serve.serve(options, form, _settings(options, form)))
+            for row in gpu_serve.serve(options, form, _settings(options, form)):
+                report.add(row)
         report.print()
         print(report.write(options.out))
     return 0

@@ -25,6 +25,11 @@ class Report:
     settings: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
 
+    def add(self, row: Row) -> None:
+        """One more row, told at once: a run that is cut off does not lose it."""
+        self.rows.append(row)
+        print(", ".join(f"{column} {_cell(value)}" for column, value in row.items()), flush=True)
+
     def print(self) -> None:
         """The rows as a table on stdout."""
         table = Table(title=f"tradewind bench {self.name}", title_justify="left")

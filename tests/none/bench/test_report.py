@@ -15,6 +15,13 @@ def test_a_report_can_be_printed_and_read_back(tmp_path, capsys):
     assert record["settings"] == {"seed": 3}
 
 
+def test_a_row_that_is_added_is_told_at_once(capsys):
+    report = Report("thing", {})
+    report.add({"load": 8, "rate": 1234.5})
+    assert capsys.readouterr().out == "load 8, rate 1234\n"
+    assert report.rows == [{"load": 8, "rate": 1234.5}]
+
+
 def test_percentiles():
     assert percentile([3, 1, 2], 0.5) == 2
     assert percentile(range(100), 0.99) == 99
