@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from tradewind.bench.report import Report, Row
+from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.linear.quantisation import Quantisation
-from tradewind.kernels.ops import choose_ops
+from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.quantised_rows import FP8, quantise_rows
-from tradewind.kernels.rows import Rows
+from tradewind.kernels.rows import HeadShape, Rows
 
 FORMS = ("bf16", "fp8", "fp8-blocks", "int4", "int4-g64", "int4-g128")
 _MANY_BYTES = 1 << 30  # kernels take turns over so many bytes of weights, so that none are found in a cache
@@ -108,6 +109,7 @@ def _linears(shape: dict[str, Any], form: str, device: torch.device) -> Iterator
             }
 
 
+_BLOCK = 16  # tokens
 _ATTENTION = ((1, 1024, 1), (1, 32_000, 1), (64, 1024, 1), (256, 1500, 1), (8, 1024, 1024))
 
 
@@ -115,21 +117,14 @@ def _attentions(shape: dict[str, Any], form: str, device: torch.device) -> Itera
     """(rows, context, new tokens of each)."""
     heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
     head_dim = shape.get("head_dim", shape["hidden_size"] // heads)
-    attend = choose_ops(device, torch.bfloat16).paged_attention
+    ops, head_shape = choose_ops(device, torch.bfloat16), HeadShape(heads, kv_heads, head_dim)
     dtype = torch.bfloat16 if form == "bf16" else FP8
     for count, context, new in _ATTENTION:
-        blocks = -(-context // 16)
+        blocks = -(-context // _BLOCK)
         turns = 8 if count * context < 100_000 else 2
-        pool = torch.randn(turns * count * blocks, 2, kv_heads, 16, head_dim, device=device).to(dtype)
+        pool = torch.randn(turns * count * blocks, 2, kv_heads, _BLOCK, head_dim, device=device).to(dtype)
         order = torch.randperm(len(pool), device=device).int().view(turns, count, blocks)
-        q_THK = torch.randn(count * new, heads, head_dim, device=device).bfloat16()
-
-        calls = [
-            functools.partial(
-                attend, q_THK, pool[:, 0], pool[:, 1], _equal_rows(table_RM, context, new), head_dim**-0.5
-            )
-            for table_RM in order
-        ]
+        calls = [_attend(ops, head_shape, pool, _equal_rows(table_RM, context, new)) for table_RM in order]
         each_s = replayed_s(calls)
         seen = count * (context * new - new * (new - 1) // 2)
         yield {
@@ -141,13 +136,27 @@ def _attentions(shape: dict[str, Any], form: str, device: torch.device) -> Itera
         }
 
 
+def _attend(ops: Ops, shape: HeadShape, pool: Tensor, rows: Rows) -> Callable[[], Tensor]:
+    """Attention as a layer has it; where rotating the tokens is a part of it, with that."""
+    pages, scale, tokens = (pool[:, 0], pool[:, 1]), shape.head_dim**-0.5, len(rows.write_T)
+    fused = ops.fused_attention
+    if fused is not None and fused.takes(rows, shape):
+        qkv_TC = torch.randn(tokens, shape.qkv_features, device=pool.device).bfloat16()
+        cos_sin_PK = torch.randn(rows.max_context, shape.head_dim, device=pool.device)
+        heads = LayerHeads(shape, cos_sin_PK, None, None, 0.0, scale)
+        return functools.partial(fused, qkv_TC, rows, *pages, heads)
+    q_THK = torch.randn(tokens, shape.heads, shape.head_dim, device=pool.device).bfloat16()
+    return functools.partial(ops.paged_attention, q_THK, *pages, rows, scale)
+
+
 def _equal_rows(table_RM: Tensor, context: int, new: int) -> Rows:
-    """Rows of one context, for attention alone."""
+    """Rows of one context, whose last tokens are new."""
     count, device = len(table_RM), table_RM.device
-    unread = torch.empty(0, device=device)
+    position_N = torch.arange(context - new, context, device=device)
+    write_RN = table_RM[:, position_N // _BLOCK].long() * _BLOCK + position_N % _BLOCK
     starts_R1 = torch.arange(count + 1, dtype=torch.int32, device=device) * new
     lengths_R = torch.full((count,), context, dtype=torch.int32, device=device)
-    return Rows(unread, unread, starts_R1, lengths_R, table_RM, new, context)
+    return Rows(position_N.repeat(count), write_RN.flatten(), starts_R1, lengths_R, table_RM, new, context)
 
 
 def tell_of_compiling(done: int, kernels: int) -> None:
