@@ -146,13 +146,7 @@ def _attention() -> list[Variant]:
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
         is_small = kind.endswith("decode")
-        tile = (
-            small_tile(itemsize, rows, head_dim, alone=rows == 1)
-            if is_small
-            else EXACT
-            if kind == "exact"
-            else LARGE[itemsize]
-        )
+        tile = small_tile(itemsize, rows, head_dim) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
         constants = {
             "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys,
             "BLOCK_R": max(16, rows), "S": 16, "RUN": 16, "EARLY": is_small and rows <= FEW_TOKENS,

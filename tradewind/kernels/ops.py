@@ -14,6 +14,7 @@ from tradewind.kernels import (
     embedding,
     fused_attention,
     fused_linear,
+    gpu,
     linear,
     native,
     paged_attention,
@@ -120,10 +121,10 @@ def choose_ops(
         "silu_mul": Chosen(gate.kind, _with_quantising(gate.reason, quantises)),
         "embedding": Chosen(lookup.kind, lookup.reason),
     }
-    if matmul.kind == "triton" and fused_linear.is_faster(device, dtype, exact=exact):
+    if matmul.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         most = f"{fused_rows} token{'s' * (fused_rows > 1)}"
         chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, in steps of at most {most}")
-    if attention.kind == "triton" and fused_attention.is_faster(device, dtype, exact=exact):
+    if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         chosen["fused_attention"] = Chosen("triton", "all of attention in one kernel, in steps of one token")
     if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
         steps = chained_linear.STEPS

@@ -109,6 +109,4 @@ def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | 
     """
     from tradewind.kernels import gpu
 
-    if exact or gpu.why_not(device, dtype) is not None or dtype == torch.float32:
-        return False
-    return quantisation is not None and bool(quantisation.group)
+    return gpu.may_fuse(device, dtype, exact=exact) and quantisation is not None and bool(quantisation.group)

@@ -19,12 +19,9 @@ from triton import language as tl
 from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.gpu import Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin
-from tradewind.kernels.paged_attention.triton import attend, capped, halves
+from tradewind.kernels.paged_attention.triton import LOG2_E, NO_WINDOW, attend, capped, halves, places_of
 from tradewind.kernels.quantised_rows import FP8
 from tradewind.kernels.rows import HeadShape, Rows
-
-_LOG2_E = 1.4426950408889634
-_NO_WINDOW = 2**30
 
 
 @triton.jit
@@ -78,12 +75,7 @@ def _load_tile(
     """Keys [KP, BN] and values [BN, KP] from key `start` on, in `dtype`; 0 outside of [lo, hi)."""
     run = start + tl.arange(0, BN // RUN) * RUN
     block = tl.load(table + run // S, mask=run < hi, other=0)
-    run_at = block.to(tl.int64) * block_stride + head * (S * K)
-    if RUN != S:
-        run_at += run % S * K
-    at = tl.reshape(run_at[:, None] + (tl.arange(0, RUN) * K)[None, :], [BN])
-    if K % 16 == 0:
-        at = tl.multiple_of(at, 16)
+    at = places_of(block, run, tl.arange(0, RUN) * K, head * (S * K), block_stride, K, S, RUN)
     key = start + tl.arange(0, BN)
     there = (key >= lo) & (key < hi)
     k_at = k_pages + at[None, :] + column[:, None]
@@ -91,9 +83,8 @@ def _load_tile(
     if IN_PAIRS:
         pair = tl.arange(0, KP // 2)
         v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at >> 1)[:, None] + pair[None, :]
-        low, high = halves(
-            tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0), IN_HARDWARE
-        )  # fmt: skip
+        words = tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0)
+        low, high = halves(words, IN_HARDWARE)
         v_tile = tl.reshape(tl.join(low, high), [BN, KP])
     else:
         v_at = v_pages + at[:, None] + column[None, :]
@@ -304,8 +295,8 @@ class TritonFusedAttention:
         fused_attention_kernel[(kv_heads, self._programs(kv_heads))](
             qkv_TC, rows.positions_T, rows.write_T, rows.context_lens_R, rows.block_tables_RM, heads.cos_sin_PK,
             heads.q_norm_K, heads.k_norm_K, heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_THK,
-            self._partials, self._marks, self._arrivals, heads.window or _NO_WINDOW, heads.scale * _LOG2_E,
-            (heads.softcap or 0.0) * _LOG2_E, G=kv_heads, GROUP=group, K=head_dim,
+            self._partials, self._marks, self._arrivals, heads.window or NO_WINDOW, heads.scale * LOG2_E,
+            (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim,
             KP=max(32, next_power_of_2(head_dim)), BM=max(16, group_padded), GP=group_padded, BN=tile.keys,
             S=block_tokens, RUN=run, STEP=max(16, run), HAS_NORM=heads.q_norm_K is not None,
             HAS_WINDOW=heads.window is not None, HAS_SOFTCAP=heads.softcap is not None, IN_PAIRS=eight_bits,

@@ -47,17 +47,10 @@ def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> FusedL
     """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T."""
     from tradewind.kernels import gpu
 
-    if not is_faster(device, dtype, exact=exact) or isinstance(device, gpu.AbsentGpu):
+    if not gpu.may_fuse(device, dtype, exact=exact) or isinstance(device, gpu.AbsentGpu):
         return None
     from tradewind.kernels.fused_linear.triton import TritonFusedLinear
     from tradewind.kernels.linear.tactics import Tactics
 
     chip = gpu.Chip.of(device)
     return TritonFusedLinear(chip, Tactics.shipped(chip))
-
-
-def is_faster(device: Device, dtype: torch.dtype, *, exact: bool = False) -> bool:
-    """Whether there is an implementation that is faster than its parts."""
-    from tradewind.kernels import gpu
-
-    return not exact and gpu.why_not(device, dtype) is None and dtype != torch.float32

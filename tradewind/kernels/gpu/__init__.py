@@ -99,6 +99,11 @@ def why_not(device: Device, dtype: torch.dtype) -> str | None:
     return None if dtype in _DTYPES else f"no kernels for {dtype}"
 
 
+def may_fuse(device: Device, dtype: torch.dtype, *, exact: bool) -> bool:
+    """Whether several ops may be one kernel there: where Triton runs, in 16 bits, with sums that depend on the step."""
+    return not exact and why_not(device, dtype) is None and dtype != torch.float32
+
+
 def candidates(
     device: Device,
     dtype: torch.dtype,

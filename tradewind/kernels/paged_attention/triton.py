@@ -25,8 +25,8 @@ from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.rows import Rows
 
-_LOG2_E = 1.4426950408889634
-_NO_WINDOW = 2**30
+LOG2_E = 1.4426950408889634
+NO_WINDOW = 2**30
 _NO_SPLIT = 2**30
 
 
@@ -78,6 +78,21 @@ def _blocks(table, start, lo, hi, BN: tl.constexpr, RUN: tl.constexpr, S: tl.con
     if HAS_WINDOW:
         key = tl.maximum(key, lo)
     return tl.load(table + key // S)
+
+
+@triton.jit
+def places_of(block, key, in_run, head_at, block_stride, K: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr):
+    """Where keys of a head begin in the pages, and their values.
+
+    `block`, `key`: of the first of each run. `in_run`: what lies between it and the others, 0 among them.
+    """
+    run_at = block.to(tl.int64) * block_stride + head_at
+    if RUN != S:
+        run_at += key % S * K
+    at = tl.reshape(run_at[:, None] + in_run[None, :], [block.shape[0] * RUN])
+    if K % 16 == 0:
+        at = tl.multiple_of(at, 16)
+    return at
 
 
 @triton.jit
@@ -156,12 +171,7 @@ def attend(
     for start in tl.range(first, hi, BN, num_stages=STAGES):
         key = start + offset
         there = (key >= lo) & (key < hi) if HAS_WINDOW else key < hi
-        run_at = block.to(tl.int64) * block_stride + head_at
-        if RUN != S:
-            run_at += (start + run) % S * K
-        at = tl.reshape(run_at[:, None] + in_run[None, :], [BN])
-        if K % 16 == 0:
-            at = tl.multiple_of(at, 16)
+        at = places_of(block, start + run, in_run, head_at, block_stride, K, S, RUN)
         block = _blocks(table, start + BN, lo, hi, BN, RUN, S, HAS_WINDOW)
         if K == KP:
             k_tile = tl.load(k_pages + at[None, :] + column[:, None])
@@ -269,7 +279,8 @@ def paged_attention_kernel(
     columns of values stand before the odd ones in one product, whose numbers then meet no bank of shared memory twice.
     IN_HARDWARE: there is an instruction that widens two numbers of 8 bits (Triton's interpreter knows none). DEALS:
     a program that is done with a piece takes the next one; else every program has its turn. EARLY: programs find their
-    piece before they wait for what the kernels before this one wrote. RELEASES: the next kernel may begin at once.
+    piece before they wait for what the kernels before this one wrote. RELEASES: the next kernel may begin at
+    once, which was a loss with a single row.
 
     `scale` and `softcap` are for base-2 exponentials. `partials` [items, BM, KP], `marks` [items, 2, BM] float32;
     `arrivals` [items] and `dealt` [2] (pieces dealt out beyond the first of each program, and programs that are done)
@@ -356,7 +367,7 @@ def paged_attention_kernel(
                 mass, acc = _add_up(partials, marks, of_tile, G * tiles, splits, BM, KP, COMBINES)
                 _store(out_row, out_at, written, mass, acc)
     begin(OVERLAPS and EARLY)  # without a piece, too: the kernel after this one waits for this one alone
-    if DEALS and total > programs:  # noqa: SIM102 - only then is it counted who is done
+    if DEALS and total > programs:  # noqa: SIM102 - `and` would count who is done in any case
         if tl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
             tl.store(dealt, 0)
             tl.store(dealt + 1, 0)
@@ -401,9 +412,6 @@ LARGE = {
     1: Tile(64, 64, 4, 3, 2, in_pairs=True, in_two=True),
     4: Tile(64, 32, 8, 2, 1),
 }
-# Instead of the small ones, for a row that is alone. As many programs as multiprocessors, of which no two fit on one:
-# they begin beside programs of the kernels before this one, and would crowd where those end first.
-ALONE = {2: Tile(16, 128, 8, 3, 1), 1: Tile(16, 128, 8, 3, 1, in_pairs=True)}
 # Instead of the small ones, where there are so many rows that twice as many programs all find work.
 CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
 CROWD = 17
@@ -413,16 +421,9 @@ MOST_ROWS = max(tile.rows for tile in LARGE.values())  # of a tile whose splits 
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 
-def small_tile(itemsize: int, rows: int, head_dim: int, *, alone: bool = False) -> Tile:
-    """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time.
-
-    `alone`: there is one token, and nothing else.
-    """
-    tile = SMALL[itemsize]
-    if rows >= CROWD:
-        tile = CROWDED.get(itemsize, tile)
-    elif alone and head_dim <= 128:
-        tile = ALONE.get(itemsize, tile)
+def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
+    """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
+    tile = CROWDED.get(itemsize, SMALL[itemsize]) if rows >= CROWD else SMALL[itemsize]
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
 
@@ -439,7 +440,7 @@ class TritonPagedAttention:
         self._chip = chip
         self._exact = exact
         self._most_stages = 3 if chip.overlaps else 2  # what came before Hopper has less shared memory
-        tiles = [*SMALL.values(), *LARGE.values(), *ALONE.values(), *CROWDED.values()]
+        tiles = [*SMALL.values(), *LARGE.values(), *CROWDED.values()]
         items = [tile.pieces * tile.programs * chip.processors for tile in tiles]
         numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
         self._partials = torch.empty(0 if exact else numbers * widest, dtype=torch.float32, device=device)
@@ -460,8 +461,7 @@ class TritonPagedAttention:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         group = q_THK.shape[1] // k_pages_BGSK.shape[1]
         itemsize = k_pages_BGSK.dtype.itemsize
-        count, alone = len(rows.context_lens_R), len(q_THK) == 1
-        small, large = small_tile(itemsize, count, q_THK.shape[2], alone=alone), LARGE[itemsize]
+        small, large = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2]), LARGE[itemsize]
         few = max(small.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
         pages = (k_pages_BGSK, v_pages_BGSK)
         if len(rows.context_lens_R) and self._exact:
@@ -499,8 +499,8 @@ class TritonPagedAttention:
         paged_attention_kernel[(tile.programs * self._chip.processors,)](
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), rows.query_starts_R1,
             rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK, self._partials,
-            self._marks, self._arrivals, self._dealt, count, least, most, window or _NO_WINDOW,
-            LEAST_SPLIT if self._splits(tile) else _NO_SPLIT, scale * _LOG2_E, (softcap or 0.0) * _LOG2_E, G=kv_heads,
+            self._marks, self._arrivals, self._dealt, count, least, most, window or NO_WINDOW,
+            LEAST_SPLIT if self._splits(tile) else _NO_SPLIT, scale * LOG2_E, (softcap or 0.0) * LOG2_E, G=kv_heads,
             GROUP=q_THK.shape[1] // kv_heads, K=head_dim, KP=padded, BM=tile.rows, BN=tile.keys,
             BLOCK_R=_padded(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
             HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, EXACT_DOT=q_THK.dtype == torch.float32,
