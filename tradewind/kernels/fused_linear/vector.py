@@ -82,6 +82,8 @@ def vector_kernel(
     # 4-bit weights keep the processors busy themselves: programs that wait would only be in their way.
     release(OVERLAPS and PARTS == 1)
     begin(OVERLAPS)
+    if HAS_RESIDUAL:  # asked for beside the row, not once the sums are there
+        rest = tl.load(residual + output, mask=output < N, other=0.0).to(tl.float32)
     acc, up_acc, squares = _step(
         acc, up_acc, squares, raw, up_raw, 0, x, gain, scales_at, up_scales_at, scale_stride_k, output, inner, N, D,
         WIDTH, PARTS, GROUP, NORMED, GATED, IN_PAIRS, VEC,
@@ -110,5 +112,5 @@ def vector_kernel(
     if GATED:
         total = total / (1.0 + tl.exp(-total)) * up_total
     if HAS_RESIDUAL:
-        total += tl.load(residual + output, mask=output < N, other=0.0).to(tl.float32)
+        total += rest
     tl.store(y + output, total.to(y.dtype.element_ty), mask=output < N)

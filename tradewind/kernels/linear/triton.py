@@ -49,7 +49,14 @@ def few_rows_kernel(
     token = row_tile * BT + tl.arange(0, BT)
     if FEW:
         ask_for(w + output.to(tl.int64) * D, ahead)
+    # What is multiplied or added at the end is asked for at the beginning, not once the sums are there.
+    if SCALED:
+        w_scale = tl.load(w_scales + output, mask=output < N, other=0.0)
+    if HAS_BIAS:
+        rise = tl.load(bias + output, mask=output < N, other=0.0).to(tl.float32)
     begin(OVERLAPS)
+    if SCALED:
+        x_scale = tl.load(x_scales + token, mask=token < T, other=0.0)
     acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     inner = tl.arange(0, BK)
     w_at = w + output.to(tl.int64)[:, None] * D + inner[None, :]
@@ -75,10 +82,10 @@ def few_rows_kernel(
     if not ROWS_FIRST:
         acc = tl.trans(acc)
     if SCALED:
-        acc *= tl.load(x_scales + token, mask=token < T, other=0.0)[:, None]
-        acc *= tl.load(w_scales + output, mask=output < N, other=0.0)[None, :]
+        acc *= x_scale[:, None]
+        acc *= w_scale[None, :]
     if HAS_BIAS:
-        acc += tl.load(bias + output, mask=output < N, other=0.0).to(tl.float32)[None, :]
+        acc += rise[None, :]
     y_at = token.to(tl.int64)[:, None] * N + output[None, :]
     inside = (token < T)[:, None] & (output < N)[None, :]
     if HAS_RESIDUAL:
