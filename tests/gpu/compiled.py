@@ -29,6 +29,7 @@ from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import FEW_TOKENS, Chip
+from tradewind.kernels.host_copy.triton import host_copy_kernel
 from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
@@ -353,11 +354,17 @@ def _sampling() -> list[Variant]:
         "blocks_stride": "i32=16", "spare_place": "i32", "ids": I32, "positions": I32, "write": I64,
         "context_lens": I32, "block_tables": I32, "table_stride": "i32=16", "R": "i32", "T": "i32", "S": "i32=16",
     }  # fmt: skip
+    copied = {"source": I64, "into": I64, "count": "i32"}
+    sized, four = {"OVERLAPS": True, "BLOCK": 256}, {"num_warps": 4}
     return [
         Variant("draw: chunks", chunks_kernel, {**common, "places": I32}, on, {"num_warps": 4}),
         Variant("draw: filters", filters_kernel, filters, {**on, "CHUNKS": 32, "BLOCK": 2048}, {"num_warps": 16}),
         Variant("draw: choose", choose_kernel, choose, {**on, "CHUNKS": 32}, {"num_warps": 4}),
-        Variant("step inputs", step_inputs_kernel, inputs, {"OVERLAPS": True, "BLOCK": 256}, {"num_warps": 4}),
+        Variant("step inputs", step_inputs_kernel, inputs, sized, four),
+        *(
+            Variant(f"host copy {way} the device", host_copy_kernel, copied, {**sized, "FROM_HOST": way == "to"}, four)
+            for way in ("to", "from")
+        ),
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tradewind.kernels import host_copy
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.chained_linear import PreparedRows
 from tradewind.kernels.fused_attention import LayerHeads
@@ -66,6 +67,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
     yield "rope bf16", _rope(plain, device, BF16)
     yield "fused_attention bf16", _fused_attention(plain, device, BF16)
     yield "draw", _draw(device)
+    yield "host_copy", _host_copy(device)
     if torch.cuda.get_device_capability(device) >= (8, 9):
         fp8 = choose_ops(device, BF16, quantisation=Quantisation.named("fp8"))
         yield "add_rms_norm and silu_mul fp8", _rowwise(fp8, device)
@@ -377,3 +379,16 @@ def _draw(device: torch.device) -> Iterator[Check]:
     wrong = (drawn_N.cpu() != expected) | (stored != expected.clamp(min=0))
     # A number within float32's rounding of an edge may fall on either side.
     yield Check("draw", float(wrong.double().mean()), 1.5 / count)
+
+
+def _host_copy(device: torch.device) -> Iterator[Check]:
+    """There and back; the error is the share of words that differ."""
+    copy = host_copy.choose(device).run
+    for count in (1, 8192):
+        source_W = torch.randint(1 << 62, (count,)).pin_memory()
+        there_W = torch.zeros(count, dtype=torch.int64, device=device)
+        back_W = torch.zeros(count, dtype=torch.int64, pin_memory=True)
+        copy(source_W, there_W)
+        copy(there_W, back_W)
+        torch.cuda.synchronize(device)
+        yield Check(f"host_copy of {count} words", float((back_W != source_W).double().mean()), 0.0)

@@ -9,9 +9,9 @@ import torch
 from tradewind.base.log import fields
 from tradewind.base.units import format_bytes
 from tradewind.config import Config
+from tradewind.kernels import host_copy, step_inputs
 from tradewind.kernels import mask_logits as masking
 from tradewind.kernels import sample as sampling
-from tradewind.kernels import step_inputs
 from tradewind.kernels.gpu.ready import ReadyKernels
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import Rows
@@ -94,9 +94,11 @@ def boot_gpu(
     info = info_of(workspace.taken_from(ask, torch.cuda.mem_get_info(device)[0]))
     pool = KVPool.allocate(model.spec.pool_shape(info.num_blocks + 1, info.block_tokens), dtype, device)
     draw, inputs, mask_logits = sampling.choose_draw(device), step_inputs.choose(device), masking.choose(device)
-    info.implementations.update(sample=draw.kind, step_inputs=inputs.kind, mask_logits=mask_logits.kind)
+    copy = host_copy.choose(device)
+    kinds = {"sample": draw.kind, "step_inputs": inputs.kind, "mask_logits": mask_logits.kind, "host_copy": copy.kind}
+    info.implementations.update(kinds)
     graphs = Graphs(device, workspace.graph_budget) if config.runner.graphs else None
-    runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run, mask_logits.run), graphs, ready)
+    runner = GraphRunner(model, pool, info, StepOps(inputs.run, draw.run, mask_logits.run, copy.run), graphs, ready)
     ready.prepare(runner.rehearse, lambda done, total: progress("compiling kernels", done / total))
     progress("recording graphs", 0.0)
     runner.record(lambda share: progress("recording graphs", share))

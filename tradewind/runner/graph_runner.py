@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tradewind.kernels.gpu.ready import ReadyKernels
+from tradewind.kernels.host_copy import HostCopy
 from tradewind.kernels.mask_logits import MaskLogits
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import Rows
@@ -46,6 +47,7 @@ class StepOps:
     inputs: StepInputs
     draw: Draw
     mask_logits: MaskLogits
+    host_copy: HostCopy
 
 
 class GraphRunner:
@@ -76,7 +78,7 @@ class GraphRunner:
         self._tables = SlotTables(
             self._state.tokens_SP, blocks_SM, info.block_tokens, info.num_blocks * info.block_tokens
         )
-        self._columns = StepColumns(slots, device)
+        self._columns = StepColumns(slots, device, ops.host_copy)
         self._step = _step_tensors(info, shape, self._columns, device)
         self._last_ND = torch.zeros(slots, model.spec.hidden, dtype=model.spec.dtype, device=device)
         self._hidden_TD = self._last_ND.new_empty(info.step_tokens, model.spec.hidden)
@@ -110,14 +112,18 @@ class GraphRunner:
 
     @torch.inference_mode()
     def rehearse(self) -> None:
-        """Launch the kernels of all graphs there might be once, in a layer of each kind, and those of the output layer
-        for as many prompt tokens as it may be asked for at once. Without graphs: nothing.
+        """Launch the kernels of all graphs there might be once, in a layer of each kind, those of the output layer for
+        as many prompt tokens as it may be asked for at once, and those around the graphs. Without graphs: nothing.
         """
         wanted = self._wanted()
         for kind, size in wanted:
             self._work(kind, size, self._model.thin)()
-        for rows in row_buckets(min(ROWS_AT_ONCE, len(self._hidden_TD))) if wanted else ():
+        if not wanted:
+            return
+        for rows in row_buckets(min(ROWS_AT_ONCE, len(self._hidden_TD))):
             self._model.logits(self._hidden_TD[:rows])
+        self._columns.clear()
+        to_host(self._drawn_N[:1], self._ops.host_copy)
 
     @torch.inference_mode()
     def record(self, progress: Callable[[float], None] = lambda _share: None) -> None:
@@ -154,10 +160,12 @@ class GraphRunner:
         begun, ended = self._events()
         state = self._state
         refused = state.begin(plan)
-        self._append_blocks(plan)
+        places_B = plan.block_slots.astype(np.int64) * self._tables.blocks_SM.shape[1] + plan.block_starts
         if not len(plan.slots):
+            self._append_blocks(places_B, plan.block_ids, are_sent=False)
             return Done(result_of(plan.step, None, [], 0.0))
-        shape = self._columns.fill(plan, state)
+        shape = self._columns.fill(plan, state, places_B)
+        self._append_blocks(places_B, plan.block_ids, are_sent=self._columns.has_room(len(places_B)))
         try:
             hidden_TD = self._forward(shape)
         except torch.OutOfMemoryError:
@@ -211,11 +219,15 @@ class GraphRunner:
         begun.record()
         return begun, ended
 
-    def _append_blocks(self, plan: StepPlan) -> None:
-        if len(plan.block_slots):
-            blocks_SM, device = self._tables.blocks_SM, self._model.device
-            places = plan.block_slots.astype(np.int64) * blocks_SM.shape[1] + plan.block_starts
-            blocks_SM.view(-1).index_copy_(0, to_device(places, device), to_device(plan.block_ids, device))
+    def _append_blocks(self, places_B: NDArray[np.int64], ids_B: NDArray[np.int32], *, are_sent: bool) -> None:
+        """Put new blocks into the slots' tables. `are_sent`: the step's columns have brought them."""
+        if not len(places_B):
+            return
+        if are_sent:
+            places, ids = self._columns.blocks(len(places_B))
+        else:
+            places, ids = (to_device(numbers_B, self._model.device) for numbers_B in (places_B, ids_B))
+        self._tables.blocks_SM.view(-1).index_copy_(0, places, ids)
 
     # --- the first half of a step ------------------------------------------------------------------------------------
 
@@ -268,7 +280,7 @@ class GraphRunner:
             self._head(count)
         else:
             self._graphs.replay(("head", size))
-        return Drawn(shape.slots_N, to_host(self._drawn_N[:count]), _nobody(), None)
+        return Drawn(shape.slots_N, to_host(self._drawn_N[:count], self._ops.host_copy), _nobody(), None)
 
     def _head(self, rows: int) -> Tensor:
         return self._choose(self._model.logits(self._last_ND[:rows]).contiguous())

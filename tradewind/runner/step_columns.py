@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tradewind.kernels.host_copy import HostCopy
 from tradewind.kernels.sample import DrawColumns
 from tradewind.kernels.sample.random import uniforms
 from tradewind.kernels.step_inputs import RowColumns
@@ -44,6 +45,8 @@ _COLUMNS = (
     _Column("top_p", "float32"),
     _Column("min_p", "float32"),
     _Column("uniforms", "float64"),
+    _Column("block_places", "int64"),
+    _Column("block_ids", "int32"),
 )
 
 
@@ -65,8 +68,8 @@ class StepShape:
 class StepColumns:
     """The device's columns keep their place. The host's are used in turn, each once the device has read it."""
 
-    def __init__(self, slots: int, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, slots: int, device: torch.device, host_copy: HostCopy) -> None:
+        self._slots, self._device, self._copy = slots, device, host_copy
         nbytes = sum(column.nbytes(slots) for column in _COLUMNS)
         on_gpu = device.type == "cuda"
         self._host = [torch.zeros(nbytes, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(_IN_FLIGHT)]
@@ -94,8 +97,19 @@ class StepColumns:
         names = ("drawn_slots", "drawn_positions", "temperature", "top_k", "top_p", "min_p", "uniforms")
         return DrawColumns(self._views["count"][:1], *(self._views[name] for name in names))
 
-    def fill(self, plan: StepPlan, state: StateRows) -> StepShape:
-        """Write the plan's columns and have them copied. `state` must have taken over what the plan brings."""
+    def blocks(self, count: int) -> tuple[Tensor, Tensor]:
+        """(places, ids) of the step's new blocks: where in the slots' tables they go, int64, and what they are."""
+        return self._views["block_places"][:count], self._views["block_ids"][:count]
+
+    def has_room(self, count: int) -> bool:
+        """Whether a step's columns can bring so many new blocks."""
+        return count <= self._slots
+
+    def fill(self, plan: StepPlan, state: StateRows, block_places_B: NDArray[np.int64]) -> StepShape:
+        """Write the plan's columns and have them copied. `state` must have taken over what the plan brings.
+
+        block_places_B: of the plan's new blocks, which are brought if there is room for them.
+        """
         count = len(plan.slots)
         ends_R = np.cumsum(plan.new_tokens, dtype=np.int64)
         contexts_R = plan.computed_tokens.astype(np.int64) + plan.new_tokens
@@ -120,6 +134,10 @@ class StepColumns:
             into["top_p"][:drawn] = state.top_p_S[slots_N]
             into["min_p"][:drawn] = state.min_p_S[slots_N]
             into["uniforms"][:drawn] = uniforms(state.keys_S[slots_N], positions_N)
+        blocks = len(block_places_B)
+        if self.has_room(blocks):
+            into["block_places"][:blocks] = block_places_B
+            into["block_ids"][:blocks] = plan.block_ids
         self._send()
         starts_R = ends_R - plan.new_tokens
         return StepShape(int(ends_R[-1]), count, int(plan.new_tokens.max()), starts_R, slots_N, positions_N)
@@ -138,7 +156,7 @@ class StepColumns:
         return self._arrays[self._turn]
 
     def _send(self) -> None:
-        self._bytes.copy_(self._host[self._turn], non_blocking=True)
+        self._copy(self._host[self._turn].view(torch.int64), self._bytes.view(torch.int64))
         if self._device.type == "cuda":
             event = torch.Event(self._device)
             event.record()

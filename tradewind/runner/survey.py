@@ -10,9 +10,9 @@ import torch
 
 from tradewind.base.errors import ConfigError, NotEnoughMemory
 from tradewind.config import Config
+from tradewind.kernels import host_copy, step_inputs
 from tradewind.kernels import mask_logits as masking
 from tradewind.kernels import sample as sampling
-from tradewind.kernels import step_inputs
 from tradewind.kernels.choice import Device
 from tradewind.kernels.gpu import ABSENT_GPUS, AbsentGpu
 from tradewind.kernels.native.library import load as load_native
@@ -138,6 +138,10 @@ def _around_the_model(device: Device, level: str | None) -> dict[str, Chosen]:
     if device.type != "cuda":
         sample = sampling.choose(device, level=level)
         return {"sample": Chosen(sample.kind, sample.reason), **masked}
-    draw, inputs = sampling.choose_draw(device), step_inputs.choose(device)
-    around = {"step_inputs": Chosen(inputs.kind, inputs.reason), "sample": Chosen(draw.kind, draw.reason)}
-    return {**around, **masked}
+    draw, inputs, copy = sampling.choose_draw(device), step_inputs.choose(device), host_copy.choose(device)
+    return {
+        "step_inputs": Chosen(inputs.kind, inputs.reason),
+        "sample": Chosen(draw.kind, draw.reason),
+        "host_copy": Chosen(copy.kind, copy.reason),
+        **masked,
+    }

@@ -21,7 +21,7 @@ from tests.cpu.runner.driving import (
 )
 from tests.cpu.tiny_models import VARIANTS, make_tiny_model, random_prompt
 from tradewind.config import ModelConfig
-from tradewind.kernels import mask_logits, sample, step_inputs
+from tradewind.kernels import host_copy, mask_logits, sample, step_inputs
 from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.pages import KVPool
 from tradewind.models.decoder import Model
@@ -57,7 +57,9 @@ def make_graph_runner(model: Model, limits: Limits = LIMITS, budget: GraphBudget
     info = replace(make_runner(model, limits).info, asynchronous=True)
     shape = model.spec.pool_shape(limits.num_blocks + 1, limits.block_tokens)
     pool = KVPool(torch.full(shape.as_tuple(model.spec.dtype), torch.nan, dtype=model.spec.dtype))
-    ops = StepOps(step_inputs.choose(CPU).run, sample.choose_draw(CPU).run, mask_logits.choose(CPU).run)
+    ops = StepOps(
+        step_inputs.choose(CPU).run, sample.choose_draw(CPU).run, mask_logits.choose(CPU).run, host_copy.choose(CPU).run
+    )
     runner = GraphRunner(model, pool, info, ops, None if budget is None else Graphs(CPU, budget))
     runner.record()
     return runner

@@ -38,6 +38,7 @@ from tradewind.kernels.fused_attention.triton import TritonFusedAttention
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear, launched
 from tradewind.kernels.gpu import Chip
+from tradewind.kernels.host_copy.triton import TritonHostCopy
 from tradewind.kernels.linear import LinearWeight, blocks, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
@@ -612,6 +613,15 @@ def test_quantise(dtype: torch.dtype, tokens: int, inputs: int) -> None:
         assert torch.equal(rows.dense(), x_TD.float())
     empty = linear.quantise(torch.zeros_like(x_TD), CHIP)
     assert not empty.dense().any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 700])
+def test_host_copy(count: int) -> None:
+    """Every word, and none beyond them."""
+    source_W, into_W = torch.arange(1, 801), torch.zeros(800, dtype=torch.int64)
+    TritonHostCopy(CHIP)(source_W[:count], into_W[:count])
+    assert torch.equal(into_W[:count], source_W[:count])
+    assert not into_W[count:].any()
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(3, 12), (5, 20)])
