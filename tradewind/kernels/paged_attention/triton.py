@@ -415,6 +415,7 @@ LARGE = {
 # Instead of the small ones, where there are so many rows that twice as many programs all find work.
 CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
 CROWD = 17
+_SHORT_STAGES = 2  # Of such a tile, where the next kernels begin beside it and need room. Measured on an H100.
 DEALT = 512  # Of more rows of few queries, what a program knows of them takes the registers that the counter needs.
 EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
 MOST_ROWS = max(tile.rows for tile in LARGE.values())  # of a tile whose splits have room
@@ -423,7 +424,11 @@ LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
     """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
-    tile = CROWDED.get(itemsize, SMALL[itemsize]) if rows >= CROWD else SMALL[itemsize]
+    tile = SMALL[itemsize]
+    if rows >= CROWD and itemsize in CROWDED:
+        tile = CROWDED[itemsize]
+        if rows <= FEW_TOKENS:
+            tile = replace(tile, stages=_SHORT_STAGES)
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
 
