@@ -31,7 +31,7 @@ def choose(device: Device, prefer: str | None = None) -> Choice[HostCopy]:
         return TritonHostCopy(chip)
 
     candidates = [
-        *gpu.candidates(device, torch.float32, triton, reference.host_copy),
+        *gpu.candidates(device, torch.float32, triton, reference.host_copy, about=", no copy engine to wait for"),
         Candidate[HostCopy]("reference", reference.host_copy, about="by torch"),
     ]
     return pick(candidates, device, torch.float32, prefer)
