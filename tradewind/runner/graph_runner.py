@@ -162,10 +162,10 @@ class GraphRunner:
         refused = state.begin(plan)
         places_B = plan.block_slots.astype(np.int64) * self._tables.blocks_SM.shape[1] + plan.block_starts
         if not len(plan.slots):
-            self._append_blocks(places_B, plan.block_ids, are_sent=False)
+            self._append_blocks(places_B, plan.block_ids)
             return Done(result_of(plan.step, None, [], 0.0))
         shape = self._columns.fill(plan, state, places_B)
-        self._append_blocks(places_B, plan.block_ids, are_sent=self._columns.has_room(len(places_B)))
+        self._append_blocks(places_B, plan.block_ids, self._columns.blocks(len(places_B)))
         try:
             hidden_TD = self._forward(shape)
         except torch.OutOfMemoryError:
@@ -219,14 +219,14 @@ class GraphRunner:
         begun.record()
         return begun, ended
 
-    def _append_blocks(self, places_B: NDArray[np.int64], ids_B: NDArray[np.int32], *, are_sent: bool) -> None:
-        """Put new blocks into the slots' tables. `are_sent`: the step's columns have brought them."""
+    def _append_blocks(
+        self, places_B: NDArray[np.int64], ids_B: NDArray[np.int32], sent: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Put new blocks into the slots' tables. `sent`: both, if they are on the device already."""
         if not len(places_B):
             return
-        if are_sent:
-            places, ids = self._columns.blocks(len(places_B))
-        else:
-            places, ids = (to_device(numbers_B, self._model.device) for numbers_B in (places_B, ids_B))
+        device = self._model.device
+        places, ids = sent or (to_device(places_B, device), to_device(ids_B, device))
         self._tables.blocks_SM.view(-1).index_copy_(0, places, ids)
 
     # --- the first half of a step ------------------------------------------------------------------------------------

@@ -97,18 +97,19 @@ class StepColumns:
         names = ("drawn_slots", "drawn_positions", "temperature", "top_k", "top_p", "min_p", "uniforms")
         return DrawColumns(self._views["count"][:1], *(self._views[name] for name in names))
 
-    def blocks(self, count: int) -> tuple[Tensor, Tensor]:
-        """(places, ids) of the step's new blocks: where in the slots' tables they go, int64, and what they are."""
-        return self._views["block_places"][:count], self._views["block_ids"][:count]
+    def blocks(self, count: int) -> tuple[Tensor, Tensor] | None:
+        """(places, ids) of the step's new blocks: where in the slots' tables they go, int64, and what they are.
 
-    def has_room(self, count: int) -> bool:
-        """Whether a step's columns can bring so many new blocks."""
-        return count <= self._slots
+        None: there are more than the columns have room for.
+        """
+        if count > self._slots:
+            return None
+        return self._views["block_places"][:count], self._views["block_ids"][:count]
 
     def fill(self, plan: StepPlan, state: StateRows, block_places_B: NDArray[np.int64]) -> StepShape:
         """Write the plan's columns and have them copied. `state` must have taken over what the plan brings.
 
-        block_places_B: of the plan's new blocks, which are brought if there is room for them.
+        block_places_B: of the plan's new blocks, which are sent too if there is room for them.
         """
         count = len(plan.slots)
         ends_R = np.cumsum(plan.new_tokens, dtype=np.int64)
@@ -135,7 +136,7 @@ class StepColumns:
             into["min_p"][:drawn] = state.min_p_S[slots_N]
             into["uniforms"][:drawn] = uniforms(state.keys_S[slots_N], positions_N)
         blocks = len(block_places_B)
-        if self.has_room(blocks):
+        if blocks <= self._slots:
             into["block_places"][:blocks] = block_places_B
             into["block_ids"][:blocks] = plan.block_ids
         self._send()
