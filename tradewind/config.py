@@ -46,8 +46,10 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "type of weights and activations")
     load_format: Literal["auto", "dummy"] = setting("auto", "'dummy' fills random weights from config.json alone")
     max_model_len: int | None = setting(None, "longest prompt plus output, in tokens (default: the model's own)", low=1)
-    quantization: Literal["none", "fp8", "fp8-blocks", "int8", "int4", "int4-g64", "int4-g128"] = setting(
-        "none", "quantise the weights while loading: fp8 for GPUs; int4 shares a scale among 32 weights (or 64, or 128)"
+    quantization: Literal["none", "lossless", "fp8", "fp8-blocks", "int8", "int4", "int4-g64", "int4-g128"] = setting(
+        "none",
+        "quantise the weights while loading: fp8 for GPUs; int4 shares a scale among 32 weights (or 64, or 128); "
+        "lossless keeps bfloat16 weights as they are in 12 bits, for GPUs",
     )
     weights_seed: int = setting(0, "seed of dummy weights", low=0)
 

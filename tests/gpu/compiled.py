@@ -30,7 +30,14 @@ from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import FEW_TOKENS, Chip
 from tradewind.kernels.host_copy.triton import host_copy_kernel
-from tradewind.kernels.linear.blocks import TILE, blocks_kernel, quantise_groups_kernel, widen_kernel
+from tradewind.kernels.linear.blocks import (
+    TILE,
+    blocks_kernel,
+    put_exceptions_kernel,
+    quantise_groups_kernel,
+    restore_kernel,
+    widen_kernel,
+)
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
@@ -233,6 +240,7 @@ def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Va
 # What a layout gives to the kernel of fused products: the weight, its scales, and constants.
 _LAYOUTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "dense": (BF16, None, {"PARTS": 1, "GROUP": 0, "SPAN": 1}),
+    "lossless": (I16, F32, {"PARTS": 4, "GROUP": 0, "SPAN": 1, "PLANES": 3, "EXCEPTIONS": 8}),
     "fp8": (FP8, F32, {"PARTS": 1, "GROUP": 0, "SPAN": 1}),
     "fp8-blocks": (FP8, F32, {"PARTS": 1, "GROUP": 128, "SPAN": 128}),
     "int4-g128": (I16, F16, {"PARTS": 4, "GROUP": 128, "SPAN": 1}),
@@ -264,9 +272,13 @@ def _fused_variant(name: str, layout: str, parts: tuple[str, ...], tactic: Fused
         "WIDTH": "i32=16", "eps": "fp32",
     }  # fmt: skip
     weight, scales, constants = _LAYOUTS[layout]
+    constants = {"PLANES": 1, "EXCEPTIONS": 0} | constants
     types |= {"w": weight} | ({"scales": scales} if scales else {})
+    types |= {"exceptions": I32} if constants["EXCEPTIONS"] else {}
     types |= {name: BF16 for name, part in (("gain", "norm"), ("residual", "residual")) if part in parts}
-    missing: dict[str, Any] = {name: None for name in ("gain", "scales", "bias", "residual") if name not in types}
+    missing: dict[str, Any] = {
+        name: None for name in ("gain", "scales", "exceptions", "bias", "residual") if name not in types
+    }
     constants = constants | missing
     constants |= {
         "SCALED": scales is not None, "NORMED": "norm" in parts, "GATED": "gate" in parts, "HAS_BIAS": False,
@@ -334,10 +346,14 @@ def _blocks() -> list[Variant]:
     quantise = {"x": BF16, "x_stride": "i32=16", "out": FP8, "scales": F32, "T": "i32", "D": "i32=16"}
     widen = {"w": I16, "scales": F16, "out": BF16, "N": "i32=16", "D": "i32=16", "WIDTH": "i32=16"}
     on = {"OVERLAPS": True}
+    restore = {**widen, "scales": F32}
+    put = {"exceptions": I32, "scales": F32, "out": BF16, "N": "i32=16", "D": "i32=16"}
     return [
         Variant("blocks fp8", blocks_kernel, product, constants, options, "wgmma"),
         Variant("quantise_groups", quantise_groups_kernel, quantise, {**on, "GROUPS": 32}, {"num_warps": 4}),
         Variant("widen int4", widen_kernel, widen, {**on, "GROUP": 128, "ROWS": 16}, {"num_warps": 4}),
+        Variant("restore lossless", restore_kernel, restore, {**on, "IN_PAIRS": True, "ROWS": 16}, {"num_warps": 4}),
+        Variant("put exceptions", put_exceptions_kernel, put, {**on, "COUNT": 8, "ROWS": 16}, {"num_warps": 4}),
     ]
 
 

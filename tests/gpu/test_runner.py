@@ -133,6 +133,27 @@ def test_exact_answers_depend_on_their_request_alone(settings: dict[str, str], t
     assert {key: told(one) for key, one in resumed.items()} == {key: told(one) for key, one in together.items()}
 
 
+LOSSLESS = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=256, ffn=512, vocab=1031, dtype="bfloat16")
+
+
+def test_lossless_weights_are_the_same_numbers(tmp_path: Path) -> None:
+    """So exact answers are those of the weights as they are, to the bit."""
+    directory = make_tiny_model(tmp_path / "model", LOSSLESS)
+    work = requests(LOSSLESS.vocab, 2)
+    plain, lossless = (boot(directory, exact=True, quantization=name) for name in ("none", "lossless"))
+    assert lossless.info.weights_bytes < 0.9 * plain.info.weights_bytes
+    expected, answers = heard(plain, work), heard(lossless, work)
+    assert {key: told(one) for key, one in answers.items()} == {key: told(one) for key, one in expected.items()}
+
+
+def test_lossless_weights_give_the_same_up_to_rounding(tmp_path: Path) -> None:
+    directory = make_tiny_model(tmp_path / "model", LOSSLESS)
+    plain, lossless = (
+        prompt_logprobs(boot(directory, quantization=name), LOSSLESS.vocab) for name in ("none", "lossless")
+    )
+    assert float((lossless - plain).abs().mean()) < 0.02
+
+
 def test_masks_are_kept_to(tmp_path: Path) -> None:
     """Grammars beside requests of all kinds, with run-ahead: the CPU's tokens."""
     directory = make_tiny_model(tmp_path / "model", VARIANTS["llama-gqa2-rope-llama3"])
@@ -149,8 +170,9 @@ def test_masks_are_kept_to(tmp_path: Path) -> None:
 def test_nothing_is_compiled_after_boot(tmp_path: Path) -> None:
     tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=256, dtype="bfloat16")
     directory = make_tiny_model(tmp_path / "model", tiny)
-    for settings in ({}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"exact": True}):
-        runner = boot(directory, **settings)
+    wide = make_tiny_model(tmp_path / "wide", replace(LOSSLESS, vocab=256))
+    for settings in ({}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"exact": True}, {"quantization": "lossless"}):
+        runner = boot(wide if settings.get("quantization") == "lossless" else directory, **settings)
         before = runner.compiled_kernels
         assert before > 0
         for count in (1, 2, 3):

@@ -184,7 +184,9 @@ def _settings(options: argparse.Namespace, form: str) -> dict[str, Any]:
         "exact": options.exact,
     }
     if form != "bf16":
-        settings |= {"quantization": form, "kv_dtype": "fp8"}
+        settings |= {"quantization": form}
+    if form not in ("bf16", "lossless"):
+        settings |= {"kv_dtype": "fp8"}
     return settings
 
 

@@ -16,7 +16,7 @@ from tradewind.kernels import sample as sampling
 from tradewind.kernels.chained_linear import PreparedRows
 from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_linear import Norm
-from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, reference
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, lossless, reference
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
@@ -62,7 +62,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
         yield f"attention bf16{suffix}", _attention(ops, device, BF16, suffix)
     yield "fused_linear bf16", _fused(plain, device, "bf16")
     yield "add_rms_norm and silu_mul bf16", _rowwise(plain, device)
-    for name in ("int4", "int4-g128"):
+    for name in ("lossless", "int4", "int4-g128"):
         yield from _quantised(name, device)
     yield "rope bf16", _rope(plain, device, BF16)
     yield "fused_attention bf16", _fused_attention(plain, device, BF16)
@@ -103,12 +103,13 @@ def _linear(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
 
 
 def _quantised(name: str, device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
-    """The parts of weights that stand for other numbers."""
+    """The parts of weights that stand for other numbers, or are stored in other words."""
     for exact in (False, True):
         yield f"linear {name}{', exact' if exact else ''}", _quantised_linear(name, device, exact)
     ops = choose_ops(device, BF16, quantisation=Quantisation.named(name))
     yield f"fused_linear {name}", _fused(ops, device, name)
-    yield f"chained_linear {name}", _chained(ops, device, name)
+    if ops.chained_linear is not None:
+        yield f"chained_linear {name}", _chained(ops, device, name)
 
 
 def _quantised_linear(name: str, device: torch.device, exact: bool) -> Iterator[Check]:
@@ -135,6 +136,8 @@ def _numbers(weight: LinearWeight) -> Tensor:
         return fp8.dense(weight).double()
     if weight.layout == fp8_blocks.LAYOUT:
         return fp8_blocks.dense(weight, torch.float64)
+    if weight.layout == lossless.LAYOUT:
+        return lossless.dense(weight).double()
     return int4.dense(weight, torch.float64)
 
 

@@ -17,7 +17,7 @@ from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.quantised_rows import FP8, quantise_rows
 from tradewind.kernels.rows import HeadShape, Rows
 
-FORMS = ("bf16", "fp8", "fp8-blocks", "int4", "int4-g64", "int4-g128")
+FORMS = ("bf16", "lossless", "fp8", "fp8-blocks", "int4", "int4-g64", "int4-g128")
 _MANY_BYTES = 1 << 30  # kernels take turns over so many bytes of weights, so that none are found in a cache
 
 

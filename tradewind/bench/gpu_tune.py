@@ -19,7 +19,7 @@ from tradewind.bench.gpu_kernels import layer_shapes, replayed_s, tell_of_compil
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.ready import ReadyKernels
-from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, reference
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, lossless, reference
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.tactics import (
@@ -84,7 +84,7 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
             if form in ("bf16", "fp8"):
                 entries.extend(_search(form, weights, device))
             fused.extend(_search_fused(work, weights, device) for work in _fused_works(form, name))
-            if form not in ("bf16", "fp8"):
+            if form not in ("bf16", "fp8", "lossless"):
                 chained.extend(_search_chained(ChainedWork(form, rows, name), weights, device) for rows in ROWS)
     gpu = torch.cuda.get_device_name(device)
     table = {
@@ -134,16 +134,17 @@ def fused_candidates(work: FusedWork) -> Iterator[FusedTactic]:
     """Tactics worth trying. Four numbers of 4 bits are two bytes, and belong to four parts of a row."""
     inputs_s: tuple[int, ...]
     if work.rows == 1:
-        inputs_s = (128, 256, 512, 1024) if work.form.startswith("int4") else (512, 1024, 2048)
+        inputs_s = (128, 256, 512, 1024) if _in_parts(work.form) else (512, 1024, 2048)
         yield from (
             FusedTactic(outputs, 1, inputs, warps, 1)
-            for outputs, inputs, warps in itertools.product((2, 4, 8, 16, 32, 64), inputs_s, (2, 4, 8))
-            if 512 <= outputs * inputs // warps <= 2048
+            for outputs, inputs, warps in itertools.product((1, 2, 4, 8, 16, 32, 64), inputs_s, (1, 2, 4, 8))
+            if 256 <= outputs * inputs // warps <= 2048
         )
         return
-    size = {"bf16": 2, "fp8": 1, "fp8-blocks": 1}.get(work.form, 2)
-    parts = 4 if work.form.startswith("int4") else 1
+    size = {"fp8": 1, "fp8-blocks": 1, "lossless": 6}.get(work.form, 2)
+    parts = 4 if _in_parts(work.form) else 1
     inputs_s = (128,) if work.form in ("fp8-blocks", "int4-g128") else (128, 256, 512)
+    inputs_s = (32, 64, 128) if work.form == "lossless" else inputs_s
     choices = itertools.product((32, 64, 128), inputs_s, (4, 8), (2, 3, 4, 5, 6))
     for outputs, inputs, warps, stages in choices:
         for rows in (16,) if work.rows == 16 else (64, 128):
@@ -153,6 +154,11 @@ def fused_candidates(work: FusedWork) -> Iterator[FusedTactic]:
             is_odd |= parts > 1 and outputs * rows > 2048 * warps  # registers would not suffice
             if weights_bytes * (stages - 1) >= 24_000 and staged_bytes <= _SHARED_BYTES and not is_odd:
                 yield FusedTactic(outputs, rows, inputs, warps, stages)
+
+
+def _in_parts(form: str) -> bool:
+    """Whether a word holds numbers of several parts of a row."""
+    return form == "lossless" or form.startswith("int4")
 
 
 def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
@@ -174,14 +180,13 @@ def _fused_works(form: str, name: str) -> Iterator[FusedWork]:
     """Few rows come with the norm or gate of their place in a layer, more rows without."""
     for rows in (1,) if form == "fp8" else (1, 16):
         yield FusedWork(form, rows, name in ("qkv", "gate_up"), name == "gate_up")
-    if form.startswith("int4"):
-        for rows in (64, 256):
-            yield FusedWork(form, rows, False, False)
+    for rows in (64,) if form == "lossless" else (64, 256) if form.startswith("int4") else ():
+        yield FusedWork(form, rows, False, False)
 
 
 def _pack(form: str) -> Callable[[torch.Tensor, torch.Tensor | None], LinearWeight]:
-    if form == "bf16":
-        return reference.pack
+    if form in ("bf16", "lossless"):
+        return reference.pack if form == "bf16" else lossless.pack
     if form in ("fp8", "fp8-blocks"):
         return fp8.pack if form == "fp8" else fp8_blocks.pack
     quantisation = Quantisation.named(form)

@@ -118,7 +118,9 @@ class Model:
 def _kind(layer: DecoderLayer) -> tuple[object, ...]:
     """Layers of one kind launch the same kernels: they differ in the numbers of their weights alone."""
     linears = (layer.attention.qkv, layer.attention.out, layer.feed_forward.gate_up, layer.feed_forward.down)
-    return layer.attention.window, *(linear.weight.layout for linear in linears)
+    weights = [linear.weight for linear in linears]
+    places = [tuple(extra.shape[1:]) for weight in weights for extra in weight.extras]
+    return layer.attention.window, *(weight.layout for weight in weights), *places
 
 
 def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positions: int) -> Model:

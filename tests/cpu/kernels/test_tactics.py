@@ -10,6 +10,7 @@ from tradewind.bench.gpu_tune import rows_of_table
 from tradewind.kernels.gpu import ABSENT_GPUS, Chip
 from tradewind.kernels.linear import LinearWeight, choose
 from tradewind.kernels.linear.gpu import find_exact
+from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.tactics import (
     ChainedTactic,
     FusedTactic,
@@ -68,6 +69,18 @@ def test_the_card_of_a_gpu_that_is_not_there_is_known() -> None:
     for name in ("h100", "h200"):
         assert Tactics.shipped(Chip.of(ABSENT_GPUS[name])).card == name
         assert name.upper() in choose(ABSENT_GPUS[name], torch.bfloat16).reason
+
+
+def test_layouts_that_a_table_does_not_have_come_from_the_next() -> None:
+    """And it is said where from."""
+    h100, h200 = (Tactics.shipped(Chip.of(ABSENT_GPUS[name])) for name in ("h100", "h200"))
+    for table in (h100, h200):
+        for rows in (1, 16, 100):
+            tactic = table.find_fused("lossless", rows, 6144, 4096, normed=rows < 17)
+            assert (tactic.rows == 1) == (rows == 1)
+    assert h100.about_layout("lossless") == h200.about_layout("lossless") == h100.about != h200.about
+    chosen = choose(ABSENT_GPUS["h200"], torch.bfloat16, quantisation=Quantisation.named("lossless"))
+    assert h100.about in chosen.reason
 
 
 @each_table

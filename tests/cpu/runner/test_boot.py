@@ -13,6 +13,9 @@ from tests.cpu.tiny_models import VARIANTS, TinyModel, make_tiny_model, random_p
 from tradewind.base.errors import CheckpointError, ConfigError, ModelNotFound, NotEnoughMemory
 from tradewind.config import from_flat
 from tradewind.kernels import native
+from tradewind.kernels.gpu import ABSENT_GPUS
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.ops import choose_ops
 from tradewind.runner import boot_device
 from tradewind.runner.boot import boot_runner
 from tradewind.runner.fake import FakeRunner
@@ -118,6 +121,13 @@ def test_fp8_weights_run_on_the_cpu_too_but_not_fp8_keys(directory: Path) -> Non
     assert len(Session(runner).tokens([request(1, [5, 6, 7], 8)])[1]) == 8
     with pytest.raises(ConfigError, match="--kv-dtype fp8 needs a GPU"):
         boot_runner(directory, from_flat({**settings, "kv_dtype": "fp8"}))
+
+
+def test_lossless_weights_are_for_gpus(directory: Path) -> None:
+    with pytest.raises(ConfigError, match="--quantization lossless is for GPUs; use none or int8 on a CPU"):
+        boot_runner(directory, from_flat({"device": "cpu", "quantization": "lossless"}))
+    with pytest.raises(ConfigError, match="lossless is for weights in bfloat16: use --dtype bfloat16, or none"):
+        choose_ops(ABSENT_GPUS["h200"], torch.float16, quantisation=Quantisation.named("lossless"))
 
 
 def test_cuda_without_a_gpu_is_refused(directory: Path) -> None:

@@ -39,7 +39,7 @@ from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear, launched
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.host_copy.triton import TritonHostCopy
-from tradewind.kernels.linear import LinearWeight, blocks, fp8, fp8_blocks, int4, reference
+from tradewind.kernels.linear import LinearWeight, blocks, fp8, fp8_blocks, int4, lossless, reference
 from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
@@ -444,6 +444,8 @@ PACKS = {
     "int4-g32": Int4(32).pack,
     "int4-g128": Int4(128).pack,
 }
+# The interpreter has no product of bfloat16: weights of that type are multiplied with float32 rows.
+ALL_PACKS = {**PACKS, "lossless": lossless.pack}
 
 
 def numbers(weight: LinearWeight) -> Tensor:
@@ -454,19 +456,32 @@ def numbers(weight: LinearWeight) -> Tensor:
         return fp8.dense(weight).double()
     if weight.layout == fp8_blocks.LAYOUT:
         return fp8_blocks.dense(weight, torch.float64)
+    if weight.layout == lossless.LAYOUT:
+        return lossless.dense(weight).double()
     return int4.dense(weight, torch.float64)
 
 
-@pytest.mark.parametrize("layout", PACKS)
+def with_exceptions(weight_ND: Tensor) -> Tensor:
+    """Numbers that 12 bits do not hold, in the first and the last column too, and an output without any other."""
+    weight_ND[0, 0], weight_ND[-1, -1], weight_ND[1, 9], weight_ND[-2, 7] = 64.0, -1e-9, 0.0, 3e-7
+    weight_ND[2] = 0.0
+    return weight_ND
+
+
+@pytest.mark.parametrize("layout", ALL_PACKS)
 @pytest.mark.parametrize(("outputs", "inputs"), [(2, 1), (62, 140), (256, 516)])
 @pytest.mark.parametrize(("has_norm", "gated"), [(False, False), (True, True)])
 def test_fused_linear(layout: str, outputs: int, inputs: int, has_norm: bool, gated: bool) -> None:
-    dtype = torch.float16
+    dtype = torch.float32 if layout == "lossless" else torch.float16
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
+    if layout == "lossless":
+        weight_ND = weight_ND.bfloat16()
+        if inputs > 9:
+            weight_ND = with_exceptions(weight_ND)
     norm = Norm(randn(inputs, dtype=dtype, seed=4), 1e-5) if has_norm else None
     for tokens, rows, adds in ((1, 1, {False, True}), (1, 16, {False}), (19, 16, {True})):
         bias_N = randn(outputs, dtype=dtype, seed=6) if tokens == 19 or rows == 1 else None
-        weight = PACKS[layout](weight_ND, bias_N)
+        weight = ALL_PACKS[layout](weight_ND, bias_N)
         x_TD = randn(tokens, inputs, dtype=dtype)
         truth = x_TD.double()
         if norm is not None:
@@ -598,6 +613,14 @@ def test_product_of_blocks(tokens: int, outputs: int, inputs: int) -> None:
 def test_widen(group: int, outputs: int, inputs: int) -> None:
     weight = Int4(group).pack(randn(outputs, inputs, dtype=torch.float32), None)
     assert torch.equal(blocks.widen(weight, torch.float32, CHIP), int4.dense(weight, torch.float32))
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(19, 300), (16, 1024), (33, 2056)])
+def test_restore(outputs: int, inputs: int) -> None:
+    weight_ND = with_exceptions(randn(outputs, inputs, dtype=torch.bfloat16))
+    weight = lossless.pack(weight_ND, None)
+    assert weight.layout == lossless.LAYOUT
+    assert torch.equal(blocks.restore(weight, CHIP).view(torch.int16), weight_ND.view(torch.int16))
 
 
 @dtypes

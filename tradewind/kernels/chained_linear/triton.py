@@ -38,7 +38,7 @@ def _multiply(
     X_SCALED: tl.constexpr,
 ):  # fmt: skip
     """X_SCALED: the weights have one scale for all outputs, else one for each, which is rounded to the rows' type."""
-    tile = numbers(raw, x_tile, PART, PARTS, IN_PAIRS)
+    tile = numbers(raw, x_tile, PART, PARTS, 1, IN_PAIRS)
     if X_SCALED:
         scale = x_scale * tl.load(scales_at)
         if ROWS_FIRST:
@@ -102,9 +102,9 @@ def chained_linear_kernel(
         up_acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
         for step in tl.range(lo, hi, num_stages=STAGES):
             k = step * BK
-            raw = load_weights(w_at, k, output, N, inner, WIDTH, True)
+            raw = load_weights(w_at, k, output, N, inner, WIDTH, 1, True)
             if GATED:
-                up_raw = load_weights(up_at, k, output, N, inner, WIDTH, True)
+                up_raw = load_weights(up_at, k, output, N, inner, WIDTH, 1, True)
             for part in tl.static_range(PARTS):
                 first = part * WIDTH + k
                 group = first // GROUP * scale_stride_k

@@ -19,20 +19,42 @@ def _unpack(part, is_bfloat16):
     }}"""
 
 
-@triton.jit
-def load_weights(at, k, output, N, inner, WIDTH, EVEN: tl.constexpr):
-    """A tile of weights as they are stored, from column k on. EVEN: all of it is there."""
-    if EVEN:
-        raw = tl.load(at + k, eviction_policy="evict_first")
+@triton.constexpr_function
+def _restore(part, is_wide):
+    """Assembly: bfloat16 numbers, or float32, of one part out of words of the planes. See linear/lossless.py."""
+    first = 2 if is_wide else 1
+    if part < 3:
+        joined = f"lop3.b32 bits, ${first}, 0x87ff87ff, 0x38003800, 0xea;"
     else:
-        raw = tl.load(at + k, mask=(output < N)[:, None] & (inner + k < WIDTH)[None, :], other=0.0)
-    return raw
+        left = ((first, "shr", 4, 0x0780), (first + 1, "shr", 8, 0x0078), (first + 2, "shr", 11, 0x0007))
+        joined = "mov.b32 bits, 0x38003800;"
+        for plane, shift, by, mask in (*left, (first + 2, "shl", 1, 0x8000)):
+            joined += f"{shift}.b32 some, ${plane}, {by}; lop3.b32 bits, some, 0x{mask:04x}{mask:04x}, bits, 0xea;"
+    spread = "shl.b32 $0, bits, 16; and.b32 $1, bits, 0xffff0000;" if is_wide else "mov.b32 $0, bits;"
+    return f"{{ .reg .b32 bits, some; {joined} {spread} }}"
 
 
 @triton.jit
-def numbers(raw, like, PART: tl.constexpr, PARTS: tl.constexpr, IN_PAIRS: tl.constexpr):
+def load_weights(at, k, output, N, inner, WIDTH, PLANES: tl.constexpr, EVEN: tl.constexpr):
+    """A tile of weights as they are stored, from column k on, of each plane. EVEN: all of it is there."""
+    inside = (output < N)[:, None] & (inner + k < WIDTH)[None, :]
+    planes = ()
+    for plane in tl.static_range(PLANES):
+        plane_at = at + plane * WIDTH + k
+        if EVEN:
+            planes += (tl.load(plane_at, eviction_policy="evict_first"),)  # type: ignore[assignment]
+        else:
+            planes += (tl.load(plane_at, mask=inside, other=0.0),)  # type: ignore[assignment]
+    return planes
+
+
+@triton.jit
+def numbers(planes, like, PART: tl.constexpr, PARTS: tl.constexpr, PLANES: tl.constexpr, IN_PAIRS: tl.constexpr):
     """A tile of weights as numbers of the type of `like`, without their scale."""
-    if PARTS > 1:
+    raw = planes[0]
+    if PLANES == 3:
+        tile = _restored(planes, like, PART, IN_PAIRS)
+    elif PARTS > 1:
         if not IN_PAIRS:
             tile = ((raw >> (4 * PART)) & 15).to(like.dtype) - 8
         elif like.dtype == tl.bfloat16:
@@ -51,3 +73,39 @@ def numbers(raw, like, PART: tl.constexpr, PARTS: tl.constexpr, IN_PAIRS: tl.con
     else:
         tile = raw.to(like.dtype)
     return tile
+
+
+@triton.jit
+def _restored(planes, like, PART: tl.constexpr, IN_PAIRS: tl.constexpr):
+    IS_WIDE: tl.constexpr = like.dtype == tl.float32
+    if not IN_PAIRS:
+        if PART == 3:
+            left = (planes[0] >> 4) & 0x0780 | (planes[1] >> 8) & 0x0078 | (planes[2] >> 11) & 7
+            bits = left | (planes[2] & 0x4000) * 2
+        else:
+            bits = planes[PART] & -0x7801
+        tile = (bits | 0x3800).to(tl.int16).to(tl.bfloat16, bitcast=True).to(like.dtype)
+    elif PART == 3:
+        tile = tl.inline_asm_elementwise(
+            _restore(PART, IS_WIDE), "=r,=r,r,r,r" if IS_WIDE else "=r,r,r,r", [planes[0], planes[1], planes[2]],
+            dtype=like.dtype, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        tile = tl.inline_asm_elementwise(
+            _restore(PART, IS_WIDE), "=r,=r,r" if IS_WIDE else "=r,r", [planes[PART]],
+            dtype=like.dtype, is_pure=True, pack=2,
+        )  # fmt: skip
+    return tile
+
+
+@triton.jit
+def placeholder(scale):
+    """What stands in place of an exception, as `tradewind.kernels.linear.lossless.PLACEHOLDER` says."""
+    return scale * 0.000030517578125
+
+
+@triton.jit
+def exception_at(slots_at, output, N):
+    """Columns of exceptions, and their numbers."""
+    slot = tl.load(slots_at, mask=output < N, other=0)
+    return (slot >> 16) & 0xFFFF, (slot << 16).to(tl.float32, bitcast=True)

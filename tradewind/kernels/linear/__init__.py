@@ -119,6 +119,8 @@ def choose(
     `exact`: a row's result does not depend on how many others there are (the CPU's never does).
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
+    if quantisation is not None and quantisation.is_lossless:
+        return _choose_lossless(device, dtype, prefer, quantisation, exact)
     if quantisation is not None and quantisation.is_float:
         return _choose_fp8(device, dtype, prefer, quantisation, exact)
     if quantisation is not None and device.type == "cuda":
@@ -190,6 +192,34 @@ def _choose_int4_gpu(
     return pick(candidates, device, dtype, prefer)
 
 
+def _choose_lossless(
+    device: Device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
+) -> Choice[LinearKernel]:
+    from tradewind.kernels import gpu
+    from tradewind.kernels.linear import lossless
+    from tradewind.kernels.linear.tactics import Tactics
+
+    if device.type != "cuda" and prefer is None:
+        raise ConfigError("--quantization lossless is for GPUs; use none or int8 on a CPU", field="quantization")
+    if dtype != torch.bfloat16:
+        raise ConfigError(
+            "--quantization lossless is for weights in bfloat16: use --dtype bfloat16, or none", field="quantization"
+        )
+
+    def triton(chip: gpu.Chip) -> LinearKernel:
+        from tradewind.kernels.linear.gpu import quantised
+
+        return quantised(chip, Tactics.shipped(chip), quantisation, exact=exact)
+
+    measured = _measured(device, lossless.LAYOUT)
+    about = f", bfloat16 in 12 bits, restored in registers ({measured}), in memory for many rows"
+    candidates = [
+        *gpu.candidates(device, dtype, triton, lossless.kernel(), about=about),
+        Candidate("reference", lossless.kernel(), about="bfloat16 in 12 bits"),
+    ]
+    return pick(candidates, device, dtype, prefer)
+
+
 def _choose_fp8(
     device: Device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
 ) -> Choice[LinearKernel]:
@@ -216,9 +246,9 @@ def _choose_fp8(
     return pick(candidates, device, dtype, prefer)
 
 
-def _measured(device: Device) -> str:
+def _measured(device: Device, layout: str = "") -> str:
     """Where the tactics come from that a GPU is given; nothing for what is none."""
     from tradewind.kernels import gpu
     from tradewind.kernels.linear.tactics import Tactics
 
-    return Tactics.shipped(gpu.Chip.of(device)).about if device.type == "cuda" else ""
+    return Tactics.shipped(gpu.Chip.of(device)).about_layout(layout) if device.type == "cuda" else ""

@@ -1,7 +1,8 @@
 """Products of many rows with weights that only have scales for parts of their inputs, in Triton.
 
 Blocks of 8-bit floats (fp8_blocks.py): the rows become 8-bit floats too, 128 columns of a row sharing a scale, and the
-sum over each 128 inputs is scaled. 4-bit weights (int4.py) become 16-bit numbers in memory, for the vendor's product.
+sum over each 128 inputs is scaled. Weights of 4 bits (int4.py) or 12 (lossless.py) become 16-bit numbers in memory, for
+the vendor's product.
 """
 
 import torch
@@ -9,6 +10,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from tradewind.kernels.fused_linear.decoding import exception_at, load_weights, numbers, placeholder
 from tradewind.kernels.gpu import Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin
 from tradewind.kernels.linear import LinearWeight, int4
@@ -82,6 +84,38 @@ def widen_kernel(w, scales, out, N, D, WIDTH, GROUP: tl.constexpr, OVERLAPS: tl.
         tl.store(into, values.to(out.dtype.element_ty), mask=inside & (first < D)[None, :])
 
 
+@triton.jit
+def restore_kernel(w, scales, out, N, D, WIDTH, IN_PAIRS: tl.constexpr, OVERLAPS: tl.constexpr, ROWS: tl.constexpr):
+    """Program (i, j): ROWS rows of w, and the j-th 128 words of each of their three planes. Exceptions are left out."""
+    output = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inner = tl.arange(0, 128)
+    k = tl.program_id(1) * 128
+    w_at = w + output.to(tl.int64)[:, None] * (3 * WIDTH) + inner[None, :]
+    planes = load_weights(w_at, k, output, N, inner, WIDTH, 3, False)
+    scale = tl.load(scales + output, mask=output < N, other=0.0)
+    begin(OVERLAPS)  # what is written here may still be read
+    for part in tl.static_range(4):
+        column = part * WIDTH + k + inner
+        values = numbers(planes, scale, part, 4, 3, IN_PAIRS) * scale[:, None]
+        into = out + output.to(tl.int64)[:, None] * D + column[None, :]
+        inside = (output < N)[:, None] & ((k + inner < WIDTH) & (column < D))[None, :]
+        tl.store(into, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def put_exceptions_kernel(
+    exceptions, scales, out, N, D, COUNT: tl.constexpr, OVERLAPS: tl.constexpr, ROWS: tl.constexpr
+):
+    """Program i: those of ROWS rows."""
+    output = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    scale = tl.load(scales + output, mask=output < N, other=0.0)
+    slots_at = exceptions + output * COUNT + tl.arange(0, COUNT)[None, :]
+    column, number = exception_at(slots_at, output, N)
+    begin(OVERLAPS)
+    is_used = number != placeholder(scale)
+    tl.store(out + output.to(tl.int64) * D + column, number.to(out.dtype.element_ty), mask=(output < N) & is_used)
+
+
 def quantise_groups(x_TD: Tensor, chip: Chip, multiple: int = 1) -> tuple[Tensor, Tensor]:
     """float8_e4m3fn [T, D], and the scale of each 128 columns of a row, float32 [D / 128, T].
 
@@ -139,6 +173,24 @@ def widen(weight: LinearWeight, dtype: torch.dtype, chip: Chip) -> Tensor:
     stored, group, rows = weight.data.shape[1], int4.group_of(weight), 16
     widen_kernel[(triton.cdiv(outputs, rows), stored // group)](
         weight.data, weight.extras[0], out_ND, outputs, inputs, stored, GROUP=group, OVERLAPS=chip.overlaps,
+        ROWS=rows, num_warps=4, **chip.launch,
+    )  # fmt: skip
+    return out_ND
+
+
+def restore(weight: LinearWeight, chip: Chip) -> Tensor:
+    """As `tradewind.kernels.linear.lossless.dense`, in two kernels."""
+    outputs, inputs = weight.out_features, weight.in_features
+    out_ND = torch.empty((outputs, inputs), dtype=torch.bfloat16, device=weight.data.device)
+    stored, rows = weight.data.shape[2], 16
+    scales_N, exceptions_NE = weight.extras
+    programs = triton.cdiv(outputs, rows)
+    restore_kernel[(programs, triton.cdiv(stored, 128))](
+        weight.data, scales_N, out_ND, outputs, inputs, stored, IN_PAIRS=out_ND.is_cuda, OVERLAPS=chip.overlaps,
+        ROWS=rows, num_warps=4, **chip.launch,
+    )  # fmt: skip
+    put_exceptions_kernel[(programs,)](
+        exceptions_NE, scales_N, out_ND, outputs, inputs, COUNT=exceptions_NE.shape[1], OVERLAPS=chip.overlaps,
         ROWS=rows, num_warps=4, **chip.launch,
     )  # fmt: skip
     return out_ND

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear
 from tradewind.kernels.gpu import Chip
-from tradewind.kernels.linear import LinearKernel, LinearWeight, blocks, fp8, fp8_blocks, int4, reference
+from tradewind.kernels.linear import LinearKernel, LinearWeight, blocks, fp8, fp8_blocks, int4, lossless, reference
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.stored import StoredLinear
 from tradewind.kernels.linear.tactics import FusedTactic, Tactic, Tactics
@@ -24,8 +24,8 @@ OF_MANY = (
 _EXACT_FUSED = FusedTactic(64, 64, 64, 4, 3)
 
 # Up to so many rows the weights' bytes count more than the arithmetic: rows are not worth quantising for 8-bit weights,
-# and 4-bit weights not worth being widened in memory.
-_FEW_FOR_FP8, _FEW_FOR_BLOCKS, _FEW_FOR_INT4 = 1, 16, 256
+# and weights of 4 or 12 bits not worth being widened in memory.
+_FEW_FOR_FP8, _FEW_FOR_BLOCKS, _FEW_FOR_INT4, _FEW_FOR_LOSSLESS = 1, 16, 256, 128
 
 
 class GpuLinear:
@@ -167,8 +167,46 @@ class GpuInt4Linear:
         return LinearKernel(self._pack, self.linear, logits=self.logits)
 
 
+class GpuLosslessLinear:
+    """bfloat16 weights in 12 bits, as in lossless.py, beside those that stay as they are."""
+
+    def __init__(self, chip: Chip, tactics: Tactics, *, exact: bool = False) -> None:
+        self._chip = chip
+        self._tactics = tactics
+        self._exact = exact
+        self._plain = GpuLinear(chip, tactics, exact=exact)
+
+    def linear(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
+        """See `tradewind.kernels.linear.Linear`."""
+        if self._fuses(x_TD, weight):
+            return self._fused(x_TD, weight, residual_TN, x_TD.dtype)
+        return self._plain.linear(x_TD, self._restored(weight), residual_TN)
+
+    def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
+        """See `tradewind.kernels.linear.Logits`."""
+        if self._fuses(x_RD, weight):
+            return self._fused(x_RD, weight, None, torch.float32)
+        return self._plain.logits(x_RD, self._restored(weight))
+
+    def _fuses(self, x_TD: Tensor, weight: LinearWeight) -> bool:
+        return weight.layout == lossless.LAYOUT and len(x_TD) <= _FEW_FOR_LOSSLESS and not self._exact
+
+    def _fused(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+        tactic = _find_fused(self._tactics, len(x_TD), weight)
+        return fused_linear(x_TD, weight, Extras(residual_TN=residual_TN), tactic, self._chip, out_dtype)
+
+    def _restored(self, weight: LinearWeight) -> LinearWeight:
+        if weight.layout == reference.LAYOUT:
+            return weight
+        return reference.pack(blocks.restore(weight, self._chip), weight.bias_N)
+
+    def kernel(self) -> LinearKernel:
+        """The op, as `tradewind.kernels.linear.choose` wants it."""
+        return LinearKernel(lossless.pack, self.linear, logits=self.logits)
+
+
 def quantised(chip: Chip, tactics: Tactics, quantisation: Quantisation, *, exact: bool) -> LinearKernel:
-    """The op for weights of 4 bits, or of 8-bit floats."""
+    """The op for weights of 4 or 12 bits, or of 8-bit floats."""
     if quantisation.stored:
         by_layout = {
             reference.LAYOUT: GpuLinear(chip, tactics, exact=exact).kernel(),
@@ -176,6 +214,8 @@ def quantised(chip: Chip, tactics: Tactics, quantisation: Quantisation, *, exact
             fp8_blocks.LAYOUT: GpuFp8BlocksLinear(chip, tactics, exact=exact).kernel(),
         }
         return StoredLinear(by_layout).kernel()
+    if quantisation.is_lossless:
+        return GpuLosslessLinear(chip, tactics, exact=exact).kernel()
     if not quantisation.is_float:
         return GpuInt4Linear(chip, tactics, quantisation.group, exact=exact).kernel()
     if quantisation.group:

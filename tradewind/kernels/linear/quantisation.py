@@ -16,7 +16,8 @@ GROUPS = (32, 64, 128)
 
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits`: 8 or 4. `group`: how many inputs share a scale, one of GROUPS; 0 (all of them) with 8 bits.
+    """`bits`: 8 or 4, or 12 without loss (lossless.py). `group`: how many inputs share a scale, one of GROUPS; 0 (all
+    of them) with 8 bits or 12.
 
     `is_float`: the 8 bits are a float (fp8.py), not a whole number; a group is one of outputs too (fp8_blocks.py).
     `stored`: the checkpoint's own: weights that it has in full stay so.
@@ -29,9 +30,14 @@ class Quantisation:
 
     @classmethod
     def named(cls, name: str) -> "Quantisation | None":
-        """By its name in the settings: none, fp8, fp8-blocks, int8, int4 (groups of 32), int4-g64, int4-g128."""
+        """By its name in the settings.
+
+        none, lossless, fp8, fp8-blocks, int8, int4 (groups of 32), int4-g64 or int4-g128.
+        """
         if name == "none":
             return None
+        if name == "lossless":
+            return cls(12, 0)
         if name == "fp8":
             return cls(8, 0, is_float=True)
         if name == "fp8-blocks":
@@ -50,6 +56,11 @@ class Quantisation:
         return self.bits + (16 / self.group if self.group and not self.is_float else 0)
 
     @property
+    def is_lossless(self) -> bool:
+        """Whether the weights' numbers stay what they were."""
+        return self.bits == 12
+
+    @property
     def quantises_rows(self) -> bool:
         """Whether norms and gates give `linear` rows of 8 bits."""
         return self.is_float and not self.group and not self.stored
@@ -57,6 +68,8 @@ class Quantisation:
     @property
     def layout(self) -> str:
         """A name that tells this quantisation from others."""
+        if self.is_lossless:
+            return "lossless"
         if self.is_float:
             return "fp8-blocks" if self.group else "fp8"
         return "int8" if self.bits == 8 else f"int4-g{self.group}"

@@ -4,10 +4,12 @@ Nothing is searched for while serving. `tradewind bench gpu --parts tune` measur
 table lies in a file that is named after its card.
 """
 
+import functools
 import json
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,7 +109,10 @@ Entry = Measured | MeasuredFused | MeasuredChained
 
 @dataclass(frozen=True)
 class Tactics:
-    """A table, and where it comes from: `about` names the GPU and the versions it was measured with, for people."""
+    """A table, and where it comes from: `about` names the GPU and the versions it was measured with, for people.
+
+    `about_others`: the same of the tables that layouts are taken from which this one does not have.
+    """
 
     about: str
     entries: tuple[Measured, ...]
@@ -115,25 +120,38 @@ class Tactics:
     chained: tuple[MeasuredChained, ...] = ()
     card: str = ""
     capability: tuple[int, int] = (0, 0)
+    about_others: Mapping[str, str] = field(default_factory=dict)
+
+    def about_layout(self, layout: str) -> str:
+        """Where the tactics of this layout come from."""
+        return self.about_others.get(layout, self.about)
 
     @classmethod
     def shipped(cls, chip: "Chip") -> "Tactics":
         """Of the tables that come with the package, the one measured on this card, or else on the nearest.
 
-        That is the one of the nearest compute capability, the first by name of several; `about` says why.
+        That is the one of the nearest compute capability, the first by name of several; `about` says why. Layouts that
+        it does not have come from the next one.
         """
         card = card_of(chip.name)
 
         def distance(table: Tactics) -> tuple[bool, int, str]:
             return (table.card != card, abs(_ten(table.capability) - _ten(chip.capability)), table.card)
 
-        table = min(cls.all_shipped(), key=distance)
+        first, *others = sorted(cls.all_shipped(), key=distance)
+        table = functools.reduce(cls._filled_up, others, first)
         if table.card == card:
             return table
         major, minor = chip.capability
         is_alike = table.capability == chip.capability
         why = "another of its capability" if is_alike else f"the nearest: none is for capability {major}.{minor}"
         return replace(table, about=f"{table.about}, {why}")
+
+    def _filled_up(self, other: "Tactics") -> "Tactics":
+        known = {entry.layout for entry in self.fused}
+        more = tuple(entry for entry in other.fused if entry.layout not in known)
+        about_others = {**self.about_others, **{entry.layout: other.about for entry in more}}
+        return replace(self, fused=self.fused + more, about_others=about_others)
 
     @classmethod
     def all_shipped(cls) -> "list[Tactics]":
