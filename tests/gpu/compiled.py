@@ -21,8 +21,10 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
+from tradewind.kernels.chained_linear import registers
 from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
 from tradewind.kernels.fused_attention.triton import AT_ONCE, fused_attention_kernel, tile_on
 from tradewind.kernels.fused_linear import MOST_ROWS
@@ -260,8 +262,7 @@ def _fused(chip: Chip) -> list[Variant]:
         tactic = launched(entry.tactic, chip, entry.layout, normed=entry.normed, gated=entry.gated)
         residual = not entry.normed and entry.rows <= MOST_ROWS
         parts = ["norm"] * entry.normed + ["gate"] * entry.gated + ["residual"] * residual
-        shape = f"{tactic.outputs}x{tactic.rows}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
-        name = " ".join(("fused", entry.layout, *parts, shape))
+        name = " ".join(("fused", entry.layout, *parts, _shape(tactic)))
         found[name] = _fused_variant(name, entry.layout, tuple(parts), tactic)
     return list(found.values())
 
@@ -303,11 +304,38 @@ def _chained() -> list[Variant]:
     for entry in itertools.chain.from_iterable(table.chained for table in Tactics.all_shipped()):
         tactic = entry.tactic
         parts = ("gated",) if entry.gated else ("plain", "adds")
+        if tactic.rows == registers.ROWS:
+            names = {part: f"in registers {entry.layout} {part} {_shape(tactic)}" for part in parts}
+            found |= {name: _in_registers(name, entry.layout, part, tactic) for part, name in names.items()}
+            continue
         for part in parts if tactic.outputs == 128 else parts[:1]:
-            shape = f"{tactic.outputs}x{tactic.rows}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
-            name = f"chained {entry.layout} {part} {shape}{' rows first' if tactic.rows_first else ''}"
+            name = f"chained {entry.layout} {part} {_shape(tactic)}{' rows first' if tactic.rows_first else ''}"
             found[name] = chained_variant(name, entry.layout, part, tactic)
     return list(found.values())
+
+
+def _shape(tactic: FusedTactic | ChainedTactic) -> str:
+    return f"{tactic.outputs}x{tactic.rows}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
+
+
+def _in_registers(name: str, layout: str, part: str, tactic: ChainedTactic) -> Variant:
+    """`part`: "plain", "gated" or "adds"."""
+    types = {
+        "x": BF16, "w": I16, "scales": F16, "scale_stride": "i32=16", "y": BF16, "T": "i32", "N": "i32=16",
+        "D": "i32=16", "WIDTH": "i32=16", "SHARE": "i32=16", "COUNT": "i32", "eps": "fp32",
+    }  # fmt: skip
+    adds = part == "adds"
+    types |= {"residual": BF16, "gain": BF16, "y_squares": F32} if adds else {"squares": F32}
+    every = ("squares", "bias", "residual", "gain", "y_squares")
+    constants: dict[str, Any] = {name: None for name in every if name not in types}
+    constants |= {
+        "GROUP": _LAYOUTS[layout][2]["GROUP"], "BK": _inputs(tactic, _LAYOUTS[layout][2]), "NORMED": not adds,
+        "GATED": part == "gated", "HAS_BIAS": False,
+        "ADDS": adds, "IN_PAIRS": True, "OVERLAPS": True, "COUNTS": 256, "BN": tactic.outputs, "TT": registers.ROWS,
+        "num_warps": tactic.warps,
+    }  # fmt: skip
+    options = {"num_warps": tactic.warps}
+    return Variant(name, registers.registers_kernel, types, constants, options, "mma.sync")
 
 
 def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) -> Variant:
@@ -399,7 +427,8 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
             signature[name] = "constexpr"
             # Kernels start before the one before is over from Hopper on.
             constants[(place,)] = variant.constants[name] if name != "OVERLAPS" else arch >= 90
-    source = ASTSource(variant.kernel, signature, constants, attributes)
+    kind_of_source = GluonASTSource if variant.kernel.is_gluon() else ASTSource
+    source = kind_of_source(variant.kernel, signature, constants, attributes)
     try:
         compiled = triton.compile(
             source, target=GPUTarget("cuda", arch, 32), options={**variant.options, **Chip(1, arch >= 90).launch}

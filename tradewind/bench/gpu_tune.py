@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from tradewind.bench.gpu_kernels import layer_shapes, replayed_s, tell_of_compiling
+from tradewind.kernels.chained_linear import GROUP
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.ready import ReadyKernels
@@ -84,8 +85,8 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
             if form in ("bf16", "fp8"):
                 entries.extend(_search(form, weights, device))
             fused.extend(_search_fused(work, weights, device) for work in _fused_works(form, name))
-            if form not in ("bf16", "fp8", "lossless"):
-                chained.extend(_search_chained(ChainedWork(form, rows, name), weights, device) for rows in ROWS)
+            works = (ChainedWork(form, rows, name) for rows in _chained_rows(form))
+            chained.extend(_search_chained(work, weights, device) for work in works)
     gpu = torch.cuda.get_device_name(device)
     table = {
         "gpu": gpu,
@@ -161,8 +162,19 @@ def _in_parts(form: str) -> bool:
     return form == "lossless" or form.startswith("int4")
 
 
+def _chained_rows(form: str) -> tuple[int, ...]:
+    """For how many rows products of this form are chained."""
+    if form in ("bf16", "fp8", "lossless"):
+        return ()
+    return (8, *ROWS) if form.startswith("int4") else ROWS
+
+
 def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
     """Tactics worth trying. What sums up squares, or quantises, owns a whole group."""
+    if work.rows <= 8:
+        for outputs, inputs, warps in itertools.product((16, 32), (32, 64, 128), (1, 2, 4, 8)):
+            yield ChainedTactic(outputs, 8, inputs, warps, 1, 0)
+        return
     is_int4, gated = work.form.startswith("int4"), work.place == "gate_up"
     outputs_s = (64, 128) if work.place == "qkv" else (128,)
     programs_s = (0, 1) if work.place == "qkv" else (0,) if gated else (1,)
@@ -221,6 +233,8 @@ def _fused_call(
 def _chained_call(
     work: ChainedWork, weight: LinearWeight, tactic: ChainedTactic, device: torch.device, chip: Chip
 ) -> Callable[[], object]:
+    from tradewind.kernels.chained_linear.registers import ROWS as FEW
+    from tradewind.kernels.chained_linear.registers import chained_in_registers
     from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
 
     run = TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=work.form.startswith("fp8"))
@@ -234,8 +248,10 @@ def _chained_call(
         place = Place(gated=True)
     elif work.place != "qkv":
         place = Place(residual_TN=x_TD.new_zeros(work.rows, weight.out_features), norm=norm_out)
-    out = run.room(work.rows, weight, place, x_TD.dtype)
-    return functools.partial(chained_linear, rows, weight, place, out, Launch(tactic, chip, run.arrivals))
+    in_registers = tactic.rows == FEW
+    out = run.room(work.rows, weight, place, x_TD.dtype, tactic.outputs if in_registers else GROUP)
+    call = chained_in_registers if in_registers else chained_linear
+    return functools.partial(call, rows, weight, place, out, Launch(tactic, chip, run.arrivals))
 
 
 def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], object]]:
@@ -252,7 +268,7 @@ def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], o
         for work in dict.fromkeys(work for name in ("qkv", "out", "gate_up") for work in _fused_works(form, name)):
             for fused_tactic in fused_candidates(work):
                 yield _fused_call(work, weight, fused_tactic, device, chip)
-        works = itertools.product(ROWS if form not in ("bf16", "fp8") else (), ("qkv", "out", "gate_up"))
+        works = itertools.product(_chained_rows(form), ("qkv", "out", "gate_up"))
         for chained_work in (ChainedWork(form, rows, place) for rows, place in works):
             for chained_tactic in chained_candidates(chained_work):
                 yield _chained_call(chained_work, weight, chained_tactic, device, chip)

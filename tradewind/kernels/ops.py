@@ -127,7 +127,8 @@ def choose_ops(
     if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         chosen["fused_attention"] = Chosen("triton", "all of attention in one kernel, in steps of one token")
     if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
-        steps = chained_linear.STEPS
+        assert quantisation is not None
+        steps = chained_linear.steps_of(quantisation)
         about = f"what follows a product is done where it ends, in steps of {steps[0]} to {steps[-1]} tokens"
         chosen["chained_linear"] = Chosen("triton", f"{about}, where sizes allow it")
     return Ops(

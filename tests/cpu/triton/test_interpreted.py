@@ -27,10 +27,12 @@ from tests.cpu.kernels.test_ops import (
 )
 from tests.cpu.paged import PagedModel, Sequence, make_rows
 from tests.cpu.tiny_models import TinyModel, make_tiny_model, random_prompt
+from tests.cpu.triton.gluon import interpreted
 from tradewind.config import ModelConfig
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
-from tradewind.kernels.chained_linear import PreparedRows
+from tradewind.kernels.chained_linear import PreparedRows, registers
 from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
+from tradewind.kernels.chained_linear.registers import chained_in_registers
 from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
 from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_attention.reference import fused_attention as attend_plainly
@@ -540,6 +542,47 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
             torch.testing.assert_close(
                 out.values_TD.unflatten(1, (-1, 128)).abs().amax(2), torch.full_like(out.scales_GT.t(), 448.0)
             )
+    assert_near(residual_TN, total, dtype)
+
+
+# Outputs of a tile, rows, inputs at a time, warps: one warp and several, and fewer than were asked for.
+IN_REGISTERS = [(1, 16, 64, 1), (1, 16, 128, 4), (3, 32, 32, 4), (8, 16, 32, 8)]
+
+
+@pytest.mark.parametrize("group", [32, 128])
+@pytest.mark.parametrize(("tokens", "outputs_at_once", "inputs_at_once", "warps"), IN_REGISTERS)
+@pytest.mark.parametrize("has_norm", [False, True])
+def test_chained_linear_in_registers(
+    group: int, tokens: int, outputs_at_once: int, inputs_at_once: int, warps: int, has_norm: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(registers, "registers_kernel", interpreted(registers.registers_kernel))
+    dtype, (outputs, inputs) = torch.float16, (256, 1536)
+    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False)
+    norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
+    rows = ReferenceChainedLinear(quantises=False).prepare(
+        randn(tokens, inputs, dtype=dtype, scale=3.0), norms[0] if has_norm else None
+    )
+    if rows.squares_GT is not None:  # as if of several groups
+        squares_GT = torch.cat([rows.squares_GT / 4, torch.zeros(7, tokens), rows.squares_GT * 0.75])
+        rows = replace(rows, squares_GT=squares_GT)
+    weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
+    weight = Int4(group).pack(weight_ND, randn(outputs, dtype=dtype, seed=3))
+    wide = rows.dense().double() @ numbers(weight).T + weight.bias_N.double()
+    gate, up = wide.chunk(2, -1)
+    residual_TN = randn(tokens, outputs, dtype=dtype, seed=5)
+    total = wide + residual_TN.double()
+    normed = total.to(dtype).double()
+    normed = normed / (normed.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norms[1].weight_D.double()
+    tactic = ChainedTactic(outputs_at_once, 8, inputs_at_once, warps, 1, 0)
+    for place, expected in (
+        (Place(), wide),
+        (Place(gated=True), gate / (1 + (-gate).exp()) * up),
+        (Place(residual_TN=residual_TN, norm=norms[1]), normed),
+    ):
+        out = run.room(tokens, weight, place, dtype, outputs_at_once)
+        chained_in_registers(rows, weight, place, out, Launch(tactic, CHIP, run.arrivals))
+        assert_near(out.dense().to(dtype), expected, dtype)
     assert_near(residual_TN, total, dtype)
 
 

@@ -29,8 +29,8 @@ class PreparedRows:
 
     values_TD: of the activations' type; or float8_e4m3fn, and then each GROUP columns of a row have a scale, with which
     the largest of them became 448. So the norm's gain is in the values already, and its root, which takes the whole
-    row, is left to who multiplies: squares_GT are sums of the squares that it is taken of. scales_GT, squares_GT:
-    float32. None: rows that are not quantised, or not normed. All are contiguous.
+    row, is left to who multiplies: squares_GT are sums of the squares that it is taken of, of any groups of columns.
+    scales_GT, squares_GT: float32. None: rows that are not quantised, or not normed. All are contiguous.
     """
 
     values_TD: Tensor
@@ -81,8 +81,10 @@ class ChainedLinear(Protocol):
         ...
 
 
-STEPS = range(2, 65)
-"""Of how many tokens a step is faster so than by fused_linear, or op by op; measured on an H100."""
+def steps_of(quantisation: "Quantisation") -> range:
+    """Of how many tokens a step is faster so than by fused_linear, or op by op; measured on an H100."""
+    is_sparing = not quantisation.is_float and quantisation.group == GROUP
+    return range(1 if is_sparing else 2, 65)
 
 
 def choose(
@@ -99,7 +101,8 @@ def choose(
     from tradewind.kernels.linear.tactics import Tactics
 
     chip = gpu.Chip.of(device)
-    return TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=quantisation.is_float)
+    tactics, steps = Tactics.shipped(chip), steps_of(quantisation)
+    return TritonChainedLinear(device, chip, tactics, quantises=quantisation.is_float, steps=steps)
 
 
 def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | None", *, exact: bool = False) -> bool:

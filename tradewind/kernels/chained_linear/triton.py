@@ -6,7 +6,8 @@ quarter as many tiles (https://arxiv.org/abs/2301.03598). The program that finis
 parts up, in their order, so that the result does not depend on who that was, and does what comes after the product.
 
 The weights are blocks of 8-bit floats (fp8_blocks.py), and then the rows are quantised, too; or numbers of 4 bits
-(int4.py), which become numbers of the rows' type, scale included, between shared memory and the tensor cores.
+(int4.py), which become numbers of the rows' type, scale included, between shared memory and the tensor cores. Of up to
+8 rows with those, registers.py has a kernel of its own.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time (of each part of int4.py).
 """
@@ -18,7 +19,8 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.chained_linear import GROUP, STEPS, PreparedRows
+from tradewind.kernels.chained_linear import GROUP, PreparedRows
+from tradewind.kernels.chained_linear.registers import ROWS, chained_in_registers
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.triton import Reading
@@ -254,10 +256,13 @@ class TritonChainedLinear:
     weights are 8-bit floats.
     """
 
-    def __init__(self, device: torch.device, chip: Chip, tactics: Tactics, *, quantises: bool) -> None:
+    def __init__(
+        self, device: torch.device, chip: Chip, tactics: Tactics, *, quantises: bool, steps: range = range(2, 65)
+    ) -> None:
         self._chip = chip
         self._tactics = tactics
         self._quantises = quantises
+        self._steps = steps
         self.arrivals = torch.zeros(_MOST_TILES, dtype=torch.int32, device=device)
 
     def takes(self, weight: LinearWeight) -> bool:
@@ -286,7 +291,7 @@ class TritonChainedLinear:
     @property
     def steps(self) -> range:
         """See `ChainedLinear`."""
-        return STEPS
+        return self._steps
 
     def linear(self, rows: PreparedRows, weight: LinearWeight) -> Tensor:
         """See `ChainedLinear`."""
@@ -301,31 +306,38 @@ class TritonChainedLinear:
         assert residual_TN.is_contiguous()
         return self._run(rows, weight, Place(residual_TN=residual_TN, norm=norm))
 
-    def room(self, tokens: int, weight: LinearWeight, place: Place, dtype: torch.dtype) -> PreparedRows:
-        """Where a product leaves what it gives."""
+    def room(
+        self, tokens: int, weight: LinearWeight, place: Place, dtype: torch.dtype, group: int = GROUP
+    ) -> PreparedRows:
+        """Where a product leaves what it gives; `group`: how many columns have a sum of squares."""
         if not place.gated and place.norm is None:
             y_TN = torch.empty((tokens, weight.out_features), dtype=dtype, device=weight.data.device)
             return PreparedRows(y_TN, None, None, 0.0, dtype)
         width = weight.out_features // 2 if place.gated else weight.out_features
-        return self._rows((tokens, width), place.norm, dtype, weight.data.device)
+        return self._rows((tokens, width), place.norm, dtype, weight.data.device, group)
 
     def _rows(
-        self, shape: tuple[int, int], norm: Norm | None, dtype: torch.dtype, device: torch.device
+        self, shape: tuple[int, int], norm: Norm | None, dtype: torch.dtype, device: torch.device, group: int = GROUP
     ) -> PreparedRows:
         tokens, width = shape
         values_TD = torch.empty(shape, dtype=FP8 if self._quantises else dtype, device=device)
         scales_GT, squares_GT = (
-            torch.empty((triton.cdiv(width, GROUP), tokens), dtype=torch.float32, device=device) if needed else None
-            for needed in (self._quantises, norm is not None)
+            torch.empty((triton.cdiv(width, columns), tokens), dtype=torch.float32, device=device) if needed else None
+            for needed, columns in ((self._quantises, GROUP), (norm is not None, group))
         )
         return PreparedRows(values_TD, scales_GT, squares_GT, norm.eps if norm else 0.0, dtype)
 
     def _run(self, rows: PreparedRows, weight: LinearWeight, place: Place) -> PreparedRows:
         tokens = len(rows.values_TD)
-        out = self.room(tokens, weight, place, rows.dtype)
         tactic = self._tactics.find_chained(
             weight.layout, tokens, weight.out_features, weight.in_features, gated=place.gated
         )
+        launch = Launch(tactic, self._chip, self.arrivals)
+        if tactic.rows == ROWS:
+            out = self.room(tokens, weight, place, rows.dtype, tactic.outputs)
+            chained_in_registers(rows, weight, place, out, launch)
+            return out
+        out = self.room(tokens, weight, place, rows.dtype)
         if tokens:
-            chained_linear(rows, weight, place, out, Launch(tactic, self._chip, self.arrivals))
+            chained_linear(rows, weight, place, out, launch)
         return out

@@ -5,8 +5,11 @@ from triton import language as tl
 
 
 @triton.constexpr_function
-def _unpack(part, is_bfloat16):
-    """Assembly: two 4-bit numbers out of two of 16 bits. In the low bits of 128 (or 1024) they count up from there."""
+def unpack_pairs(part, is_bfloat16):
+    """Assembly: a 4-bit number of each of two words (linear/int4.py), as two of 16 bits.
+
+    In the low bits of 128 (or 1024) they count up from there.
+    """
     one, least, less = ("3f80", "4300", "c308") if is_bfloat16 else ("3c00", "6400", "e408")
     kind = "bf16x2" if is_bfloat16 else "f16x2"
     return f"""{{
@@ -59,11 +62,11 @@ def numbers(planes, like, PART: tl.constexpr, PARTS: tl.constexpr, PLANES: tl.co
             tile = ((raw >> (4 * PART)) & 15).to(like.dtype) - 8
         elif like.dtype == tl.bfloat16:
             tile = tl.inline_asm_elementwise(
-                _unpack(PART, True), "=r,r", [raw], dtype=tl.bfloat16, is_pure=True, pack=2
+                unpack_pairs(PART, True), "=r,r", [raw], dtype=tl.bfloat16, is_pure=True, pack=2
             )
         else:
             tile = tl.inline_asm_elementwise(
-                _unpack(PART, False), "=r,r", [raw], dtype=tl.float16, is_pure=True, pack=2
+                unpack_pairs(PART, False), "=r,r", [raw], dtype=tl.float16, is_pure=True, pack=2
             ).to(like.dtype)
     elif raw.dtype == like.dtype:
         tile = raw

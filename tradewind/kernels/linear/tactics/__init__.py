@@ -79,7 +79,8 @@ class ChainedTactic:
     """How a chained product is launched: outputs and rows of a tile, inputs at a time, and how it is pipelined.
 
     `programs`: on each multiprocessor, which share the tiles' steps out among themselves; 0: one for each tile.
-    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are.
+    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. With 8 rows weights have 4
+    bits, and there are no stages: see tradewind.kernels.chained_linear.registers.
     """
 
     outputs: int
@@ -131,7 +132,7 @@ class Tactics:
         """Of the tables that come with the package, the one measured on this card, or else on the nearest.
 
         That is the one of the nearest compute capability, the first by name of several; `about` says why. Layouts that
-        it does not have come from the next one.
+        it does not have come from the next one, and so do numbers of rows for which it chains no products.
         """
         card = card_of(chip.name)
 
@@ -149,9 +150,11 @@ class Tactics:
 
     def _filled_up(self, other: "Tactics") -> "Tactics":
         known = {entry.layout for entry in self.fused}
-        more = tuple(entry for entry in other.fused if entry.layout not in known)
-        about_others = {**self.about_others, **{entry.layout: other.about for entry in more}}
-        return replace(self, fused=self.fused + more, about_others=about_others)
+        fused = tuple(entry for entry in other.fused if entry.layout not in known)
+        works = {(entry.layout, entry.rows) for entry in self.chained}
+        chained = tuple(entry for entry in other.chained if (entry.layout, entry.rows) not in works)
+        about_others = {**self.about_others, **{entry.layout: other.about for entry in fused}}
+        return replace(self, fused=self.fused + fused, chained=self.chained + chained, about_others=about_others)
 
     @classmethod
     def all_shipped(cls) -> "list[Tactics]":

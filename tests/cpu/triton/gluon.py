@@ -1,0 +1,42 @@
+"""Gluon kernels in Triton's interpreter, which knows no layouts: the same functions, with Triton's operations."""
+
+from types import FunctionType
+from typing import Any
+
+import triton
+from triton import language as tl
+from triton.runtime.interpreter import InterpretedFunction
+
+
+def interpreted(kernel: Any) -> Any:
+    """`kernel` as `triton.jit` gives it where kernels are interpreted; so are those that it calls."""
+    own = kernel.fn.__globals__
+    known: dict[str, Any] = {**own, "gl": _Language(), "tl": tl, "mma_v2": lambda a, b, acc: tl.dot(a, b, acc)}
+    for name, value in own.items():
+        if hasattr(value, "fn") and value.fn.__module__ == kernel.fn.__module__ and value is not kernel:
+            known[name] = triton.jit(_with(value.fn, known))
+    made = InterpretedFunction(_with(kernel.fn, known))
+    made.rewrite().__annotations__ = dict.fromkeys(kernel.fn.__annotations__, "constexpr")
+    return made
+
+
+def _with(function: Any, known: dict[str, Any]) -> FunctionType:
+    return FunctionType(function.__code__, known, function.__name__, function.__defaults__)
+
+
+class _Language:
+    """Stands for `gluon.language`: Triton's operations, which the interpreter replaces while a kernel runs."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.endswith("Layout"):
+            return lambda *_arguments: None
+        return getattr(tl, name)
+
+    def arange(self, first: int, last: int, _layout: None) -> Any:
+        return tl.arange(first, last)
+
+    def zeros(self, shape: list[int], dtype: Any, _layout: None) -> Any:
+        return tl.zeros(shape, dtype)
+
+    def convert_layout(self, x: Any, _layout: None) -> Any:
+        return x
