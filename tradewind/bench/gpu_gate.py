@@ -174,7 +174,7 @@ def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
         packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), bias_N)
         assert run.takes(packed)
         numbers_DN = _numbers(packed).T
-        for tokens in (2, 16, 17, 40, 64, 65, 128):
+        for tokens in (1, 2, 5, 8, 16, 17, 40, 64, 65, 128):
             x_TD, name = _randn(device, tokens, inputs, scale=3.0), f"chained {kind} {tokens}x{inputs}->{outputs}"
             rows = run.prepare(x_TD, norms[inputs])
             yield Check(f"{name} prepare", _error(rows, _normed(x_TD.double(), norms[inputs])), limit)
