@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,8 +46,13 @@ class Kernel:
     def preload(self, what: str) -> SimpleNamespace:
         if self.error is not None:
             raise self.error
-        self.device_caches[0][0][what] = self
-        return SimpleNamespace(run=None)
+        self.device_caches[0][0][what] = compiled = SimpleNamespace(run=None, src=what, metadata=None)
+        return compiled
+
+
+def loading(src: str, _metadata: None) -> tuple[int, str]:
+    """Which thread loads the launcher, and of what."""
+    return threading.get_ident(), src
 
 
 def test_what_cannot_be_prepared_is_left_to_its_launch(
@@ -57,12 +63,15 @@ def test_what_cannot_be_prepared_is_left_to_its_launch(
     kernels = [Kernel(), Kernel(RuntimeError("PassManager::run failed")), Kernel()]
     launches = [ready._Launch(kernel, "key", "key") for kernel in kernels]
     monkeypatch.setattr(ready, "_rehearse", lambda _work: launches)
-    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_device=lambda: 0))
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(get_current_device=lambda: 0, launcher_cls=loading))
     told: list[int] = []
     with caplog.at_level(logging.WARNING):
         ready.ReadyKernels(threads=2).prepare(lambda: None, lambda done, _all: told.append(done))
     assert told == [1, 2, 3]
     assert ["key" in kernel.device_caches[0][0] for kernel in kernels] == [True, False, True]
+    # Launchers are loaded by one thread.
+    launchers = [kernel.device_caches[0][0]["key"]._run for kernel in kernels if kernel.error is None]
+    assert launchers == [(threading.get_ident(), "key")] * 2
     (line,) = caplog.records
     assert "first launched" in line.getMessage()
     assert line.__dict__["fields"]["first"] == "RuntimeError: PassManager::run failed"

@@ -88,26 +88,46 @@ class ReadyKernels:
             log.warning("kernels are compiled when they are first launched", extra=fields(because=repr(error)[:200]))
             return
         failures: list[str] = []
+        loaded: list[Any] = []
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="compile")
         try:
             for done, made in enumerate(as_completed([pool.submit(self._make_ready, launch) for launch in launches])):
                 fault = made.exception()
                 if fault is not None:
                     failures.append(f"{type(fault).__name__}: {fault}")
+                else:
+                    loaded.append(made.result())
                 progress(done + 1, len(launches))
         finally:
             pool.shutdown(cancel_futures=True)
+            for kernel in filter(None, loaded):
+                _load_launcher(kernel)
             self.seconds += time.perf_counter() - begun_s
         if failures:
             refused(failures, len(launches))
 
-    def _make_ready(self, launch: _Launch) -> None:
+    def _make_ready(self, launch: _Launch) -> Any:
+        """The kernel, unless it is ready already."""
         from triton.runtime import driver
 
         with self._lock:  # there is one record of the kernels of a device, however many threads are the first to ask
             ready = launch.kernel.device_caches[driver.active.get_current_device()][0]
-        if launch.key not in ready:  # one that is might be part of a graph, and must not be replaced
-            _ = launch.kernel.preload(launch.what).run  # which is loaded onto the device when it is asked for
+        if launch.key in ready:  # it might be part of a graph, and must not be replaced
+            return None
+        kernel = launch.kernel.preload(launch.what)
+        _ = kernel.run  # it is loaded onto the device when this is asked for
+        return kernel
+
+
+def _load_launcher(kernel: Any) -> None:
+    """Load what launches the kernel once more, while no other thread loads any.
+
+    Triton 3.6 compiles a C module for it, and all of these have one name. Of a module that was loaded before, Python
+    puts the functions into the last one that was loaded under that name: of two threads one may be given the other's.
+    """
+    from triton.runtime import driver
+
+    kernel._run = driver.active.launcher_cls(kernel.src, kernel.metadata)
 
 
 def _rehearse(work: Callable[[], object]) -> list[_Launch]:
