@@ -304,7 +304,7 @@ def _chained() -> list[Variant]:
     for entry in itertools.chain.from_iterable(table.chained for table in Tactics.all_shipped()):
         tactic = entry.tactic
         parts = ("gated",) if entry.gated else ("plain", "adds")
-        if tactic.rows == registers.ROWS:
+        if registers.takes(tactic):
             names = {part: f"in registers {entry.layout} {part} {_shape(tactic)}" for part in parts}
             found |= {name: _in_registers(name, entry.layout, part, tactic) for part, name in names.items()}
             continue
@@ -331,7 +331,7 @@ def _in_registers(name: str, layout: str, part: str, tactic: ChainedTactic) -> V
     constants |= {
         "GROUP": _LAYOUTS[layout][2]["GROUP"], "BK": _inputs(tactic, _LAYOUTS[layout][2]), "NORMED": not adds,
         "GATED": part == "gated", "HAS_BIAS": False,
-        "ADDS": adds, "IN_PAIRS": True, "OVERLAPS": True, "COUNTS": 256, "BN": tactic.outputs, "TT": registers.ROWS,
+        "ADDS": adds, "IN_PAIRS": True, "OVERLAPS": True, "COUNTS": 256, "BN": tactic.outputs, "TT": tactic.rows,
         "num_warps": tactic.warps,
     }  # fmt: skip
     options = {"num_warps": tactic.warps}
@@ -342,7 +342,7 @@ def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) ->
     """`part`: "plain", "gated" or "adds"."""
     types = {
         "scales": F32, "scale_stride_n": "i32=16", "scale_stride_k": "i32=16", "arrivals": I32, "T": "i32",
-        "N": "i32=16", "D": "i32=16", "WIDTH": "i32=16", "STEPS": "i32", "eps": "fp32",
+        "N": "i32=16", "D": "i32=16", "WIDTH": "i32=16", "STEPS": "i32", "COUNT": "i32", "eps": "fp32",
     }  # fmt: skip
     types["w"], types["scales"], constants = _LAYOUTS[layout]
     is_fp8, adds, gated = layout == "fp8-blocks", part == "adds", part == "gated"
@@ -355,7 +355,7 @@ def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) ->
     constants |= {
         "X_SCALED": is_fp8, "NORMED": not adds, "GATED": gated, "HAS_BIAS": False, "ADDS": adds,
         "QUANTISES": is_fp8 and part != "plain", "IN_PAIRS": True, "OVERLAPS": True, "SPLITS": tactic.programs > 0,
-        "GROUPS": 32, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": tactic.rows,
+        "COUNTS": 32, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": tactic.rows,
         "BK": _inputs(tactic, constants), "STAGES": tactic.stages,
     }  # fmt: skip
     options = {"num_warps": tactic.warps, "num_stages": tactic.stages}

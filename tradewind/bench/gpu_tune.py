@@ -171,9 +171,10 @@ def _chained_rows(form: str) -> tuple[int, ...]:
 
 def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
     """Tactics worth trying. What sums up squares, or quantises, owns a whole group."""
-    if work.rows <= 8:
+    if work.form.startswith("int4") and work.rows <= 16:
         for outputs, inputs, warps in itertools.product((16, 32), (32, 64, 128), (1, 2, 4, 8)):
-            yield ChainedTactic(outputs, 8, inputs, warps, 1, 0)
+            yield ChainedTactic(outputs, work.rows, inputs, warps, 1, 0)
+    if work.rows < 16:
         return
     is_int4, gated = work.form.startswith("int4"), work.place == "gate_up"
     outputs_s = (64, 128) if work.place == "qkv" else (128,)
@@ -233,8 +234,7 @@ def _fused_call(
 def _chained_call(
     work: ChainedWork, weight: LinearWeight, tactic: ChainedTactic, device: torch.device, chip: Chip
 ) -> Callable[[], object]:
-    from tradewind.kernels.chained_linear.registers import ROWS as FEW
-    from tradewind.kernels.chained_linear.registers import chained_in_registers
+    from tradewind.kernels.chained_linear.registers import chained_in_registers, takes
     from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
 
     run = TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=work.form.startswith("fp8"))
@@ -248,7 +248,7 @@ def _chained_call(
         place = Place(gated=True)
     elif work.place != "qkv":
         place = Place(residual_TN=x_TD.new_zeros(work.rows, weight.out_features), norm=norm_out)
-    in_registers = tactic.rows == FEW
+    in_registers = takes(tactic)
     out = run.room(work.rows, weight, place, x_TD.dtype, tactic.outputs if in_registers else GROUP)
     call = chained_in_registers if in_registers else chained_linear
     return functools.partial(call, rows, weight, place, out, Launch(tactic, chip, run.arrivals))

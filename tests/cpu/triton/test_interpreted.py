@@ -518,7 +518,7 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
     rows = truth.prepare(randn(tokens, inputs, dtype=dtype, scale=3.0), norms[0] if has_norm else None)
     squares_GT = rows.squares_GT  # as if of several groups, though the first has all of them
     if squares_GT is not None:
-        squares_GT = torch.cat([squares_GT, torch.zeros(inputs // 128 - 1, tokens)])
+        squares_GT = torch.cat([squares_GT, torch.zeros(inputs // 128 + 2, tokens), squares_GT]) / 2
     rows = PreparedRows(rows.values_TD, rows.scales_GT, squares_GT, rows.eps, dtype)
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
     weight = PACKS[layout](weight_ND, randn(outputs, dtype=dtype, seed=3))
@@ -546,7 +546,7 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
 
 
 # Outputs of a tile, rows, inputs at a time, warps: one warp and several, and fewer than were asked for.
-IN_REGISTERS = [(1, 16, 64, 1), (1, 16, 128, 4), (3, 32, 32, 4), (8, 16, 32, 8)]
+IN_REGISTERS = [(1, 16, 64, 1), (1, 16, 128, 4), (3, 32, 32, 4), (8, 16, 32, 8), (13, 16, 64, 2)]
 
 
 @pytest.mark.parametrize("group", [32, 128])
@@ -574,7 +574,7 @@ def test_chained_linear_in_registers(
     total = wide + residual_TN.double()
     normed = total.to(dtype).double()
     normed = normed / (normed.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norms[1].weight_D.double()
-    tactic = ChainedTactic(outputs_at_once, 8, inputs_at_once, warps, 1, 0)
+    tactic = ChainedTactic(outputs_at_once, 8 if tokens <= 8 else 16, inputs_at_once, warps, 1, 0)
     for place, expected in (
         (Place(), wide),
         (Place(gated=True), gate / (1 + (-gate).exp()) * up),

@@ -20,11 +20,15 @@ from tradewind.kernels.fused_linear.decoding import unpack_pairs
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import next_power_of_2
 from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.linear.tactics import ChainedTactic
 
 if TYPE_CHECKING:
     from tradewind.kernels.chained_linear.triton import Launch, Place
 
-ROWS = 8  # of a tile
+
+def takes(tactic: ChainedTactic) -> bool:
+    """Whether it is one of these: nothing is pipelined through shared memory."""
+    return tactic.stages == 1
 
 
 @gluon.jit
@@ -146,7 +150,7 @@ def registers_kernel(
 def chained_in_registers(
     rows: PreparedRows, weight: LinearWeight, place: "Place", out: PreparedRows, launch: "Launch"
 ) -> None:
-    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of 1 to ROWS rows and a weight of 4 bits.
+    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of 1 to 8 or 16 rows and a weight of 4 bits.
 
     The sums of squares in `out` are those of as many outputs each as a program owns.
     """
@@ -164,5 +168,5 @@ def chained_in_registers(
         GROUP=reading.group, NORMED=rows.squares_GT is not None, GATED=place.gated, HAS_BIAS=weight.bias_N is not None,
         ADDS=place.residual_TN is not None, IN_PAIRS=weight.data.is_cuda, OVERLAPS=launch.chip.overlaps,
         COUNTS=next_power_of_2(counts), BN=tactic.outputs, BK=min(tactic.inputs, reading.group),
-        TT=ROWS, num_warps=warps, **launch.chip.launch,
+        TT=tactic.rows, num_warps=warps, **launch.chip.launch,
     )  # fmt: skip

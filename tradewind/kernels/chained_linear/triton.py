@@ -20,7 +20,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.chained_linear import GROUP, PreparedRows
-from tradewind.kernels.chained_linear.registers import ROWS, chained_in_registers
+from tradewind.kernels.chained_linear.registers import chained_in_registers, takes
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.triton import Reading
@@ -56,20 +56,20 @@ def _multiply(
     return acc
 
 
-@triton.jit(do_not_specialize=["T", "STEPS"])
+@triton.jit(do_not_specialize=["T", "STEPS", "COUNT"])
 def chained_linear_kernel(
     x, x_scales, squares, w, scales, scale_stride_n, scale_stride_k, bias, residual, gain, y, y_scales, y_squares,
-    partials, arrivals, T, N, D, WIDTH, STEPS, eps,
+    partials, arrivals, T, N, D, WIDTH, STEPS, COUNT, eps,
     PARTS: tl.constexpr, GROUP: tl.constexpr, SPAN: tl.constexpr, X_SCALED: tl.constexpr, NORMED: tl.constexpr,
     GATED: tl.constexpr, HAS_BIAS: tl.constexpr, ADDS: tl.constexpr, QUANTISES: tl.constexpr, IN_PAIRS: tl.constexpr,
-    OVERLAPS: tl.constexpr, SPLITS: tl.constexpr, GROUPS: tl.constexpr, ROWS_FIRST: tl.constexpr,
+    OVERLAPS: tl.constexpr, SPLITS: tl.constexpr, COUNTS: tl.constexpr, ROWS_FIRST: tl.constexpr,
     BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Program (j, p): rows [j * BT, ...), and its share of the steps. GATED: w has N rows of gates, then N others.
 
     WIDTH: numbers of a row of w, a multiple of BK; part i of PARTS holds inputs [i * WIDTH, ...). Each SPAN outputs
     have a scale for every GROUP inputs. X_SCALED: rows have a scale for every 128 columns, and SPAN is a multiple of
-    BN. NORMED: there are `squares`, of GROUPS (or fewer) groups. ADDS: `residual` is read, overwritten by the sum, and
+    BN. NORMED: there are `squares` [COUNT, T], COUNTS filled up. ADDS: `residual` is read, overwritten by the sum, and
     what is prepared is that times `gain`. QUANTISES: what is prepared becomes 8-bit floats, and BN is a group.
     SPLITS: tiles may be cut. ROWS_FIRST: the rows are the tall operand of the tensor cores, else the weights are.
     `partials` [programs * 2, 1 or (GATED) 2, BT, BN] float32; `arrivals` [tiles] int32, zero, and left so.
@@ -149,9 +149,9 @@ def chained_linear_kernel(
             found = acc if ROWS_FIRST else tl.trans(acc)
             up = up_acc if ROWS_FIRST else tl.trans(up_acc)
             if NORMED:
-                group_G = tl.arange(0, GROUPS)
-                squares_at = squares + group_G[None, :] * T + token[:, None]
-                there = (group_G < D // 128)[None, :] & inside_T[:, None]
+                count = tl.arange(0, COUNTS)
+                squares_at = squares + count[None, :] * T + token[:, None]
+                there = (count < COUNT)[None, :] & inside_T[:, None]
                 root = 1.0 / tl.sqrt(tl.sum(tl.load(squares_at, mask=there, other=0.0), 1) / D + eps)
                 found *= root[:, None]
                 up *= root[:, None]
@@ -224,6 +224,7 @@ def chained_linear(rows: PreparedRows, weight: LinearWeight, place: Place, out: 
     tokens, width = rows.values_TD.shape
     outputs, stored_width = out.values_TD.shape[1], weight.data.shape[1]
     block_k = min(tactic.inputs, reading.group)
+    counts = 0 if rows.squares_GT is None else len(rows.squares_GT)
     tiles, tile_steps, token_tiles = outputs // tactic.outputs, stored_width // block_k, -(-tokens // tactic.rows)
     steps = _share(tiles, tile_steps, launch.chip.processors * tactic.programs // token_tiles)
     programs, splits, partials = -(-tiles * tile_steps // steps), steps % tile_steps != 0, None
@@ -234,11 +235,12 @@ def chained_linear(rows: PreparedRows, weight: LinearWeight, place: Place, out: 
     chained_linear_kernel[(token_tiles, programs)](
         rows.values_TD, rows.scales_GT, rows.squares_GT, weight.data, weight.extras[0], reading.stride_n,
         reading.stride_k, weight.bias_N, place.residual_TN, norm.weight_D if norm else None, out.values_TD,
-        out.scales_GT, out.squares_GT, partials, launch.arrivals, tokens, outputs, width, stored_width, steps, rows.eps,
+        out.scales_GT, out.squares_GT, partials, launch.arrivals, tokens, outputs, width, stored_width, steps, counts,
+        rows.eps,
         PARTS=reading.parts, GROUP=reading.group, SPAN=reading.span, X_SCALED=rows.scales_GT is not None,
         NORMED=rows.squares_GT is not None, GATED=place.gated, HAS_BIAS=weight.bias_N is not None,
         ADDS=place.residual_TN is not None, QUANTISES=out.scales_GT is not None, IN_PAIRS=weight.data.is_cuda,
-        OVERLAPS=launch.chip.overlaps, SPLITS=splits, GROUPS=next_power_of_2(width // GROUP),
+        OVERLAPS=launch.chip.overlaps, SPLITS=splits, COUNTS=next_power_of_2(counts),
         ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=tactic.rows, BK=block_k, STAGES=tactic.stages,
         num_warps=tactic.warps, num_stages=tactic.stages, **launch.chip.launch,
     )  # fmt: skip
@@ -333,7 +335,7 @@ class TritonChainedLinear:
             weight.layout, tokens, weight.out_features, weight.in_features, gated=place.gated
         )
         launch = Launch(tactic, self._chip, self.arrivals)
-        if tactic.rows == ROWS:
+        if takes(tactic):
             out = self.room(tokens, weight, place, rows.dtype, tactic.outputs)
             chained_in_registers(rows, weight, place, out, launch)
             return out

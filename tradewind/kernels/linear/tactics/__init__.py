@@ -79,8 +79,8 @@ class ChainedTactic:
     """How a chained product is launched: outputs and rows of a tile, inputs at a time, and how it is pipelined.
 
     `programs`: on each multiprocessor, which share the tiles' steps out among themselves; 0: one for each tile.
-    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. With 8 rows weights have 4
-    bits, and there are no stages: see tradewind.kernels.chained_linear.registers.
+    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. One stage: see
+    tradewind.kernels.chained_linear.registers.
     """
 
     outputs: int
