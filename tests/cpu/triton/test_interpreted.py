@@ -6,6 +6,7 @@ outputs before their rounding or where it has nothing to do; tests/gpu tests the
 """
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -507,6 +508,19 @@ CHAINED = [
 ]
 
 
+def places(rows: PreparedRows, weight: LinearWeight, residual_TN: Tensor, norm: Norm) -> Iterator[tuple[Place, Tensor]]:
+    """Every place of a product, and what it gives there; who asks for the next one has written over the residual."""
+    wide = rows.dense().double() @ numbers(weight).T + weight.bias_N.double()
+    gate, up = wide.chunk(2, -1)
+    total = wide + residual_TN.double()
+    normed = total.to(rows.dtype).double()
+    normed = normed / (normed.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight_D.double()
+    yield Place(), wide
+    yield Place(gated=True), gate / (1 + (-gate).exp()) * up
+    yield Place(residual_TN=residual_TN, norm=norm), normed
+    assert_near(residual_TN, total, rows.dtype)
+
+
 @pytest.mark.parametrize("layout", ["fp8-blocks", "int4-g32", "int4-g128"])
 @pytest.mark.parametrize(("tokens", "tactic"), CHAINED)
 @pytest.mark.parametrize("has_norm", [False, True])
@@ -523,17 +537,8 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
     weight = PACKS[layout](weight_ND, randn(outputs, dtype=dtype, seed=3))
     arrivals = torch.zeros(64, dtype=torch.int32)
-    wide = rows.dense().double() @ numbers(weight).T + weight.bias_N.double()
-    gate, up = wide.chunk(2, -1)
     residual_TN = randn(tokens, outputs, dtype=dtype, seed=5)
-    total = wide + residual_TN.double()
-    normed = total.to(dtype).double()
-    normed = normed / (normed.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norms[1].weight_D.double()
-    for place, expected in (
-        (Place(), wide),
-        (Place(gated=True), gate / (1 + (-gate).exp()) * up),
-        (Place(residual_TN=residual_TN, norm=norms[1]), normed),
-    ):
+    for place, expected in places(rows, weight, residual_TN, norms[1]):
         out = room(place, expected.shape, quantises=quantises)
         chained_linear(rows, weight, place, out, Launch(tactic, CHIP, arrivals))
         assert not arrivals.any()
@@ -542,7 +547,6 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
             torch.testing.assert_close(
                 out.values_TD.unflatten(1, (-1, 128)).abs().amax(2), torch.full_like(out.scales_GT.t(), 448.0)
             )
-    assert_near(residual_TN, total, dtype)
 
 
 # Outputs of a tile, rows, inputs at a time, warps: one warp and several, and fewer than were asked for.
@@ -568,22 +572,12 @@ def test_chained_linear_in_registers(
         rows = replace(rows, squares_GT=squares_GT)
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
     weight = Int4(group).pack(weight_ND, randn(outputs, dtype=dtype, seed=3))
-    wide = rows.dense().double() @ numbers(weight).T + weight.bias_N.double()
-    gate, up = wide.chunk(2, -1)
     residual_TN = randn(tokens, outputs, dtype=dtype, seed=5)
-    total = wide + residual_TN.double()
-    normed = total.to(dtype).double()
-    normed = normed / (normed.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norms[1].weight_D.double()
     tactic = ChainedTactic(outputs_at_once, 8 if tokens <= 8 else 16, inputs_at_once, warps, 1, 0)
-    for place, expected in (
-        (Place(), wide),
-        (Place(gated=True), gate / (1 + (-gate).exp()) * up),
-        (Place(residual_TN=residual_TN, norm=norms[1]), normed),
-    ):
+    for place, expected in places(rows, weight, residual_TN, norms[1]):
         out = run.room(tokens, weight, place, dtype, outputs_at_once)
         chained_in_registers(rows, weight, place, out, Launch(tactic, CHIP, run.arrivals))
         assert_near(out.dense().to(dtype), expected, dtype)
-    assert_near(residual_TN, total, dtype)
 
 
 def test_layers_of_chained_products(tmp_path: Path) -> None:

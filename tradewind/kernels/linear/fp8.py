@@ -7,7 +7,7 @@ quantised already, each with its own scale. So y[t, n] = (sum of products of 8-b
 import torch
 from torch import Tensor
 
-from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.linear import LinearKernel, LinearWeight, reference
 from tradewind.kernels.quantised_rows import FP8, Activations, QuantisedRows, quantise_rows
 
 LAYOUT = "fp8"
@@ -34,12 +34,7 @@ def linear(x: Activations, weight: LinearWeight, residual_TN: Tensor | None = No
 def product(x: Activations, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
     """The same, not rounded: float32."""
     rows = x if isinstance(x, QuantisedRows) else quantise_rows(x)
-    y_TN = rows.dense() @ dense(weight).T
-    if weight.bias_N is not None:
-        y_TN += weight.bias_N.float()
-    if residual_TN is not None:
-        y_TN += residual_TN.float()
-    return y_TN
+    return reference.product(rows.dense(), dense(weight), weight, residual_TN)
 
 
 def dense(weight: LinearWeight) -> Tensor:

@@ -8,7 +8,7 @@ sharing a scale. A single row stays as it is here, and up to 16 where chained_li
 import torch
 from torch import Tensor
 
-from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.linear import LinearKernel, LinearWeight, reference
 from tradewind.kernels.quantised_rows import FP8, FP8_MAX
 
 LAYOUT = "fp8-blocks"
@@ -36,12 +36,7 @@ def linear(x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None
 
 def product(x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
     """The same, not rounded: float32."""
-    y_TN = x_TD.float() @ dense(weight, torch.float32).T
-    if weight.bias_N is not None:
-        y_TN += weight.bias_N.float()
-    if residual_TN is not None:
-        y_TN += residual_TN.float()
-    return y_TN
+    return reference.product(x_TD.float(), dense(weight, torch.float32), weight, residual_TN)
 
 
 def dense(weight: LinearWeight, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.linear import LinearKernel, LinearWeight, reference
 from tradewind.kernels.linear.quantisation import Quantisation
 
 PARTS = 4
@@ -58,12 +58,7 @@ class Int4:
 
     def product(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
         """The same, not rounded: float32."""
-        y_TN = x_TD.float() @ dense(weight, torch.float32).T
-        if weight.bias_N is not None:
-            y_TN += weight.bias_N.float()
-        if residual_TN is not None:
-            y_TN += residual_TN.float()
-        return y_TN
+        return reference.product(x_TD.float(), dense(weight, torch.float32), weight, residual_TN)
 
     def kernel(self) -> LinearKernel:
         """The op, as `tradewind.kernels.linear.choose` wants it. An embedding of 4 bits would harm all that follows."""

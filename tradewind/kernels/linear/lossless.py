@@ -112,12 +112,7 @@ def linear(x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None
 
 def product(x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
     """The same, not rounded: float32."""
-    y_TN = x_TD.float() @ dense(weight).float().T
-    if weight.bias_N is not None:
-        y_TN += weight.bias_N.float()
-    if residual_TN is not None:
-        y_TN += residual_TN.float()
-    return y_TN
+    return reference.product(x_TD.float(), dense(weight).float(), weight, residual_TN)
 
 
 def dense(weight: LinearWeight) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tradewind.kernels.linear import LinearKernel, LinearWeight
+from tradewind.kernels.linear import LinearKernel, LinearWeight, reference
 
 GROUPS = (32, 64, 128)
 
@@ -98,12 +98,8 @@ class TorchQuantised:
 
     def linear(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
         """See `tradewind.kernels.linear.Linear`."""
-        y_TN = quantise_rows(x_TD) @ self._dense(weight.data, weight.extras[0]).T
-        if weight.bias_N is not None:
-            y_TN += weight.bias_N.float()
-        if residual_TN is not None:
-            y_TN += residual_TN.float()
-        return y_TN.to(x_TD.dtype)
+        numbers_NK = self._dense(weight.data, weight.extras[0])
+        return reference.product(quantise_rows(x_TD), numbers_NK, weight, residual_TN).to(x_TD.dtype)
 
     def _dense(self, q_NK: Tensor, scales_NG: Tensor) -> Tensor:
         group = self._quantisation.group or q_NK.shape[1]

@@ -15,9 +15,14 @@ def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
 
 def linear(x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
     """See `tradewind.kernels.linear.Linear`."""
-    y_TN = x_TD.float() @ weight.data.float().T
+    return product(x_TD.float(), weight.data.float(), weight, residual_TN).to(x_TD.dtype)
+
+
+def product(x_TD: Tensor, numbers_ND: Tensor, weight: LinearWeight, residual_TN: Tensor | None) -> Tensor:
+    """x @ W.T + bias + residual of a weight that stands for these numbers. x_TD, numbers_ND, the result: float32."""
+    y_TN = x_TD @ numbers_ND.T
     if weight.bias_N is not None:
         y_TN += weight.bias_N.float()
     if residual_TN is not None:
         y_TN += residual_TN.float()
-    return y_TN.to(x_TD.dtype)
+    return y_TN
