@@ -580,15 +580,17 @@ def test_chained_linear_in_registers(
         assert_near(out.dense().to(dtype), expected, dtype)
 
 
-def test_layers_of_chained_products(tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [(2, 21), (2, 3)], ids=["tiles", "registers"])
+def test_layers_of_chained_products(counts: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of 4-bit weights in float32, where nothing is rounded between its products."""
+    monkeypatch.setattr(registers, "registers_kernel", interpreted(registers.registers_kernel))
     shape = TinyModel(heads=2, kv_heads=1, head_dim=128, hidden=256, ffn=512, layers=2)
     form = Int4(32)
     ops = replace(choose_ops(CPU, torch.float32, "reference"), pack=form.pack, linear=form.linear, logits=form.product)
     plain = load_model(make_tiny_model(tmp_path, shape), ModelConfig(dtype="float32"), "cpu", ops)
     run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False)
     assert all(layer.fits(run) for layer in plain.layers)
-    prompts = [random_prompt(shape.vocab, count, seed=count) for count in (2, 21)]
+    prompts = [random_prompt(shape.vocab, count, seed=count) for count in counts]
     answers = []
     for model in (plain, replace(plain, chained=run)):
         paged, sequences = PagedModel(model, block_tokens=8), [Sequence(list(prompt)) for prompt in prompts]
