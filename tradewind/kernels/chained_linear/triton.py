@@ -7,7 +7,7 @@ parts up, in their order, so that the result does not depend on who that was, an
 
 The weights are blocks of 8-bit floats (fp8_blocks.py), and then the rows are quantised, too; or numbers of 4 bits
 (int4.py), which become numbers of the rows' type, scale included, between shared memory and the tensor cores. Of up to
-8 rows with those, registers.py has a kernel of its own.
+16 rows with those, registers.py has a kernel of its own.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time (of each part of int4.py).
 """
@@ -19,7 +19,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.chained_linear import GROUP, PreparedRows
+from tradewind.kernels.chained_linear import GROUP, STEPS, PreparedRows
 from tradewind.kernels.chained_linear.registers import chained_in_registers, takes
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.decoding import load_weights, numbers
@@ -259,7 +259,7 @@ class TritonChainedLinear:
     """
 
     def __init__(
-        self, device: torch.device, chip: Chip, tactics: Tactics, *, quantises: bool, steps: range = range(2, 65)
+        self, device: torch.device, chip: Chip, tactics: Tactics, *, quantises: bool, steps: range = STEPS
     ) -> None:
         self._chip = chip
         self._tactics = tactics

@@ -45,9 +45,10 @@ def load_weights(at, k, output, N, inner, WIDTH, PLANES: tl.constexpr, EVEN: tl.
     for plane in tl.static_range(PLANES):
         plane_at = at + plane * WIDTH + k
         if EVEN:
-            planes += (tl.load(plane_at, eviction_policy="evict_first"),)  # type: ignore[assignment]
+            raw = tl.load(plane_at, eviction_policy="evict_first")
         else:
-            planes += (tl.load(plane_at, mask=inside, other=0.0),)  # type: ignore[assignment]
+            raw = tl.load(plane_at, mask=inside, other=0.0)
+        planes += (raw,)  # type: ignore[assignment]  # it grows while the kernel is compiled
     return planes
 
 
