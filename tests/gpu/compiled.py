@@ -24,7 +24,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
-from tradewind.kernels.chained_linear import registers
+from tradewind.kernels.chained_linear import diagonal, registers
 from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
 from tradewind.kernels.fused_attention.triton import AT_ONCE, fused_attention_kernel, tile_on
 from tradewind.kernels.fused_linear import MOST_ROWS
@@ -32,6 +32,7 @@ from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import FEW_TOKENS, Chip
 from tradewind.kernels.host_copy.triton import host_copy_kernel
+from tradewind.kernels.linear import int4
 from tradewind.kernels.linear.blocks import (
     TILE,
     blocks_kernel,
@@ -41,7 +42,7 @@ from tradewind.kernels.linear.blocks import (
     widen_kernel,
 )
 from tradewind.kernels.linear.gpu import OF_MANY
-from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactic, Tactics
+from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, MeasuredChained, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
 from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
@@ -304,9 +305,10 @@ def _chained() -> list[Variant]:
     for entry in itertools.chain.from_iterable(table.chained for table in Tactics.all_shipped()):
         tactic = entry.tactic
         parts = ("gated",) if entry.gated else ("plain", "adds")
-        if registers.takes(tactic):
-            names = {part: f"in registers {entry.layout} {part} {_shape(tactic)}" for part in parts}
-            found |= {name: _in_registers(name, entry.layout, part, tactic) for part, name in names.items()}
+        if registers.takes(tactic) or diagonal.takes(tactic):
+            what = f"diagonal {entry.inputs}" if diagonal.takes(tactic) else "in registers"
+            names = {part: f"{what} {entry.layout} {part} {_shape(tactic)}" for part in parts}
+            found |= {name: _in_registers(name, entry, part) for part, name in names.items()}
             continue
         for part in parts if tactic.outputs == 128 else parts[:1]:
             name = f"chained {entry.layout} {part} {_shape(tactic)}{' rows first' if tactic.rows_first else ''}"
@@ -318,24 +320,29 @@ def _shape(tactic: FusedTactic | ChainedTactic) -> str:
     return f"{tactic.outputs}x{tactic.rows}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
 
 
-def _in_registers(name: str, layout: str, part: str, tactic: ChainedTactic) -> Variant:
+def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
     """`part`: "plain", "gated" or "adds"."""
     types = {
-        "x": BF16, "w": I16, "scales": F16, "scale_stride": "i32=16", "y": BF16, "T": "i32", "N": "i32=16",
-        "D": "i32=16", "WIDTH": "i32=16", "SHARE": "i32=16", "COUNT": "i32", "eps": "fp32",
+        "x": BF16, "w": I16, "scales": F16, "scale_stride": "i32=16", "y": BF16, "N": "i32=16", "D": "i32=16",
+        "WIDTH": "i32=16", "COUNT": "i32", "eps": "fp32",
     }  # fmt: skip
-    adds = part == "adds"
+    adds, tactic, group = part == "adds", entry.tactic, _LAYOUTS[entry.layout][2]["GROUP"]
     types |= {"residual": BF16, "gain": BF16, "y_squares": F32} if adds else {"squares": F32}
     every = ("squares", "bias", "residual", "gain", "y_squares")
     constants: dict[str, Any] = {name: None for name in every if name not in types}
     constants |= {
-        "GROUP": _LAYOUTS[layout][2]["GROUP"], "BK": _inputs(tactic, _LAYOUTS[layout][2]), "NORMED": not adds,
-        "GATED": part == "gated", "HAS_BIAS": False,
-        "ADDS": adds, "IN_PAIRS": True, "OVERLAPS": True, "COUNTS": 256, "BN": tactic.outputs, "TT": tactic.rows,
-        "num_warps": tactic.warps,
+        "GROUP": group, "NORMED": not adds, "GATED": part == "gated", "HAS_BIAS": False, "ADDS": adds,
+        "IN_PAIRS": True, "OVERLAPS": True, "COUNTS": 256, "BN": tactic.outputs, "num_warps": tactic.warps,
     }  # fmt: skip
-    options = {"num_warps": tactic.warps}
-    return Variant(name, registers.registers_kernel, types, constants, options, "mma.sync")
+    if diagonal.takes(tactic):
+        kernel, words = diagonal.diagonal_kernel, tactic.inputs * tactic.warps
+        steps, left = divmod(entry.inputs // int4.PARTS, words)
+        constants |= {"EVEN": left == 0, "STEPS": steps + (left > 0), "AHEAD": tactic.stages}
+    else:
+        kernel = registers.registers_kernel
+        types |= {"T": "i32", "SHARE": "i32=16"}
+        constants |= {"BK": _inputs(tactic, {"GROUP": group}), "TT": tactic.rows}
+    return Variant(name, kernel, types, constants, {"num_warps": tactic.warps}, "mma.sync")
 
 
 def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) -> Variant:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 
 from tradewind.bench.gpu_kernels import layer_shapes, replayed_s, tell_of_compiling
-from tradewind.kernels.chained_linear import GROUP
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.ready import ReadyKernels
@@ -166,11 +165,16 @@ def _chained_rows(form: str) -> tuple[int, ...]:
     """For how many rows products of this form are chained."""
     if form in ("bf16", "fp8", "lossless"):
         return ()
-    return (8, *ROWS) if form.startswith("int4") else ROWS
+    return (1, 8, *ROWS) if form.startswith("int4") else ROWS
 
 
 def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
     """Tactics worth trying. What sums up squares, or quantises, owns a whole group."""
+    if work.rows == 1:
+        for outputs, warps, stages in itertools.product((4, 8, 16), (1, 2, 4), (1, 2, 4)):
+            if 4 <= outputs * stages <= 16:
+                yield ChainedTactic(outputs, 1, 256, warps, stages, 0)
+        return
     if work.form.startswith("int4") and work.rows <= 16:
         for outputs, inputs, warps in itertools.product((16, 32), (32, 64, 128), (1, 2, 4, 8)):
             yield ChainedTactic(outputs, work.rows, inputs, warps, 1, 0)
@@ -234,8 +238,7 @@ def _fused_call(
 def _chained_call(
     work: ChainedWork, weight: LinearWeight, tactic: ChainedTactic, device: torch.device, chip: Chip
 ) -> Callable[[], object]:
-    from tradewind.kernels.chained_linear.registers import chained_in_registers, takes
-    from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
+    from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, implementation
 
     run = TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=work.form.startswith("fp8"))
     x_TD = torch.randn(work.rows, weight.in_features, device=device).bfloat16()
@@ -248,9 +251,8 @@ def _chained_call(
         place = Place(gated=True)
     elif work.place != "qkv":
         place = Place(residual_TN=x_TD.new_zeros(work.rows, weight.out_features), norm=norm_out)
-    in_registers = takes(tactic)
-    out = run.room(work.rows, weight, place, x_TD.dtype, tactic.outputs if in_registers else GROUP)
-    call = chained_in_registers if in_registers else chained_linear
+    call = implementation(tactic)
+    out = run.room(work.rows, weight, place, x_TD.dtype, tactic)
     return functools.partial(call, rows, weight, place, out, Launch(tactic, chip, run.arrivals))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import triton
 from triton import language as tl
+from triton.experimental.gluon._runtime import GluonJITFunction
 from triton.runtime.interpreter import InterpretedFunction
 
 
@@ -13,7 +14,7 @@ def interpreted(kernel: Any) -> Any:
     own = kernel.fn.__globals__
     known: dict[str, Any] = {**own, "gl": _Language(), "tl": tl, "mma_v2": lambda a, b, acc: tl.dot(a, b, acc)}
     for name, value in own.items():
-        if hasattr(value, "fn") and value.fn.__module__ == kernel.fn.__module__ and value is not kernel:
+        if isinstance(value, GluonJITFunction) and value is not kernel:
             known[name] = triton.jit(_with(value.fn, known))
     made = InterpretedFunction(_with(kernel.fn, known))
     made.rewrite().__annotations__ = dict.fromkeys(kernel.fn.__annotations__, "constexpr")
@@ -38,5 +39,5 @@ class _Language:
     def zeros(self, shape: list[int], dtype: Any, _layout: None) -> Any:
         return tl.zeros(shape, dtype)
 
-    def convert_layout(self, x: Any, _layout: None) -> Any:
+    def convert_layout(self, x: Any, _layout: None, assert_trivial: bool = False) -> Any:
         return x

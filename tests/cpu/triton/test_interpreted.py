@@ -31,10 +31,9 @@ from tests.cpu.tiny_models import TinyModel, make_tiny_model, random_prompt
 from tests.cpu.triton.gluon import interpreted
 from tradewind.config import ModelConfig
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
-from tradewind.kernels.chained_linear import PreparedRows, registers
+from tradewind.kernels.chained_linear import PreparedRows, diagonal, registers
 from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
-from tradewind.kernels.chained_linear.registers import chained_in_registers
-from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear
+from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear, implementation
 from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_attention.reference import fused_attention as attend_plainly
 from tradewind.kernels.fused_attention.triton import TritonFusedAttention
@@ -549,19 +548,29 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
             )
 
 
-# Outputs of a tile, rows, inputs at a time, warps: one warp and several, and fewer than were asked for.
-IN_REGISTERS = [(1, 16, 64, 1), (1, 16, 128, 4), (3, 32, 32, 4), (8, 16, 32, 8), (13, 16, 64, 2)]
+# Of one row: full steps, one that is not, and more on their way than there are. Of more: one warp and several, and fewer
+# than were asked for.
+DIAGONAL = [(1, ChainedTactic(*how)) for how in ((4, 1, 256, 1, 1, 0), (8, 1, 256, 2, 2, 0), (16, 1, 256, 4, 4, 0))]
+IN_REGISTERS = [
+    (tokens, ChainedTactic(outputs, 8 if tokens <= 8 else 16, inputs, warps, 1, 0))
+    for tokens, outputs, inputs, warps in (
+        (1, 16, 64, 1),
+        (1, 16, 128, 4),
+        (3, 32, 32, 4),
+        (8, 16, 32, 8),
+        (13, 16, 64, 2),
+    )
+]
 
 
 @pytest.mark.parametrize("group", [32, 128])
-@pytest.mark.parametrize(("tokens", "outputs_at_once", "inputs_at_once", "warps"), IN_REGISTERS)
-@pytest.mark.parametrize("has_norm", [False, True])
-def test_chained_linear_in_registers(
-    group: int, tokens: int, outputs_at_once: int, inputs_at_once: int, warps: int, has_norm: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(registers, "registers_kernel", interpreted(registers.registers_kernel))
-    dtype, (outputs, inputs) = torch.float16, (256, 1536)
+@pytest.mark.parametrize(("tokens", "tactic"), [*DIAGONAL, *IN_REGISTERS])
+@pytest.mark.parametrize(("has_norm", "inputs"), [(False, 1536), (True, 2048)])
+def test_chained_linear_of_few_rows(
+    group: int, tokens: int, tactic: ChainedTactic, has_norm: bool, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpret_gluon(monkeypatch)
+    dtype, outputs = torch.float16, 256
     run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False)
     norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
     rows = ReferenceChainedLinear(quantises=False).prepare(
@@ -573,22 +582,27 @@ def test_chained_linear_in_registers(
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
     weight = Int4(group).pack(weight_ND, randn(outputs, dtype=dtype, seed=3))
     residual_TN = randn(tokens, outputs, dtype=dtype, seed=5)
-    tactic = ChainedTactic(outputs_at_once, 8 if tokens <= 8 else 16, inputs_at_once, warps, 1, 0)
     for place, expected in places(rows, weight, residual_TN, norms[1]):
-        out = run.room(tokens, weight, place, dtype, outputs_at_once)
-        chained_in_registers(rows, weight, place, out, Launch(tactic, CHIP, run.arrivals))
+        out = run.room(tokens, weight, place, dtype, tactic)
+        implementation(tactic)(rows, weight, place, out, Launch(tactic, CHIP, run.arrivals))
         assert_near(out.dense().to(dtype), expected, dtype)
 
 
-@pytest.mark.parametrize("counts", [(2, 21), (2, 3)], ids=["tiles", "registers"])
-def test_layers_of_chained_products(counts: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of 4-bit weights in float32, where nothing is rounded between its products."""
+def interpret_gluon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is written in Gluon interpreted, too."""
     monkeypatch.setattr(registers, "registers_kernel", interpreted(registers.registers_kernel))
+    monkeypatch.setattr(diagonal, "diagonal_kernel", interpreted(diagonal.diagonal_kernel))
+
+
+@pytest.mark.parametrize("counts", [(2, 21), (2, 3), (1,)], ids=["tiles", "registers", "diagonal"])
+def test_layers_of_chained_products(counts: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 4-bit weights in float32, where nothing is rounded between its products."""
+    interpret_gluon(monkeypatch)
     shape = TinyModel(heads=2, kv_heads=1, head_dim=128, hidden=256, ffn=512, layers=2)
     form = Int4(32)
     ops = replace(choose_ops(CPU, torch.float32, "reference"), pack=form.pack, linear=form.linear, logits=form.product)
     plain = load_model(make_tiny_model(tmp_path, shape), ModelConfig(dtype="float32"), "cpu", ops)
-    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False)
+    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False, steps=range(1, 65))
     assert all(layer.fits(run) for layer in plain.layers)
     prompts = [random_prompt(shape.vocab, count, seed=count) for count in counts]
     answers = []

@@ -86,9 +86,8 @@ STEPS = range(2, 65)
 
 
 def steps_of(quantisation: "Quantisation") -> range:
-    """Those, and steps of one token with 4-bit weights that have few scales."""
-    is_sparing = not quantisation.is_float and quantisation.group == GROUP
-    return range(1, STEPS.stop) if is_sparing else STEPS
+    """Those, and steps of one token with 4-bit weights."""
+    return STEPS if quantisation.is_float else range(1, STEPS.stop)
 
 
 def choose(

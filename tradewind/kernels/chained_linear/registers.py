@@ -16,6 +16,7 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from tradewind.kernels.chained_linear import PreparedRows
+from tradewind.kernels.chained_linear.ending import finish
 from tradewind.kernels.fused_linear.decoding import unpack_pairs
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import next_power_of_2
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def takes(tactic: ChainedTactic) -> bool:
     """Whether it is one of these: nothing is pipelined through shared memory."""
-    return tactic.stages == 1
+    return tactic.stages == 1 and tactic.rows > 1
 
 
 @gluon.jit
@@ -95,17 +96,13 @@ def registers_kernel(
     # what others wrote. All else that the end takes is asked for before the sums are there.
     words = gl.load(w_at)
     scale = _scales(scales_at, 0, WIDTH, scale_stride, GROUP)
-    if ADDS:
-        gains = gl.load(gain + output).to(gl.float32)
-    if HAS_BIAS:
-        rise = gl.load(bias + output).to(gl.float32)
-        if GATED:
-            up_rise = gl.load(bias + N + output).to(gl.float32)
+    gains = gl.load(gain + output).to(gl.float32)[:, None] if ADDS else 0.0
+    rise = gl.load(bias + output).to(gl.float32)[:, None] if HAS_BIAS else 0.0
+    up_rise = gl.load(bias + N + output).to(gl.float32)[:, None] if HAS_BIAS and GATED else 0.0
     if OVERLAPS:
         gdc_launch_dependents()
         gdc_wait()
-    if ADDS:
-        rest = gl.load(residual + y_at, mask=inside, other=0.0).to(gl.float32)
+    rest = gl.load(residual + y_at, mask=inside, other=0.0).to(gl.float32) if ADDS else 0.0
     if NORMED:
         count = gl.arange(0, COUNTS, gl.SliceLayout(1, LS))[:, None]
         each = gl.arange(0, TT, gl.SliceLayout(0, LS))[None, :]
@@ -129,28 +126,16 @@ def registers_kernel(
     if NORMED:
         total = gl.convert_layout(gl.sum(square, 0), gl.SliceLayout(0, LY))
         found *= (1.0 / gl.sqrt(total / D + eps))[None, :]
-    if GATED:
-        gate, up = gl.split(gl.permute(gl.reshape(found, [2, OUT, TT]), (1, 2, 0)))
-        gate, up = gl.convert_layout(gate, LY), gl.convert_layout(up, LY)
-        if HAS_BIAS:
-            gate += rise[:, None]
-            up += up_rise[:, None]
-        result = gate / (1.0 + gl.exp(-gate)) * up
-    else:
-        result = found + rise[:, None] if HAS_BIAS else found
-    if ADDS:
-        total_y = (result + rest).to(residual.dtype.element_ty)
-        gl.store(residual + y_at, total_y, mask=inside)
-        result = total_y.to(gl.float32)
-        gl.store(y_squares + gl.program_id(0) * T + token, gl.sum(result * result, 0), mask=token < T)
-        result *= gains[:, None]
-    gl.store(y + y_at, result.to(y.dtype.element_ty), mask=inside)
+    finish(
+        found, rest, gains, rise, up_rise, residual, y, y_squares, y_at, gl.program_id(0) * T + token, inside,
+        token < T, GATED, HAS_BIAS, ADDS, LY, LY,
+    )  # fmt: skip
 
 
 def chained_in_registers(
     rows: PreparedRows, weight: LinearWeight, place: "Place", out: PreparedRows, launch: "Launch"
 ) -> None:
-    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of 1 to 8 or 16 rows and a weight of 4 bits.
+    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of up to 8 or 16 rows and a weight of 4 bits.
 
     The sums of squares in `out` are those of as many outputs each as a program owns.
     """

@@ -6,12 +6,13 @@ quarter as many tiles (https://arxiv.org/abs/2301.03598). The program that finis
 parts up, in their order, so that the result does not depend on who that was, and does what comes after the product.
 
 The weights are blocks of 8-bit floats (fp8_blocks.py), and then the rows are quantised, too; or numbers of 4 bits
-(int4.py), which become numbers of the rows' type, scale included, between shared memory and the tensor cores. Of up to
-16 rows with those, registers.py has a kernel of its own.
+(int4.py), which become numbers of the rows' type, scale included, between shared memory and the tensor cores. Of one
+row with those diagonal.py has a kernel of its own, and of up to 16 registers.py.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time (of each part of int4.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.chained_linear import GROUP, STEPS, PreparedRows
-from tradewind.kernels.chained_linear.registers import chained_in_registers, takes
+from tradewind.kernels.chained_linear import GROUP, STEPS, PreparedRows, diagonal, registers
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.triton import Reading
@@ -309,18 +309,20 @@ class TritonChainedLinear:
         return self._run(rows, weight, Place(residual_TN=residual_TN, norm=norm))
 
     def room(
-        self, tokens: int, weight: LinearWeight, place: Place, dtype: torch.dtype, group: int = GROUP
+        self, tokens: int, weight: LinearWeight, place: Place, dtype: torch.dtype, tactic: ChainedTactic
     ) -> PreparedRows:
-        """Where a product leaves what it gives; `group`: how many columns have a sum of squares."""
+        """Where a product by this tactic leaves what it gives."""
         if not place.gated and place.norm is None:
             y_TN = torch.empty((tokens, weight.out_features), dtype=dtype, device=weight.data.device)
             return PreparedRows(y_TN, None, None, 0.0, dtype)
         width = weight.out_features // 2 if place.gated else weight.out_features
+        group = GROUP if implementation(tactic) is chained_linear else tactic.outputs
         return self._rows((tokens, width), place.norm, dtype, weight.data.device, group)
 
     def _rows(
         self, shape: tuple[int, int], norm: Norm | None, dtype: torch.dtype, device: torch.device, group: int = GROUP
     ) -> PreparedRows:
+        """`group`: how many columns have a sum of squares."""
         tokens, width = shape
         values_TD = torch.empty(shape, dtype=FP8 if self._quantises else dtype, device=device)
         scales_GT, squares_GT = (
@@ -334,12 +336,14 @@ class TritonChainedLinear:
         tactic = self._tactics.find_chained(
             weight.layout, tokens, weight.out_features, weight.in_features, gated=place.gated
         )
-        launch = Launch(tactic, self._chip, self.arrivals)
-        if takes(tactic):
-            out = self.room(tokens, weight, place, rows.dtype, tactic.outputs)
-            chained_in_registers(rows, weight, place, out, launch)
-            return out
-        out = self.room(tokens, weight, place, rows.dtype)
+        out = self.room(tokens, weight, place, rows.dtype, tactic)
         if tokens:
-            chained_linear(rows, weight, place, out, launch)
+            implementation(tactic)(rows, weight, place, out, Launch(tactic, self._chip, self.arrivals))
         return out
+
+
+def implementation(tactic: ChainedTactic) -> Callable[[PreparedRows, LinearWeight, Place, PreparedRows, Launch], None]:
+    """The kernel that this tactic is one of."""
+    if diagonal.takes(tactic):
+        return diagonal.chained_diagonal
+    return registers.chained_in_registers if registers.takes(tactic) else chained_linear

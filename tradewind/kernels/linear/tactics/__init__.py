@@ -80,7 +80,8 @@ class ChainedTactic:
 
     `programs`: on each multiprocessor, which share the tiles' steps out among themselves; 0: one for each tile.
     `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. One stage: see
-    tradewind.kernels.chained_linear.registers.
+    tradewind.kernels.chained_linear.registers. One row: see tradewind.kernels.chained_linear.diagonal, where each warp
+    has as many inputs at a time, and as many tiles on their way as there are stages.
     """
 
     outputs: int
