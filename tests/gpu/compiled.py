@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +297,9 @@ def _fused_variant(name: str, layout: str, parts: tuple[str, ...], tactic: Fused
     return Variant(name, fused_linear_kernel, types, constants, options | {"num_stages": tactic.stages}, matrix)
 
 
+_UNEVEN = 3584  # inputs, of which the last part of an output is not full
+
+
 def _chained() -> list[Variant]:
     """All that the shipped tables may launch, cut into parts or not."""
     types = {"x": BF16, "gain": BF16, "out": FP8, "scales": F32, "squares": F32, "T": "i32", "D": "i32=16"}
@@ -305,10 +308,14 @@ def _chained() -> list[Variant]:
     for entry in itertools.chain.from_iterable(table.chained for table in Tactics.all_shipped()):
         tactic = entry.tactic
         parts = ("gated",) if entry.gated else ("plain", "adds")
-        if registers.takes(tactic) or diagonal.takes(tactic):
-            what = f"diagonal {entry.inputs}" if diagonal.takes(tactic) else "in registers"
-            names = {part: f"{what} {entry.layout} {part} {_shape(tactic)}" for part in parts}
+        if registers.takes(tactic):
+            names = {part: f"in registers {entry.layout} {part} {_shape(tactic)}" for part in parts}
             found |= {name: _in_registers(name, entry, part) for part, name in names.items()}
+            continue
+        if diagonal.takes(tactic):
+            for part, inputs in itertools.product(parts, (entry.inputs, _UNEVEN)):
+                name = f"diagonal {inputs} {entry.layout} {part} {_shape(tactic)}"
+                found[name] = _in_registers(name, replace(entry, inputs=inputs), part)
             continue
         for part in parts if tactic.outputs == 128 else parts[:1]:
             name = f"chained {entry.layout} {part} {_shape(tactic)}{' rows first' if tactic.rows_first else ''}"

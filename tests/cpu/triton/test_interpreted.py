@@ -548,8 +548,8 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
             )
 
 
-# Of one row: full steps, one that is not, and more on their way than there are. Of more: one warp and several, and fewer
-# than were asked for.
+# Of one row: full steps, one that is not, and more on their way than there are. Of more: one warp and several, and
+# fewer than were asked for.
 DIAGONAL = [(1, ChainedTactic(*how)) for how in ((4, 1, 256, 1, 1, 0), (8, 1, 256, 2, 2, 0), (16, 1, 256, 4, 4, 0))]
 IN_REGISTERS = [
     (tokens, ChainedTactic(outputs, 8 if tokens <= 8 else 16, inputs, warps, 1, 0))

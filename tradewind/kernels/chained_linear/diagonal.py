@@ -52,9 +52,9 @@ def _scales(at, k, word, WIDTH, stride, GROUP: gl.constexpr, EVEN: gl.constexpr)
     for part in gl.static_range(4):
         scale_at = at + (part * WIDTH + k + word) // GROUP * stride
         if EVEN:
-            found += (gl.load(scale_at),)
+            found += (gl.load(scale_at),)  # type: ignore[assignment]  # it grows while the kernel is compiled
         else:
-            found += (gl.load(scale_at, mask=k + word < WIDTH, other=0.0),)
+            found += (gl.load(scale_at, mask=k + word < WIDTH, other=0.0),)  # type: ignore[assignment]
     return found
 
 
@@ -104,7 +104,7 @@ def diagonal_kernel(
     # what others wrote. All else that the end takes is asked for before the sums are there.
     tiles = ()
     for step in gl.static_range(AHEAD):
-        tiles += (_words(w_at, step * BK, w_inner, WIDTH, EVEN or step + 1 < STEPS),)
+        tiles += (_words(w_at, step * BK, w_inner, WIDTH, EVEN or step + 1 < STEPS),)  # type: ignore[assignment]
     next_scale = _scales(scales_at, 0, scale_word, WIDTH, scale_stride, GROUP, EVEN or STEPS > 1)
     gains = gl.load(gain + output).to(gl.float32) if ADDS else 0.0
     rise = gl.load(bias + output).to(gl.float32) if HAS_BIAS else 0.0
@@ -120,7 +120,8 @@ def diagonal_kernel(
     acc = nothing
     for step in gl.static_range(STEPS):
         if step + AHEAD < STEPS:
-            tiles += (_words(w_at, (step + AHEAD) * BK, w_inner, WIDTH, EVEN or step + AHEAD + 1 < STEPS),)
+            more = _words(w_at, (step + AHEAD) * BK, w_inner, WIDTH, EVEN or step + AHEAD + 1 < STEPS)
+            tiles += (more,)  # type: ignore[assignment]
         scale = next_scale
         if step + 1 < STEPS:
             next_scale = _scales(

@@ -95,7 +95,7 @@ class ChainedTactic:
 
 @dataclass(frozen=True)
 class MeasuredChained:
-    """The fastest tactic for up to `rows` rows of a weight in this layout."""
+    """The fastest tactic for up to `rows` rows of a weight in this layout. `us`: None if timed within a layer only."""
 
     layout: str
     rows: int
@@ -103,7 +103,7 @@ class MeasuredChained:
     inputs: int
     gated: bool
     tactic: ChainedTactic
-    us: float
+    us: float | None
 
 
 Entry = Measured | MeasuredFused | MeasuredChained
