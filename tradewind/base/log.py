@@ -3,10 +3,17 @@
 Use `log = logging.getLogger(__name__)` and `log.info("request finished", extra=fields(request_id=..., tokens=...))`.
 """
 
+import contextlib
 import json
 import logging
+import queue
 import sys
+import threading
+import time
 from typing import Any, TextIO
+
+_MOST_WAITING = 10_000  # lines
+_PATIENCE_S = 1.0
 
 
 def fields(**values: Any) -> dict[str, Any]:
@@ -42,11 +49,73 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(event, default=str)
 
 
+class UnwaitedHandler(logging.Handler):
+    """Writes lines from a thread of its own, so that nobody who logs waits for whoever reads, or does not.
+
+    Once too many lines wait the next ones are dropped, and how many were is told when there is room again. Errors, and
+    `flush`, wait until all is written, a second at most: a process may end right after them.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
+        self._dropped = 0
+        self._counting = threading.Lock()
+        threading.Thread(target=self._write_all, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            with self._counting:
+                self._dropped += 1
+        except Exception:  # noqa: BLE001 - what cannot be put into words must not end what was logged about
+            self.handleError(record)
+        if record.levelno >= logging.ERROR:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until all lines are written, or nobody seems to read them."""
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while self._lines.unfinished_tasks and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """Let the thread end once all is written."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+        super().close()
+
+    def _write_all(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._write(line)
+            if self._dropped and self._lines.empty():
+                self._write(self._of_dropped())
+            self._lines.task_done()
+        self._lines.task_done()
+
+    def _write(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody can read it any more
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def _of_dropped(self) -> str:
+        with self._counting:
+            lines, self._dropped = self._dropped, 0
+        message = "log lines were dropped, because nobody read those before"
+        about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": message}
+        return self.format(logging.makeLogRecord(about | fields(lines=lines)))
+
+
 def configure(level: str = "info", as_json: bool = False, stream: TextIO | None = None) -> None:
     """Send Tradewind's log lines to `stream` (stderr by default). Called by programs, never by the library."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = UnwaitedHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     root = logging.getLogger("tradewind")
+    for former in root.handlers:
+        former.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     root.propagate = False

@@ -210,7 +210,7 @@ def main(build: BuildCall = build_engine) -> None:
     logs.configure(config.server.log_level, config.server.log_json)
     code = _serve(order, config, build)
     # The interpreter's own way out would wait for torch and for threads that hang.
-    sys.stderr.flush()
+    logging.shutdown()
     os._exit(code)
 
 
