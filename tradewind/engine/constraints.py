@@ -196,7 +196,8 @@ class Constraints:
     def advance(self, updates: Updates) -> list[Finish]:
         """Take in what was said. Returns the ends of the sequences that can say no more."""
         if self._open and updates.finished:
-            updates.finished[:] = map(self._explained, updates.finished)
+            said = dict(zip(updates.request_ids.tolist(), updates.tokens.tolist(), strict=True))
+            updates.finished[:] = [self._explained(finish, said.get(finish.request_id)) for finish in updates.finished]
         self.forget([finish.request_id for finish in updates.finished])
         if not self._open:
             return []
@@ -226,11 +227,19 @@ class Constraints:
         turned, self._turned = self._turned, {}
         return turned.items()
 
-    def _explained(self, finish: Finish) -> Finish:
-        """The end of a sequence that had nothing to say because its grammar failed says why."""
+    def _explained(self, finish: Finish, token: int | None) -> Finish:
+        """The end of a sequence, as its grammar sees it: what had nothing to say because that failed says why, and what
+        is complete with the last token that it was allowed did not end for want of more.
+        """
         constraint = self._open.get(finish.request_id)
-        error = None if constraint is None else constraint.error
-        return finish if error is None else Finish(finish.request_id, FinishReason.REFUSED, message=_failure(error))
+        if constraint is None:
+            return finish
+        if constraint.error is not None:
+            return Finish(finish.request_id, FinishReason.REFUSED, message=_failure(constraint.error))
+        if token is None or finish.reason is not FinishReason.LENGTH:
+            return finish
+        is_complete = not constraint.advance(token) and constraint.error is None
+        return Finish(finish.request_id, FinishReason.STOP) if is_complete else finish
 
     def _end(self, request_id: int) -> Finish:
         error = self._open.pop(request_id).error

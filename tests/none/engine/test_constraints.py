@@ -239,6 +239,18 @@ def test_an_end_that_is_ignored_elsewhere_ends_a_grammar() -> None:
     assert finishes[1].reason is FinishReason.STOP
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_answer_that_is_complete_with_its_last_token_was_not_cut(ahead: bool) -> None:
+    made = engine(ahead)
+    for number, tokens in ((1, 12), (2, 11)):  # each letter is one
+        made.add(request(number, FIXED, max_tokens=tokens))
+    made.add(request(3, HEAD + "start: /[a-c]{5,}/", max_tokens=5))  # it might go on
+    said, finishes = run(made)
+    assert [text(said[number]) for number in (1, 2)] == ["exactly this", "exactly thi"]
+    reasons = [finishes[number].reason for number in (1, 2, 3)]
+    assert reasons == [FinishReason.STOP, FinishReason.LENGTH, FinishReason.LENGTH]
+
+
 def test_a_grammar_that_becomes_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = llguidance.LLParserLimits(max_lexer_states=300, verbose_errors=False)
     monkeypatch.setattr(matcher, "new_limits", lambda: limits)
