@@ -342,9 +342,8 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
         "IN_PAIRS": True, "OVERLAPS": True, "COUNTS": 256, "BN": tactic.outputs, "num_warps": tactic.warps,
     }  # fmt: skip
     if diagonal.takes(tactic):
-        kernel, words = diagonal.diagonal_kernel, tactic.inputs * tactic.warps
-        steps, left = divmod(entry.inputs // int4.PARTS, words)
-        constants |= {"EVEN": left == 0, "STEPS": steps + (left > 0), "AHEAD": tactic.stages}
+        kernel = diagonal.diagonal_kernel
+        constants |= diagonal.steps_of(entry.inputs // int4.PARTS, tactic)
     else:
         kernel = registers.registers_kernel
         types |= {"T": "i32", "SHARE": "i32=16"}

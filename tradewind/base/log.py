@@ -52,8 +52,8 @@ class JsonFormatter(logging.Formatter):
 class UnwaitedHandler(logging.Handler):
     """Writes lines from a thread of its own, so that nobody who logs waits for whoever reads, or does not.
 
-    Once too many lines wait the next ones are dropped, and how many were is told when there is room again. Errors, and
-    `flush`, wait until all is written, a second at most: a process may end right after them.
+    Once too many lines wait the next ones are dropped, and how many were is told when there is room again. Only `flush`
+    waits until all is written, a second at most: `logging.shutdown` calls it at the end of a process.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -73,8 +73,6 @@ class UnwaitedHandler(logging.Handler):
                 self._dropped += 1
         except Exception:  # noqa: BLE001 - what cannot be put into words must not end what was logged about
             self.handleError(record)
-        if record.levelno >= logging.ERROR:
-            self.flush()
 
     def flush(self) -> None:
         """Wait until all lines are written, or nobody seems to read them."""

@@ -171,9 +171,11 @@ def _chained_rows(form: str) -> tuple[int, ...]:
 def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
     """Tactics worth trying. What sums up squares, or quantises, owns a whole group."""
     if work.rows == 1:
+        from tradewind.kernels.chained_linear.diagonal import WARP_WORDS
+
         for outputs, warps, stages in itertools.product((4, 8, 16), (1, 2, 4), (1, 2, 4)):
             if 4 <= outputs * stages <= 16:
-                yield ChainedTactic(outputs, 1, 256, warps, stages, 0)
+                yield ChainedTactic(outputs, 1, WARP_WORDS, warps, stages, 0)
         return
     if work.form.startswith("int4") and work.rows <= 16:
         for outputs, inputs, warps in itertools.product((16, 32), (32, 64, 128), (1, 2, 4, 8)):

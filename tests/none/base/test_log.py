@@ -44,11 +44,3 @@ def test_nobody_waits_for_a_reader() -> None:
     told = [event["lines"] for event in events if "dropped" in event["message"]]
     assert told
     assert len(events) - len(told) + sum(told) == lines + 1
-
-
-def test_an_error_is_written_before_the_process_ends() -> None:
-    code = "import logging, os; from tradewind.base.log import configure; configure()"
-    code += "; logging.getLogger('tradewind').error('the end'); os._exit(3)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 3
-    assert "ERROR the end" in done.stderr

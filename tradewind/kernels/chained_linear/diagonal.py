@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from tradewind.kernels.chained_linear import PreparedRows
-from tradewind.kernels.chained_linear.ending import finish
-from tradewind.kernels.fused_linear.decoding import unpack_pairs
+from tradewind.kernels.chained_linear.in_gluon import constants, finish, multiply
 from tradewind.kernels.fused_linear.triton import Reading
-from tradewind.kernels.gpu import next_power_of_2
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.tactics import ChainedTactic
 
 if TYPE_CHECKING:
     from tradewind.kernels.chained_linear.triton import Launch, Place
 
-_WARP_WORDS = 256  # of an output, that a warp loads at once
+WARP_WORDS = 256
+"""So many words of an output a warp loads at once: 16 bytes a thread."""
 
 
 def takes(tactic: ChainedTactic) -> bool:
@@ -134,15 +132,8 @@ def diagonal_kernel(
                 some = gl.load(x_at + (part * WIDTH + step * BK))
             else:
                 some = gl.load(x_at + (part * WIDTH + step * BK), mask=inner + step * BK < WIDTH, other=0.0)
-            column = gl.convert_layout(gl.permute(some, (0, 2, 1)), LB, assert_trivial=True)
-            if IN_PAIRS:
-                numbers = gl.inline_asm_elementwise(
-                    unpack_pairs(part, some.dtype == gl.bfloat16), "=r,r", [words], dtype=some.dtype, is_pure=True,
-                    pack=2,
-                )  # fmt: skip
-            else:
-                numbers = ((words >> (4 * part)) & 15).to(some.dtype) - 8
-            acc += mma_v2(numbers, column, nothing) * gl.expand_dims(scale[part].to(gl.float32), 2)
+            x_tile = gl.convert_layout(gl.permute(some, (0, 2, 1)), LB, assert_trivial=True)
+            acc = multiply(acc, words, x_tile, scale[part], nothing, part, IN_PAIRS)
     row = gl.arange(0, BN * QUADS, gl.SliceLayout(0, gl.SliceLayout(2, L)))[None, :, None]
     column = gl.arange(0, QUADS, gl.SliceLayout(0, gl.SliceLayout(1, L)))[None, None, :]
     kept = gl.sum(gl.where(row % QUADS == column, acc, 0.0), 2)
@@ -150,9 +141,16 @@ def diagonal_kernel(
     if NORMED:
         found *= 1.0 / gl.sqrt(gl.sum(square, 0) / D + eps)
     finish(
-        found, rest, gains, rise, up_rise, residual, y, y_squares, output, gl.program_id(0), output < N, True,
+        found, rest, gains, rise, up_rise, residual, y, y_squares, output, gl.program_id(0), True, True,
         GATED, HAS_BIAS, ADDS, LY, gl.BlockedLayout([BN], [32], [num_warps], [0]),
     )  # fmt: skip
+
+
+def steps_of(words: int, tactic: ChainedTactic) -> dict[str, int]:
+    """STEPS, EVEN and AHEAD of the kernel, for so many words of an output."""
+    full, left = divmod(words, tactic.warps * WARP_WORDS)
+    steps = full + (left > 0)
+    return {"STEPS": steps, "EVEN": left == 0, "AHEAD": min(tactic.stages, steps)}
 
 
 def chained_diagonal(
@@ -162,17 +160,12 @@ def chained_diagonal(
 
     The sums of squares in `out` are those of as many outputs each as a program owns.
     """
-    tactic, reading, norm = launch.tactic, Reading.of(weight), place.norm
+    tactic, norm = launch.tactic, place.norm
     width, outputs, words = rows.values_TD.shape[1], out.values_TD.shape[1], weight.data.shape[1]
     counts = 0 if rows.squares_GT is None else len(rows.squares_GT)
-    steps, rest = divmod(words, tactic.warps * _WARP_WORDS)
-    steps += rest > 0
     diagonal_kernel[(weight.out_features // tactic.outputs,)](
-        rows.values_TD, rows.squares_GT, weight.data, weight.extras[0], reading.stride_k, weight.bias_N,
+        rows.values_TD, rows.squares_GT, weight.data, weight.extras[0], Reading.of(weight).stride_k, weight.bias_N,
         place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, outputs, width, words,
         counts, rows.eps,
-        GROUP=reading.group, NORMED=rows.squares_GT is not None, GATED=place.gated, HAS_BIAS=weight.bias_N is not None,
-        ADDS=place.residual_TN is not None, IN_PAIRS=weight.data.is_cuda, OVERLAPS=launch.chip.overlaps,
-        COUNTS=next_power_of_2(counts), EVEN=rest == 0, BN=tactic.outputs, STEPS=steps, AHEAD=min(tactic.stages, steps),
-        num_warps=tactic.warps, **launch.chip.launch,
+        num_warps=tactic.warps, **steps_of(words, tactic), **constants(rows, weight, place, launch),
     )  # fmt: skip

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from tradewind.kernels.chained_linear import PreparedRows
-from tradewind.kernels.chained_linear.ending import finish
-from tradewind.kernels.fused_linear.decoding import unpack_pairs
+from tradewind.kernels.chained_linear.in_gluon import constants, finish, multiply
 from tradewind.kernels.fused_linear.triton import Reading
-from tradewind.kernels.gpu import next_power_of_2
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.tactics import ChainedTactic
 
@@ -38,19 +35,6 @@ def _scales(at, k, WIDTH, stride, GROUP: gl.constexpr):
     first, second = gl.load(at + k // GROUP * stride), gl.load(at + (WIDTH + k) // GROUP * stride)
     third, fourth = gl.load(at + (2 * WIDTH + k) // GROUP * stride), gl.load(at + (3 * WIDTH + k) // GROUP * stride)
     return first, second, third, fourth
-
-
-@gluon.jit
-def _multiply(acc, words, x_tile, scale, nothing, PART: gl.constexpr, IN_PAIRS: gl.constexpr):
-    """acc [W, BN, TT] plus the products with some numbers of a group of one part, scaled. `nothing`: zeros."""
-    IS_BFLOAT16: gl.constexpr = x_tile.dtype == gl.bfloat16
-    if IN_PAIRS:
-        tile = gl.inline_asm_elementwise(
-            unpack_pairs(PART, IS_BFLOAT16), "=r,r", [words], dtype=x_tile.dtype, is_pure=True, pack=2
-        )
-    else:
-        tile = ((words >> (4 * PART)) & 15).to(x_tile.dtype) - 8
-    return acc + mma_v2(tile, x_tile, nothing) * gl.expand_dims(scale.to(gl.float32), 2)
 
 
 @gluon.jit(do_not_specialize=["T", "COUNT"])
@@ -118,7 +102,7 @@ def registers_kernel(
         for part in gl.static_range(4):
             next_first = (part + 1) * WIDTH + k if part < 3 else next_k
             next_tile = gl.load(x_at + next_first, mask=inside_x, other=0.0)
-            acc = _multiply(acc, words, x_tile, scale[part], nothing, part, IN_PAIRS)
+            acc = multiply(acc, words, x_tile, scale[part], nothing, part, IN_PAIRS)
             x_tile = next_tile
         words = next_words
         scale = next_scale
@@ -150,8 +134,6 @@ def chained_in_registers(
         rows.values_TD, rows.squares_GT, weight.data, weight.extras[0], reading.stride_k, weight.bias_N,
         place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, tokens, outputs, width,
         words, words // warps, counts, rows.eps,
-        GROUP=reading.group, NORMED=rows.squares_GT is not None, GATED=place.gated, HAS_BIAS=weight.bias_N is not None,
-        ADDS=place.residual_TN is not None, IN_PAIRS=weight.data.is_cuda, OVERLAPS=launch.chip.overlaps,
-        COUNTS=next_power_of_2(counts), BN=tactic.outputs, BK=min(tactic.inputs, reading.group),
-        TT=tactic.rows, num_warps=warps, **launch.chip.launch,
+        BK=min(tactic.inputs, reading.group), TT=tactic.rows, num_warps=warps,
+        **constants(rows, weight, place, launch),
     )  # fmt: skip
