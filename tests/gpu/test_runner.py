@@ -171,14 +171,16 @@ def test_nothing_is_compiled_after_boot(tmp_path: Path) -> None:
     tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=256, dtype="bfloat16")
     directory = make_tiny_model(tmp_path / "model", tiny)
     wide = make_tiny_model(tmp_path / "wide", replace(LOSSLESS, vocab=256))
+    counted = 0
     for settings in ({}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"exact": True}, {"quantization": "lossless"}):
         runner = boot(wide if settings.get("quantization") == "lossless" else directory, **settings)
         before = runner.compiled_kernels
-        assert before > 0
+        counted += before  # of each alone it is none if other tests have needed the same
         for count in (1, 2, 3):
             heard(runner, requests(tiny.vocab, count))
         constrained_tokens(runner, masked_requests(tiny.vocab))
         assert runner.compiled_kernels == before, settings
+    assert counted > 0
 
 
 def test_graphs_that_boot_had_no_time_for_are_recorded_when_idle(

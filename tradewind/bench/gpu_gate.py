@@ -28,6 +28,7 @@ from tradewind.kernels.sample import reference as sample_reference
 BF16 = torch.bfloat16
 HEADS = HeadShape(32, 8, 128)
 HIDDEN, FFN, BLOCK_TOKENS = 4096, 14336, 16
+UNEVEN = 3584  # a width whose words do not fill the last step of a program
 # |out - truth| / |truth|: bfloat16 keeps 8 bits; 8-bit floats keep 4.
 _LIMIT, _LIMIT_FP8 = 6e-3, 4e-2
 
@@ -168,8 +169,8 @@ def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
     run = ops.chained_linear
     assert run is not None
     limit = _LIMIT_FP8 if "fp8" in kind else _LIMIT
-    norms = {width: Norm(_randn(device, width), 1e-5) for width in (HIDDEN, FFN)}
-    for outputs, inputs in ((6144, HIDDEN), (HIDDEN, HIDDEN), (2 * FFN, HIDDEN), (HIDDEN, FFN)):
+    norms = {width: Norm(_randn(device, width), 1e-5) for width in (HIDDEN, FFN, UNEVEN)}
+    for outputs, inputs in ((6144, HIDDEN), (HIDDEN, HIDDEN), (2 * FFN, HIDDEN), (HIDDEN, FFN), (6144, UNEVEN)):
         bias_N = _randn(device, outputs) if outputs == 6144 else None
         packed = ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), bias_N)
         assert run.takes(packed)
