@@ -49,7 +49,7 @@ class ModelConfig:
     quantization: Literal["none", "lossless", "fp8", "fp8-blocks", "int8", "int4", "int4-g64", "int4-g128"] = setting(
         "none",
         "quantise the weights while loading: fp8 for GPUs; int4 shares a scale among 32 weights (or 64, or 128); "
-        "lossless keeps bfloat16 weights as they are in 12 bits, for GPUs",
+        "lossless keeps bfloat16 weights as they are, in 12 bits",
     )
     weights_seed: int = setting(0, "seed of dummy weights", low=0)
 

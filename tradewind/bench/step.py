@@ -230,7 +230,7 @@ def _rates(variant: Variant, work: Work, time_s: float) -> tuple[float, float]:
 
 
 def _bound_s(variant: Variant, work: Work, ceilings: Ceilings) -> float:
-    multiply = ceilings.multiply if variant.name.startswith("none") else ceilings.multiply_int8
+    multiply = ceilings.multiply if variant.name.startswith(("none", "lossless")) else ceilings.multiply_int8
     return max(variant.read_bytes(work) / ceilings.read, variant.operations(work) / multiply)
 
 

@@ -204,9 +204,8 @@ def estimate_weights_bytes(spec: ModelSpec, config: Config, device: Device) -> i
     embedding = spec.vocab * spec.hidden
     if quantisation is None:
         return (spec.layers * per_layer + embedding * (1 if spec.tied else 2)) * spec.dtype.itemsize
-    shared = (
-        spec.tied and quantisation.bits == 8 and not quantisation.is_float
-    )  # one quantised copy serves as embedding and as output layer
+    # One packed copy may serve as embedding and as output layer.
+    shared = spec.tied and device.type == "cpu" and quantisation.bits >= 8 and not quantisation.is_float
     quantised_bytes = (spec.layers * per_layer + embedding) * quantisation.bits_per_weight / 8
     return int(quantised_bytes) + (0 if shared else embedding * spec.dtype.itemsize)
 

@@ -34,7 +34,9 @@ def context_cost(
 ) -> ContextCost:
     """For a model whose weights and keys and values are of these types."""
     pace = PACES[device.type]
-    in_8_bit = quantisation is not None and (device.type == "cpu" or quantisation.is_float)
+    in_8_bit = (
+        quantisation is not None and not quantisation.is_lossless and (device.type == "cpu" or quantisation.is_float)
+    )
     weights = spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads) + 3 * spec.hidden * spec.ffn
     products = 2 * weights * spec.layers * (pace.beside_8_bit if in_8_bit else pace.attention)
     of_pair = 4 * spec.heads * spec.head_dim  # a query with a key, and the value that it weighs

@@ -22,6 +22,7 @@ CASES = [
     ("bfloat16", "none", None),
     ("bfloat16", "int8", torch.uint8),
     ("bfloat16", "int4", None),
+    ("bfloat16", "lossless", None),
 ]
 
 

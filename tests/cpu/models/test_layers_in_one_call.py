@@ -21,6 +21,7 @@ CASES = [
     ("float16", None, None),
     ("bfloat16", "int8", None),
     ("bfloat16", "int4", None),
+    ("bfloat16", "lossless", None),
     ("bfloat16", None, torch.uint8),
     ("float16", "int8", torch.uint8),
 ]
@@ -51,6 +52,18 @@ def test_the_same_bits(directory: Path, dtype: str, quantisation: str | None, kv
     together = logits(model, kv_dtype)
     one_by_one = logits(dataclasses.replace(model, in_one_call=None), kv_dtype)
     assert all(a.isfinite().all() and torch.equal(a, b) for a, b in zip(together, one_by_one, strict=True))
+
+
+def test_weights_without_loss_give_the_bits_of_bfloat16(directory: Path) -> None:
+    forms = (None, Quantisation.named("lossless"))
+    models = [
+        load_model(
+            directory, ModelConfig(dtype="bfloat16"), "cpu", choose_ops("cpu", torch.bfloat16, quantisation=form)
+        )
+        for form in forms
+    ]
+    assert models[1].weights_bytes < 0.9 * models[0].weights_bytes
+    assert all(torch.equal(a, b) for a, b in zip(*(logits(model, None) for model in models), strict=True))
 
 
 def test_only_native_ops_run_in_one_call(directory: Path) -> None:

@@ -58,5 +58,5 @@ def test_peak_memory_is_near_the_models_size(tmp_path: Path) -> None:
     assert 0.9 < _peak_share(tmp_path, "auto", "torch") < 1.2
     assert 0.9 < _peak_share(tmp_path, "dummy", "torch") < 1.2
     # What is packed is there twice for a moment: the largest tensors while there is little else, the others in turn.
-    for quantisation in ("none", "int8", "int4") if native.runnable() else ():
+    for quantisation in ("none", "lossless", "int8", "int4") if native.runnable() else ():
         assert 0.9 < _peak_share(tmp_path, "auto", "native", quantisation) < 1.3, quantisation

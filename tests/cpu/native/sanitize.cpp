@@ -28,6 +28,13 @@ extern "C" int tw_highest_level();
   X(set, quantised_linear, int, int, int64_t, const void*, int64_t, int64_t, int64_t, const void*, int64_t,           \
     const void*, const void*, int64_t, void*, int64_t, int, int)                                                      \
   X(set, dequantise_rows, int, int, int64_t, const void*, int64_t, const void*, int, int64_t, void*, int)             \
+  X(set, lossless_count, const void*, int64_t, int64_t, int64_t*, int)                                                \
+  X(set, lossless_pack, const void*, int64_t, int64_t, void*, int)                                                    \
+  X(set, lossless_linear, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*, const void*,     \
+    int64_t, void*, int64_t, int, int)                                                                                \
+  X(set, lossless_masked_logits, const void*, int64_t, int64_t, int64_t, const void*, int64_t, const void*,           \
+    const uint32_t*, int64_t, float*, int)                                                                            \
+  X(set, lossless_rows, const void*, int64_t, int64_t, const void*, int, int64_t, void*, int)                         \
   X(set, attention, int, const void*, int64_t, const void*, const void*, int64_t, int64_t, int64_t, const int32_t*,   \
     const int32_t*, const int32_t*, int64_t, int64_t, void*, int, int, int, int, float, int64_t, float, int64_t, int, \
     int)                                                                                                              \
@@ -139,6 +146,35 @@ static void quantised(const Kernels& kernels, int dtype, int threads) {
           y.check("quantised_linear");
         }
       }
+}
+
+static void lossless(const Kernels& kernels, int threads) {
+  for (int64_t n : {1, 33, 70})
+    for (int64_t k : {1, 7, 64, 131, 600}) {
+      int64_t panels = (n + 31) / 32, table = ((panels + 1) * 8 + 63) / 64 * 64, panel = 128 + (k + 3) / 4 * 192;
+      Numbers weight(1, n * k), bias(1, n), back(1, 2 * k);
+      for (int64_t i = 0; i < n * k; i += 37) ((uint16_t*)weight.data())[i] = (uint16_t)(i % 3 ? 0 : 0x1234);
+      std::vector<int64_t> before(panels + 1);
+      kernels.lossless_count(weight.data(), n, k, before.data(), threads);
+      for (int64_t i = 0; i < panels; i++) before[i + 1] += before[i];
+      std::vector<char> packed((size_t)(table + panels * panel + before[panels] * 8));
+      memcpy(packed.data(), before.data(), before.size() * 8);
+      kernels.lossless_pack(weight.data(), n, k, packed.data(), threads);
+      std::vector<int32_t> ids = {0, (int32_t)n - 1};
+      kernels.lossless_rows(packed.data(), n, k, ids.data(), 0, 2, back.data(), threads);
+      if (memcmp(back.data(), weight.data(), back.bytes.size() / 2)) exit(2);
+      for (int64_t rows : {1, 2, 5, 12, 13, 29}) {
+        Numbers x(1, rows * k), residual(1, rows * n), y(1, rows * n);
+        kernels.lossless_linear(x.data(), k, rows, k, packed.data(), n, bias.data(), residual.data(), n, y.data(), n, 0,
+                                threads);
+        y.check("lossless_linear");
+        std::vector<uint32_t> bits(rows * panels, 0x80000001u);
+        for (int64_t row = 1; row < rows; row++) bits[row * panels] = 0;
+        Numbers masked(0, rows * n);
+        kernels.lossless_masked_logits(x.data(), k, rows, k, packed.data(), n, bias.data(), bits.data(), panels,
+                                       (float*)masked.data(), threads);
+      }
+    }
 }
 
 // Page rows of 8-bit numbers: head_dim bytes and a scale.
@@ -318,6 +354,7 @@ static void all(const char* name, const Kernels& kernels) {
       rowwise(kernels, dtype, threads);
       decoder_layers(kernels, dtype, threads);
       if (dtype == 0) sampling(kernels, threads);
+      if (dtype == 1) lossless(kernels, threads);
     }
   printf("%s: clean\n", name);
   fflush(stdout);

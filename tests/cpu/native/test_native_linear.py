@@ -1,11 +1,14 @@
 """linear: against float64 at odd sizes, and bit by bit across batches and threads."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from tradewind.kernels import native
 from tradewind.kernels.linear.cpu import NativeLinear
+from tradewind.kernels.linear.lossless_cpu import NativeLossless
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # The one rounding of the result, relative to it; the sums in float32 come on top.
@@ -69,8 +72,9 @@ def test_a_row_is_the_same_whatever_the_batch_and_the_threads(library: native.Li
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
 def test_masked_logits_are_the_allowed_ones_of_all(library: native.Library, dtype: torch.dtype, share: float) -> None:
     """To the bit, whether panels are left out or not; the others are -inf, whatever was in the memory."""
-    ops = NativeLinear(library)
-    for n, k in [(1, 1), (33, 130), (200, 65), (1000, 64)]:
+    kinds = [NativeLinear, NativeLossless] if dtype == torch.bfloat16 else [NativeLinear]
+    for kind, (n, k) in itertools.product(kinds, [(1, 1), (33, 130), (200, 65), (1000, 64)]):
+        ops = kind(library)
         weight = ops.pack(torch.randn(n, k).to(dtype), torch.randn(n).to(dtype))
         for rows in (1, 2, 3, 8, 33):
             x = torch.randn(rows, k + 3).to(dtype)[:, :k]  # strided rows

@@ -123,9 +123,12 @@ def test_fp8_weights_run_on_the_cpu_too_but_not_fp8_keys(directory: Path) -> Non
         boot_runner(directory, from_flat({**settings, "kv_dtype": "fp8"}))
 
 
-def test_lossless_weights_are_for_gpus(directory: Path) -> None:
-    with pytest.raises(ConfigError, match="--quantization lossless is for GPUs; use none or int8 on a CPU"):
-        boot_runner(directory, from_flat({"device": "cpu", "quantization": "lossless"}))
+def test_lossless_weights_are_for_bfloat16(directory: Path) -> None:
+    settings = {"device": "cpu", "threads": 1, "max_running": 2, "dtype": "bfloat16"}
+    runners = [boot_runner(directory, from_flat({**settings, "quantization": name})) for name in ("none", "lossless")]
+    assert runners[1].info.weights_bytes < 0.9 * runners[0].info.weights_bytes
+    asked = [request(1, [5, 6, 7], 8)]
+    assert Session(runners[0]).tokens(asked) == Session(runners[1]).tokens(asked)
     with pytest.raises(ConfigError, match="lossless is for weights in bfloat16: use --dtype bfloat16, or none"):
         choose_ops(ABSENT_GPUS["h200"], torch.float16, quantisation=Quantisation.named("lossless"))
 

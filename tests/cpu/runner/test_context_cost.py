@@ -40,6 +40,7 @@ def even_tokens(*arguments: object) -> float:
 def test_attention_is_slower_than_products_and_much_slower_than_those_in_8_bits(small: ModelSpec) -> None:
     bfloat16, int8, fp8 = torch.bfloat16, Quantisation.named("int8"), Quantisation.named("fp8")
     assert even_tokens(small, CPU, None, bfloat16) == pytest.approx(3840 * 0.8)
+    assert even_tokens(small, CPU, Quantisation.named("lossless"), bfloat16) == even_tokens(small, CPU, None, bfloat16)
     assert even_tokens(small, CPU, int8, torch.uint8) == pytest.approx(3840 * 0.27)
     assert even_tokens(small, GPU, int8, bfloat16) == even_tokens(small, GPU, None, bfloat16) == 3840 * 0.5
     assert even_tokens(small, GPU, fp8, bfloat16) == pytest.approx(3840 * 0.2)

@@ -9,6 +9,7 @@ from torch import Tensor
 from tradewind.kernels.decoder_layers import DecoderLayers, LayerShape, LayerWeights
 from tradewind.kernels.int8_pages import row_width
 from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.linear import cpu as linear_cpu
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.native import DTYPE_CODES, Library
 from tradewind.kernels.pages import KVPool
@@ -127,7 +128,8 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 def _linear(weight: LinearWeight, quantisation: Quantisation | None) -> _Linear:
-    bits, group = (quantisation.bits, quantisation.group) if quantisation else (0, 0)
+    is_packed = quantisation is not None and weight.layout != linear_cpu.LAYOUT
+    bits, group = (quantisation.bits, quantisation.group) if quantisation and is_packed else (0, 0)
     return _Linear(
         weight.data.data_ptr(), _pointer(weight.bias_N), weight.out_features, weight.in_features, bits, group
     )

@@ -120,7 +120,7 @@ def choose(
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
     if quantisation is not None and quantisation.is_lossless:
-        return _choose_lossless(device, dtype, prefer, quantisation, exact)
+        return _choose_lossless(device, dtype, prefer, level, quantisation, exact=exact)
     if quantisation is not None and quantisation.is_float:
         return _choose_fp8(device, dtype, prefer, quantisation, exact)
     if quantisation is not None and device.type == "cuda":
@@ -193,14 +193,18 @@ def _choose_int4_gpu(
 
 
 def _choose_lossless(
-    device: Device, dtype: torch.dtype, prefer: str | None, quantisation: "Quantisation", exact: bool
+    device: Device,
+    dtype: torch.dtype,
+    prefer: str | None,
+    level: str | None,
+    quantisation: "Quantisation",
+    *,
+    exact: bool,
 ) -> Choice[LinearKernel]:
-    from tradewind.kernels import gpu
-    from tradewind.kernels.linear import lossless
+    from tradewind.kernels import gpu, native
+    from tradewind.kernels.linear import lossless, lossless_cpu
     from tradewind.kernels.linear.tactics import Tactics
 
-    if device.type != "cuda" and prefer is None:
-        raise ConfigError("--quantization lossless is for GPUs; use none or int8 on a CPU", field="quantization")
     if dtype != torch.bfloat16:
         raise ConfigError(
             "--quantization lossless is for weights in bfloat16: use --dtype bfloat16, or none", field="quantization"
@@ -211,10 +215,12 @@ def _choose_lossless(
 
         return quantised(chip, Tactics.shipped(chip), quantisation, exact=exact)
 
-    measured = _measured(device, lossless.LAYOUT)
+    measured, library = _measured(device, lossless.LAYOUT), native.load(level)
     about = f", bfloat16 in 12 bits, restored in registers ({measured}), in memory for many rows"
+    on_cpu = f"C++, {library.level}, bfloat16 in 12 bits, restored in the caches"
     candidates = [
         *gpu.candidates(device, dtype, triton, lossless.kernel(), about=about),
+        Candidate("native", lossless_cpu.kernel(library), library.unavailable, on_cpu),
         Candidate("reference", lossless.kernel(), about="bfloat16 in 12 bits"),
     ]
     return pick(candidates, device, dtype, prefer)

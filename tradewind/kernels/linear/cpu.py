@@ -37,7 +37,7 @@ class NativeLinear(Filling):
         return LinearWeight(data, bias_N, n, k, LAYOUT)
 
     def _multiply(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, y_TN: Tensor) -> None:
-        _check(x_TD, weight, y_TN)
+        check(x_TD, weight, weight.data.dtype, y_TN)
         rows, k = x_TD.shape
         n, dtype, bias_N = weight.out_features, x_TD.dtype, weight.bias_N
         assert residual_TN is None or residual_TN.dtype == dtype
@@ -49,14 +49,9 @@ class NativeLinear(Filling):
 
     def masked_logits(self, x_RD: Tensor, weight: LinearWeight, bits_RW: Tensor, out_RV: Tensor) -> None:
         """See `tradewind.kernels.linear.MaskedLogits`. A panel that a row's mask forbids is not computed for it."""
-        _check(x_RD, weight, out_RV)
+        check_masked(x_RD, weight, weight.data.dtype, bits_RW, out_RV)
         rows, k = x_RD.shape
         n, dtype, bias_N = weight.out_features, x_RD.dtype, weight.bias_N
-        assert out_RV.dtype == torch.float32
-        assert bits_RW.dtype == torch.int32
-        assert bits_RW.is_contiguous()
-        assert len(bits_RW) == rows
-        assert bits_RW.shape[1] * PANEL >= n, (bits_RW.shape, n)
         self._masked_logits(
             DTYPE_CODES[dtype], x_RD.data_ptr(), x_RD.stride(0), rows, k, weight.data.data_ptr(), n,
             None if bias_N is None else bias_N.data_ptr(), bits_RW.data_ptr(), bits_RW.shape[1], out_RV.data_ptr(),
@@ -75,14 +70,24 @@ class NativeLinear(Filling):
         return x_TD
 
 
-def _check(x_TD: Tensor, weight: LinearWeight, y_TN: Tensor) -> None:
-    """That they fit each other, and are laid out as the kernels take them."""
+def check(x_TD: Tensor, weight: LinearWeight, dtype: torch.dtype, y_TN: Tensor) -> None:
+    """That they fit each other, and are laid out as the kernels take them. `dtype`: of the weight's numbers."""
     rows, k = x_TD.shape
     assert k == weight.in_features, (k, weight.in_features)
-    assert x_TD.dtype == weight.data.dtype, (x_TD.dtype, weight.data.dtype)
+    assert x_TD.dtype == dtype, (x_TD.dtype, dtype)
     assert x_TD.stride(1) == 1 or k == 1
     assert y_TN.shape == (rows, weight.out_features)
     assert y_TN.is_contiguous()
+
+
+def check_masked(x_RD: Tensor, weight: LinearWeight, dtype: torch.dtype, bits_RW: Tensor, out_RV: Tensor) -> None:
+    """The same of logits that a mask is applied to."""
+    check(x_RD, weight, dtype, out_RV)
+    assert out_RV.dtype == torch.float32
+    assert bits_RW.dtype == torch.int32
+    assert bits_RW.is_contiguous()
+    assert len(bits_RW) == len(x_RD)
+    assert bits_RW.shape[1] * PANEL >= weight.out_features, (bits_RW.shape, weight.out_features)
 
 
 def kernel(library: Library) -> LinearKernel:

@@ -3,7 +3,7 @@
 #define TW_API extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of an exported signature or of the packed layout; the loader compares it.
-TW_API int tw_abi() { return 7; }
+TW_API int tw_abi() { return 8; }
 
 // The highest level (see vec.h) that this processor and operating system can run.
 TW_API int tw_highest_level() {

@@ -5,6 +5,7 @@
 #include "attention.h"
 #include "decoder_step.h"
 #include "linear.h"
+#include "lossless.h"
 #include "quantised.h"
 #include "rowwise.h"
 
@@ -54,6 +55,8 @@ struct LayerRun {
                     weight.bias, nullptr,            0,           y,                  weight.out_features, false};
     if (weight.bits == 8) return quantised_linear_of<E, Int8>(args, weight.group, threads);
     if (weight.bits == 4) return quantised_linear_of<E, Int4>(args, weight.group, threads);
+    if constexpr (std::is_same<E, Bf16>::value)
+      if (weight.bits == 12) return lossless_linear_of<E>(args, threads);
     linear_of<E>(args, threads);
   }
 

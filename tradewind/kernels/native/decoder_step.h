@@ -6,7 +6,7 @@
 struct LayerLinear {
   const void *data, *bias;
   int64_t out_features, in_features;
-  int64_t bits, group;  // bits: 8 or 4, or 0 for a weight of the activations' dtype
+  int64_t bits, group;  // bits: 8 or 4, 12 (lossless.h), or 0 for a weight of the activations' dtype
 };
 
 struct DecoderLayer {

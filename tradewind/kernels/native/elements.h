@@ -78,7 +78,8 @@ struct Bf16 {
 #if TW_LEVEL >= 5
   typedef uint32_t A;
   typedef __m512i B;
-  TW_INLINE B load_b(const char* p) { return _mm512_loadu_si512(p); }
+  TW_INLINE B of_pairs(__m512i pairs) { return pairs; }
+  TW_INLINE B load_b(const char* p) { return of_pairs(_mm512_loadu_si512(p)); }
   TW_INLINE F mac(F sum, const A* a, B b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32((int)*a), (__m512bh)b);
   }
@@ -95,11 +96,15 @@ struct Bf16 {
   struct B {
     F even, odd;
   };
-  TW_INLINE B load_b(const char* p) {
 #if TW_LEVEL >= 3
-    __m512i pairs = _mm512_loadu_si512(p);
+  TW_INLINE B of_pairs(__m512i pairs) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
             _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)))};
+  }
+#endif
+  TW_INLINE B load_b(const char* p) {
+#if TW_LEVEL >= 3
+    return of_pairs(_mm512_loadu_si512(p));
 #elif TW_LEVEL == 2
     __m256i pairs = _mm256_loadu_si256((const __m256i*)p);
     return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)),

@@ -71,6 +71,34 @@ TW_EXPORT(tw_dequantise_rows)
   TW_BY_BITS(dequantise_rows_of, packed, k, group, ids, ids_are_64 != 0, count, out, threads)
 }
 
+// bfloat16 alone. counts: one more than there are panels.
+TW_EXPORT(tw_lossless_count)(const void* weight, int64_t n, int64_t k, int64_t* counts, int threads) {
+  lossless_count_of((const uint16_t*)weight, n, k, counts, threads);
+}
+
+TW_EXPORT(tw_lossless_pack)(const void* weight, int64_t n, int64_t k, void* packed, int threads) {
+  lossless_pack_of((const uint16_t*)weight, n, k, packed, threads);
+}
+
+TW_EXPORT(tw_lossless_linear)
+(const void* x, int64_t x_stride, int64_t rows, int64_t k, const void* weight, int64_t n, const void* bias,
+ const void* residual, int64_t residual_stride, void* y, int64_t y_stride, int y_is_float, int threads) {
+  lossless_linear_of<Bf16>(
+      {x, x_stride, rows, k, weight, n, bias, residual, residual_stride, y, y_stride, y_is_float != 0}, threads);
+}
+
+TW_EXPORT(tw_lossless_masked_logits)
+(const void* x, int64_t x_stride, int64_t rows, int64_t k, const void* weight, int64_t n, const void* bias,
+ const uint32_t* bits, int64_t words, float* y, int threads) {
+  LinearArgs args{x, x_stride, rows, k, weight, n, bias, nullptr, 0, y, n, true};
+  masked_logits_with<Bf16>(args, lossless_panels<Bf16>(args, threads), bits, words, threads);
+}
+
+TW_EXPORT(tw_lossless_rows)
+(const void* packed, int64_t n, int64_t k, const void* ids, int ids_are_64, int64_t count, void* out, int threads) {
+  lossless_rows_of(packed, n, k, ids, ids_are_64 != 0, count, (uint16_t*)out, threads);
+}
+
 TW_EXPORT(tw_attention)
 (int dtype, const void* q, int64_t q_stride, const void* k_pages, const void* v_pages, int64_t block_stride,
  int64_t head_stride, int64_t token_stride, const int32_t* query_starts, const int32_t* context_lens,

@@ -16,7 +16,7 @@ from tradewind.kernels.choice import Device
 log = logging.getLogger(__name__)
 
 # Must equal tw_abi() in cpu.cpp.
-ABI = 7
+ABI = 8
 FILE_NAME = "_native.so"
 # Instruction sets, best first; the number is TW_LEVEL in vec.h. Results are defined per level.
 LEVELS = {"avx512_bf16": 5, "avx512_vnni": 4, "avx512": 3, "avx2": 2, "portable": 1}

@@ -42,11 +42,11 @@ TW_INLINE void finish_tile(const LinearArgs& args, const Sums<MR>& sums, int64_t
   }
 }
 
+// Rows against the columns from `column` on, whose panel is at b.
 template <class E, int MR>
 static __attribute__((noinline)) void linear_tile(const LinearArgs& args, const typename E::A* a, int64_t row,
-                                                  int64_t panel, LinesAhead ahead) {
+                                                  int64_t column, const char* b, LinesAhead ahead) {
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP;
-  const char* b = (const char*)args.weight + panel * steps * PANEL * (int64_t)sizeof(typename E::Unit);
   for (int part = 0; part < PANEL; part += TILE_COLUMNS) {
     Sums<MR> sums;
 #pragma GCC unroll 16
@@ -55,13 +55,13 @@ static __attribute__((noinline)) void linear_tile(const LinearArgs& args, const 
       for (int v = 0; v < TILE_VECS; v++) sums.at[r][v] = zero();
     constexpr int64_t UNIT_BYTES = sizeof(typename E::Unit);
     multiply<E, MR, 1>(a, b + part * UNIT_BYTES, PANEL * UNIT_BYTES, steps, ahead, sums);
-    finish_tile<E, MR>(args, sums, row, panel * PANEL + part);
+    finish_tile<E, MR>(args, sums, row, column + part);
     ahead.each = 0;
   }
 }
 
 template <class E>
-using LinearTile = void (*)(const LinearArgs&, const typename E::A*, int64_t, int64_t, LinesAhead);
+using LinearTile = void (*)(const LinearArgs&, const typename E::A*, int64_t, int64_t, const char*, LinesAhead);
 
 template <class E>
 static LinearTile<E> linear_tile_of(int height) {
@@ -94,29 +94,42 @@ TW_INLINE int lines_ahead(int64_t tile, int64_t tiles, int panel_lines_per_4_ste
   return tile < sharing ? panel_lines_per_4_steps / (int)sharing : 0;
 }
 
-// One block of rows, already gathered, against one panel.
+// A weight in panels of numbers, for linear_with.
 template <class E>
-static void linear_block(const LinearArgs& args, const typename E::A* a, const Heights& heights, int64_t from,
-                         int64_t to, int64_t panel) {
-  int64_t steps = (args.in_features + E::STEP - 1) / E::STEP;
-  constexpr int LINES = PANEL * (int)sizeof(typename E::Unit) * 4 / 64;
-  const int64_t panel_bytes = steps * PANEL * (int64_t)sizeof(typename E::Unit);
-  bool alone = to - from == 1;
-  int64_t calls = alone ? CALLS_ALONE : (steps + 3) / 4;
-  const char* next = (const char*)args.weight + panel * panel_bytes + (alone ? calls * LINES * 64 : panel_bytes);
-  for (int64_t tile = from; tile < to; tile++) {
-    int lines = lines_ahead(tile - from, to - from, LINES);
-    int64_t row = heights.first(tile);
-    linear_tile_of<E>(heights.height(tile))(args, a + row * steps, row, panel, LinesAhead(next, lines, calls));
-    next += lines * 64 * calls;
+struct NumberPanels {
+  static const char* at(const LinearArgs& args, int64_t panel) {
+    int64_t steps = (args.in_features + E::STEP - 1) / E::STEP;
+    return (const char*)args.weight + panel * steps * PANEL * (int64_t)sizeof(typename E::Unit);
   }
-}
+
+  // `height` rows, already gathered, against one panel.
+  static void tile(const LinearArgs& args, const typename E::A* a, int height, int64_t row, int64_t panel,
+                   LinesAhead ahead) {
+    linear_tile_of<E>(height)(args, a, row, panel * PANEL, at(args, panel), ahead);
+  }
+
+  // One block of rows, already gathered, against one panel.
+  static void block(const LinearArgs& args, const typename E::A* a, const Heights& heights, int64_t from, int64_t to,
+                    int64_t panel, int) {
+    int64_t steps = (args.in_features + E::STEP - 1) / E::STEP;
+    constexpr int LINES = PANEL * (int)sizeof(typename E::Unit) * 4 / 64;
+    bool alone = to - from == 1;
+    int64_t calls = alone ? CALLS_ALONE : (steps + 3) / 4;
+    const char* next = alone ? at(args, panel) + calls * LINES * 64 : at(args, panel + 1);
+    for (int64_t index = from; index < to; index++) {
+      int lines = lines_ahead(index - from, to - from, LINES);
+      int64_t row = heights.first(index);
+      tile(args, a + row * steps, heights.height(index), row, panel, LinesAhead(next, lines, calls));
+      next += lines * 64 * calls;
+    }
+  }
+};
 
 // At most this many rows at a time, so that the gathered rows stay small.
 constexpr int64_t ROWS_AT_ONCE = 80 * TILE_ROWS;
 
-template <class E>
-static void linear_rows(const LinearArgs& args, int threads, typename E::A* a) {
+template <class E, class Panels>
+static void linear_rows(const LinearArgs& args, int threads, const Panels& weight, typename E::A* a) {
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP, panels = (args.out_features + PANEL - 1) / PANEL;
   Heights heights(args.rows);
   int64_t tile_bytes = TILE_ROWS * steps * (int64_t)sizeof(typename E::A);
@@ -132,13 +145,13 @@ static void linear_rows(const LinearArgs& args, int threads, typename E::A* a) {
 #pragma omp barrier
     for (int64_t piece; (piece = work.take(me)) >= 0;) {
       int64_t block = piece / panels, from = block * heights.tiles / blocks, to = (block + 1) * heights.tiles / blocks;
-      linear_block<E>(args, a, heights, from, to, piece % panels);
+      weight.block(args, a, heights, from, to, piece % panels, me);
     }
   }
 }
 
-template <class E>
-static void linear_of(LinearArgs args, int threads) {
+template <class E, class Panels>
+static void linear_with(LinearArgs args, int threads, const Panels& weight) {
   static thread_local Scratch scratch;
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP, rows = args.rows;
   int64_t y_bytes = args.y_is_float ? 4 : (int64_t)sizeof(typename E::T), t_bytes = sizeof(typename E::T);
@@ -146,11 +159,16 @@ static void linear_of(LinearArgs args, int threads) {
   auto* a = (typename E::A*)scratch.get((size_t)(most * steps + 16) * sizeof(typename E::A));
   for (int64_t row = 0; row < rows; row += most) {
     args.rows = rows - row < most ? rows - row : most;
-    linear_rows<E>(args, threads, a);
+    linear_rows<E>(args, threads, weight, a);
     args.x = (const char*)args.x + args.rows * args.x_stride * t_bytes;
     args.y = (char*)args.y + args.rows * args.y_stride * y_bytes;
     if (args.residual) args.residual = (const char*)args.residual + args.rows * args.residual_stride * t_bytes;
   }
+}
+
+template <class E>
+static void linear_of(const LinearArgs& args, int threads) {
+  linear_with<E>(args, threads, NumberPanels<E>());
 }
 
 template <class E>

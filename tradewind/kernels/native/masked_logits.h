@@ -24,23 +24,24 @@ struct RowMasks {
 };
 
 // One panel of all rows, which are gathered in tiles.
-template <class E>
-static void masked_panel(const LinearArgs& args, const typename E::A* a, const Heights& heights, const RowMasks& masks,
-                         int64_t panel) {
+template <class E, class Panels>
+static void masked_panel(const LinearArgs& args, const Panels& weight, const typename E::A* a, const Heights& heights,
+                         const RowMasks& masks, int64_t panel) {
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP, start = panel * PANEL;
   int width = args.out_features - start < PANEL ? (int)(args.out_features - start) : PANEL;
   for (int64_t tile = 0; tile < heights.tiles; tile++) {
     int64_t from = heights.first(tile), to = heights.first(tile + 1);
     if (masks.needs(from, to, panel))
-      linear_tile_of<E>((int)(to - from))(args, a + from * steps, from, panel, LinesAhead(nullptr, 0, 1));
+      weight.tile(args, a + from * steps, (int)(to - from), from, panel, LinesAhead(nullptr, 0, 1));
     for (int64_t row = from; row < to; row++)
       mask_word((float*)args.y + row * args.y_stride + start, masks.word(row, panel), width);
   }
 }
 
-// args: y is float. Each number that is allowed is the one that linear_of gives.
-template <class E>
-static void masked_logits_of(LinearArgs args, const uint32_t* bits, int64_t words, int threads) {
+// args: y is float. Each number that is allowed is the one that linear_with gives.
+template <class E, class Panels>
+static void masked_logits_with(const LinearArgs& args, const Panels& weight, const uint32_t* bits, int64_t words,
+                               int threads) {
   static thread_local Scratch scratch;
   int64_t steps = (args.in_features + E::STEP - 1) / E::STEP, panels = (args.out_features + PANEL - 1) / PANEL;
   RowMasks masks{bits, words};
@@ -50,7 +51,7 @@ static void masked_logits_of(LinearArgs args, const uint32_t* bits, int64_t word
     for (int64_t panel = 0; panel < panels; panel++)
       needed += masks.needs(heights.first(tile), heights.first(tile + 1), panel);
   if (needed * 2 > heights.tiles * panels) {  // the whole product is laid out better
-    linear_of<E>(args, threads);
+    linear_with<E>(args, threads, weight);
     mask_logits_of((float*)args.y, args.out_features, nullptr, args.rows, bits, words, threads);
     return;
   }
@@ -61,7 +62,12 @@ static void masked_logits_of(LinearArgs args, const uint32_t* bits, int64_t word
   Shares work(panels, threads);
 #pragma omp parallel num_threads(threads)
   for (int64_t panel, me = omp_get_thread_num(); (panel = work.take((int)me)) >= 0;)
-    masked_panel<E>(args, a, heights, masks, panel);
+    masked_panel<E>(args, weight, a, heights, masks, panel);
+}
+
+template <class E>
+static void masked_logits_of(const LinearArgs& args, const uint32_t* bits, int64_t words, int threads) {
+  masked_logits_with<E>(args, NumberPanels<E>(), bits, words, threads);
 }
 
 }  // namespace
