@@ -38,10 +38,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	@$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.installed
-	@echo "installing what the tests need"
+$(VENV)/.test: pyproject.toml $(VENV)/.torch
+	@echo "[3/3] installing Tradewind and what its tests need"
 	@$(PIP) install --editable '.[test]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
