@@ -44,7 +44,20 @@ class AnswerFormat:
             return self.reasoning, False
         opening, closing = self.reasoning
         tail = tokenizer.decode(prompt[-_TAIL_TOKENS:], skip_special_tokens=False).rstrip()
-        return (None, False) if tail.endswith(closing) else (self.reasoning, tail.endswith(opening))
+        if tail.endswith(closing):
+            return None, False
+        return self.reasoning, tail.endswith(opening) or self._is_left_open(prompt, tokenizer)
+
+    def _is_left_open(self, prompt: Sequence[int], tokenizer: "Tokenizer") -> bool:
+        """Whether it ends within reasoning, as a message does that is to be continued.
+
+        What a user writes of marks does not count: a special token lies between that and the answer.
+        """
+        around = self.reasoning_ids(tokenizer)
+        if around is None:
+            return False
+        ends = {*around, *tokenizer.special_ids}
+        return next((token for token in reversed(prompt) if token in ends), None) == around[0]
 
     def reasoning_ids(self, tokenizer: "Tokenizer") -> tuple[int, int] | None:
         """The marks around a model's reasoning, if it has any and they are tokens of their own."""
