@@ -51,7 +51,7 @@ class AnswerFormat:
     def _is_left_open(self, prompt: Sequence[int], tokenizer: "Tokenizer") -> bool:
         """Whether it ends within reasoning, as a message does that is to be continued.
 
-        What a user writes of marks does not count: a special token lies between that and the answer.
+        What a user writes of marks does not count where the template puts a special token before the answer.
         """
         around = self.reasoning_ids(tokenizer)
         if around is None:

@@ -128,8 +128,8 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 def _linear(weight: LinearWeight, quantisation: Quantisation | None) -> _Linear:
-    is_packed = quantisation is not None and weight.layout != linear_cpu.LAYOUT
-    bits, group = (quantisation.bits, quantisation.group) if quantisation and is_packed else (0, 0)
+    form = None if weight.layout == linear_cpu.LAYOUT else quantisation  # some weights may have stayed as they were
+    bits, group = (form.bits, form.group) if form else (0, 0)
     return _Linear(
         weight.data.data_ptr(), _pointer(weight.bias_N), weight.out_features, weight.in_features, bits, group
     )

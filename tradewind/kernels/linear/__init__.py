@@ -217,7 +217,7 @@ def _choose_lossless(
 
     measured, library = _measured(device, lossless.LAYOUT), native.load(level)
     about = f", bfloat16 in 12 bits, restored in registers ({measured}), in memory for many rows"
-    on_cpu = f"C++, {library.level}, bfloat16 in 12 bits, restored in the caches"
+    on_cpu = f"C++, {library.level}, bfloat16 in 12 bits, restored as it is multiplied"
     candidates = [
         *gpu.candidates(device, dtype, triton, lossless.kernel(), about=about),
         Candidate("native", lossless_cpu.kernel(library), library.unavailable, on_cpu),

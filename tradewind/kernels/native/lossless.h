@@ -2,8 +2,8 @@
 //
 // Nearly all weights of a column lie within 16 neighbouring exponents. So a weight is its sign, its 7 bits of mantissa,
 // and 4 bits that count from the least of the 16, which each column has for itself. What lies outside is an exception,
-// and kept beside. A panel's numbers are put together in the caches, as linear.h has them, right before they are
-// multiplied, by the same tile and in the same order: results are those of the bfloat16 weight, to the bit.
+// and kept beside. A panel's numbers are put together, as linear.h has them, in registers or in the caches, right before
+// they are multiplied, and are summed in the same order: results are those of the bfloat16 weight, to the bit.
 //
 // Packed: how many exceptions there are before those of each panel (panels + 1 of 64 bits, filled up to whole lines);
 // the panels; the exceptions, in the order of their places. A panel: what its columns' exponents are counted from, in
@@ -155,7 +155,7 @@ TW_INLINE void multiply_restored(const typename E::A* a, RestoredPanel& from, in
 #else
 constexpr int64_t STEPS_AT_ONCE = 64;  // their numbers stay in the first-level cache
 
-// The same by way of memory.
+// sums += a panel's columns times MR rows, some steps after the other, by way of memory.
 template <class E, int MR, int PARTS>
 TW_INLINE void multiply_restored(const typename E::A* a, RestoredPanel& from, int64_t steps, LinesAhead& ahead,
                                  Sums<MR> (&sums)[PARTS]) {
