@@ -52,8 +52,8 @@ class JsonFormatter(logging.Formatter):
 class UnwaitedHandler(logging.Handler):
     """Writes lines from a thread of its own, so that nobody who logs waits for whoever reads, or does not.
 
-    Once too many lines wait the next ones are dropped, and how many were is told when there is room again. Only `flush`
-    waits until all is written, a second at most: `logging.shutdown` calls it at the end of a process.
+    Once too many lines wait the next ones are dropped, and how many were is told when none waits any more. Only `flush`
+    waits until all is written: `logging.shutdown` calls it at the end of a process.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -61,6 +61,7 @@ class UnwaitedHandler(logging.Handler):
         self._stream = stream
         self._lines: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
         self._dropped = 0
+        self._written = 0
         self._counting = threading.Lock()
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
@@ -75,10 +76,12 @@ class UnwaitedHandler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait until all lines are written, or nobody seems to read them."""
-        deadline_s = time.monotonic() + _PATIENCE_S
-        while self._lines.unfinished_tasks and time.monotonic() < deadline_s:
+        """Wait until all lines are written, or none has been for a second: then nobody seems to read them."""
+        written, since_s = self._written, time.monotonic()
+        while self._lines.unfinished_tasks and time.monotonic() < since_s + _PATIENCE_S:
             time.sleep(0.005)
+            if self._written != written:
+                written, since_s = self._written, time.monotonic()
 
     def close(self) -> None:
         """Let the thread end once all is written."""
@@ -91,6 +94,7 @@ class UnwaitedHandler(logging.Handler):
             self._write(line)
             if self._dropped and self._lines.empty():
                 self._write(self._of_dropped())
+            self._written += 1
             self._lines.task_done()
         self._lines.task_done()
 
