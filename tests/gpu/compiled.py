@@ -93,14 +93,14 @@ class Outcome:
 
 def variants(arch: int) -> list[Variant]:
     """Those of models with heads of 128 and a hidden size of 4096, as they are launched there."""
-    chip = Chip.like((arch // 10, arch % 10), 1)
+    chip = Chip.like((arch // 10, arch % 10), 132)
     return [
         *_rowwise(),
         *_attention(),
         *_fused_attention(chip),
         *_linear(chip),
         *_fused(chip),
-        *_chained(),
+        *_chained(chip),
         *_blocks(),
         *_sampling(),
     ]
@@ -184,18 +184,22 @@ def _fused_attention(chip: Chip) -> list[Variant]:
         "block_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32, "window": "i32=16",
         "scale": "fp32", "softcap": "fp32",
     }  # fmt: skip
-    tile, found = tile_on(chip), []
+    found = []
     for pages, head_dim, group, part in (
-        (BF16, 128, 4, ""), (FP8, 128, 4, ""), (BF16, 128, 4, "qk-norm"), (FP8, 128, 4, "qk-norm"),
-        (BF16, 128, 5, "window"), (FP8, 128, 16, "window"), (BF16, 64, 8, ""), (FP8, 64, 8, ""),
+        (BF16, 128, 4, ""), (FP8, 128, 4, ""), (FP8, 128, 4, "releases"), (FP8, 128, 4, "releases short"),
+        (BF16, 128, 4, "qk-norm"), (FP8, 128, 4, "qk-norm"), (FP8, 128, 4, "qk-norm releases short"),
+        (BF16, 128, 5, "window"), (FP8, 128, 16, "window"), (FP8, 128, 16, "window releases short"),
+        (BF16, 64, 8, ""), (FP8, 64, 8, ""), (FP8, 64, 8, "releases short"),
     ):  # fmt: skip
-        norms = {"q_norm": BF16, "k_norm": BF16} if part == "qk-norm" else {}
+        tile = tile_on(chip, 4096 if "short" in part else 131_072, releases="releases" in part)
+        norms = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
         padded = 1 << (group - 1).bit_length()
         constants = {
             **({} if norms else {"q_norm": None, "k_norm": None}), "G": 8, "GROUP": group, "K": head_dim,
             "KP": head_dim, "BM": 16, "GP": padded, "BN": tile.keys, "S": 16, "RUN": 16, "STEP": 16,
-            "HAS_NORM": bool(norms), "HAS_WINDOW": part == "window", "HAS_SOFTCAP": False, "IN_PAIRS": pages is FP8,
-            "IN_HARDWARE": True, "OVERLAPS": True, "STAGES": tile.stages, "AT_ONCE": AT_ONCE,
+            "HAS_NORM": bool(norms), "HAS_WINDOW": "window" in part, "HAS_SOFTCAP": False, "IN_PAIRS": pages is FP8,
+            "IN_HARDWARE": True, "OVERLAPS": True, "RELEASES": tile.releases, "STAGES": tile.stages,
+            "AT_ONCE": AT_ONCE,
         }  # fmt: skip
         name = f"fused attention {head_dim}/{group} {pages[1:]} {part}".strip()
         options = {"num_warps": tile.warps, "num_stages": tile.stages}
@@ -300,7 +304,7 @@ def _fused_variant(name: str, layout: str, parts: tuple[str, ...], tactic: Fused
 _UNEVEN = 3584  # inputs, of which the last part of an output is not full
 
 
-def _chained() -> list[Variant]:
+def _chained(chip: Chip) -> list[Variant]:
     """All that the shipped tables may launch, cut into parts or not."""
     types = {"x": BF16, "gain": BF16, "out": FP8, "scales": F32, "squares": F32, "T": "i32", "D": "i32=16"}
     constants = {"NORMED": True, "QUANTISES": True, "OVERLAPS": True, "GROUPS": 32}
@@ -313,9 +317,12 @@ def _chained() -> list[Variant]:
             found |= {name: _in_registers(name, entry, part) for part, name in names.items()}
             continue
         if diagonal.takes(tactic):
-            for part, inputs in itertools.product(parts, (entry.inputs, _UNEVEN)):
-                name = f"diagonal {inputs} {entry.layout} {part} {_shape(tactic)}"
-                found[name] = _in_registers(name, replace(entry, inputs=inputs), part)
+            launches = [(part, inputs, tactic) for part, inputs in itertools.product(parts, (entry.inputs, _UNEVEN))]
+            if "adds" in parts:  # the hidden size may be small
+                launches.append(("adds", entry.inputs, diagonal.fitted(tactic, 1024, chip)))
+            for part, inputs, fitted in launches:
+                name = f"diagonal {inputs} {entry.layout} {part} {_shape(fitted)}"
+                found[name] = _in_registers(name, replace(entry, inputs=inputs, tactic=fitted), part)
             continue
         for part in parts if tactic.outputs == 128 else parts[:1]:
             name = f"chained {entry.layout} {part} {_shape(tactic)}{' rows first' if tactic.rows_first else ''}"
@@ -333,6 +340,8 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
         "x": BF16, "w": I16, "scales": F16, "scale_stride": "i32=16", "y": BF16, "N": "i32=16", "D": "i32=16",
         "WIDTH": "i32=16", "COUNT": "i32", "eps": "fp32",
     }  # fmt: skip
+    is_fp8 = entry.layout == "fp8"
+    types |= {"x": I32, "scales": F32, "scale_stride": "i32"} if is_fp8 else {}
     adds, tactic, group = part == "adds", entry.tactic, _LAYOUTS[entry.layout][2]["GROUP"]
     types |= {"residual": BF16, "gain": BF16, "y_squares": F32} if adds else {"squares": F32}
     every = ("squares", "bias", "residual", "gain", "y_squares")
@@ -343,7 +352,7 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
     }  # fmt: skip
     if diagonal.takes(tactic):
         kernel = diagonal.diagonal_kernel
-        constants |= diagonal.steps_of(entry.inputs // int4.PARTS, tactic)
+        constants |= diagonal.steps_of(entry.inputs // (2 if is_fp8 else int4.PARTS), tactic)
     else:
         kernel = registers.registers_kernel
         types |= {"T": "i32", "SHARE": "i32=16"}

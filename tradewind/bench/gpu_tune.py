@@ -163,8 +163,10 @@ def _in_parts(form: str) -> bool:
 
 def _chained_rows(form: str) -> tuple[int, ...]:
     """For how many rows products of this form are chained."""
-    if form in ("bf16", "fp8", "lossless"):
+    if form in ("bf16", "lossless"):
         return ()
+    if form == "fp8":
+        return (1,)
     return (1, 8, *ROWS) if form.startswith("int4") else ROWS
 
 
@@ -173,8 +175,9 @@ def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
     if work.rows == 1:
         from tradewind.kernels.chained_linear.diagonal import WARP_WORDS
 
-        for outputs, warps, stages in itertools.product((4, 8, 16), (1, 2, 4), (1, 2, 4)):
-            if 4 <= outputs * stages <= 16:
+        warps_s, most = ((2, 4, 8), 32) if work.form == "fp8" else ((1, 2, 4), 16)
+        for outputs, warps, stages in itertools.product((4, 8, 16), warps_s, (1, 2, 4)):
+            if outputs * stages <= most:
                 yield ChainedTactic(outputs, 1, WARP_WORDS, warps, stages, 0)
         return
     if work.form.startswith("int4") and work.rows <= 16:
@@ -242,7 +245,7 @@ def _chained_call(
 ) -> Callable[[], object]:
     from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, implementation
 
-    run = TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=work.form.startswith("fp8"))
+    run = TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=work.form == "fp8-blocks")
     x_TD = torch.randn(work.rows, weight.in_features, device=device).bfloat16()
     norm_in, norm_out = (
         Norm(torch.ones(width, device=device, dtype=_BF16), 1e-5) for width in (weight.in_features, weight.out_features)

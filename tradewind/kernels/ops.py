@@ -111,8 +111,11 @@ def choose_ops(
     # Rows that weights with one scale an output are multiplied with are best quantised, but for a single one.
     is_fp8 = quantisation is not None and quantisation.layout == "fp8"
     fused_rows = 1 if is_fp8 else fused_linear.MOST_ROWS
-    whole = fused_attention.choose(device, dtype, exact=exact) if attention.kind == "triton" else None
     chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
+    releases = is_fp8 and chained is not None
+    whole = None
+    if attention.kind == "triton":
+        whole = fused_attention.choose(device, dtype, exact=exact, releases=releases)
     chosen = {
         "linear": Chosen(matmul.kind, matmul.reason),
         "add_rms_norm": Chosen(layer_norm.kind, _with_quantising(layer_norm.reason, quantises)),
@@ -129,7 +132,8 @@ def choose_ops(
     if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
         assert quantisation is not None
         steps = chained_linear.steps_of(quantisation)
-        about = f"what follows a product is done where it ends, in steps of {steps[0]} to {steps[-1]} tokens"
+        tokens = f"{steps[0]} to {steps[-1]} tokens" if len(steps) > 1 else "one token"
+        about = f"what follows a product is done where it ends, in steps of {tokens}"
         chosen["chained_linear"] = Chosen("triton", f"{about}, where sizes allow it")
     return Ops(
         pack=matmul.run.pack,

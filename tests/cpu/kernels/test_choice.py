@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from tradewind.base.errors import ConfigError
+from tradewind.kernels import chained_linear
 from tradewind.kernels.choice import Candidate, pick
+from tradewind.kernels.gpu import ABSENT_GPUS
+from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import choose_ops
 
 CPU = torch.device("cpu")
@@ -44,3 +47,30 @@ def test_every_op_says_what_was_chosen() -> None:
     assert {chosen.kind for chosen in ops.chosen.values()} == {"reference"}
     assert all(chosen.reason for chosen in ops.chosen.values())
     assert choose_ops("cpu", torch.float32, "reference") == ops
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tokens"),
+    [
+        ("none", torch.bfloat16, None),
+        ("lossless", torch.bfloat16, None),
+        ("fp8", torch.bfloat16, (1, 1)),
+        ("fp8", torch.float16, None),
+        ("fp8-blocks", torch.float16, (2, 64)),
+        ("int4-g128", torch.float16, (1, 64)),
+    ],
+)
+def test_products_are_chained_where_that_is_faster(
+    name: str, dtype: torch.dtype, tokens: tuple[int, int] | None
+) -> None:
+    quantisation, gpu = Quantisation.named(name), ABSENT_GPUS["h100"]
+    assert chained_linear.is_faster(gpu, dtype, quantisation) == (tokens is not None)
+    assert not chained_linear.is_faster(gpu, dtype, quantisation, exact=True)
+    chosen = choose_ops(gpu, dtype, quantisation=quantisation).chosen.get("chained_linear")
+    assert (chosen is not None) == (tokens is not None)
+    if tokens is not None:
+        assert quantisation is not None
+        assert chosen is not None
+        steps = chained_linear.steps_of(quantisation)
+        assert (steps[0], steps[-1]) == tokens
+        assert ("one token" in chosen.reason) == (tokens == (1, 1))

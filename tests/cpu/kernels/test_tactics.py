@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tradewind.bench.gpu_tune import rows_of_table
+from tradewind.kernels.chained_linear import diagonal
 from tradewind.kernels.gpu import ABSENT_GPUS, Chip
 from tradewind.kernels.linear import LinearWeight, choose
 from tradewind.kernels.linear.gpu import find_exact
@@ -179,10 +180,20 @@ def test_a_weight_of_4_bits_finds_its_group_or_the_nearest() -> None:
 
 
 @each_table
-def test_the_shipped_tables_serve_chained_products_of_both_layouts(table: Tactics) -> None:
+def test_the_shipped_tables_serve_chained_products_of_all_layouts(table: Tactics) -> None:
+    for gated in (False, True):
+        assert table.find_chained("fp8", 1, 28672, 4096, gated=gated).rows == 1
     for layout in ("int4-g128-quarters", "fp8-blocks"):
         for rows in (2, 16, 17, 64):
             for gated in (False, True):
                 tactic = table.find_chained(layout, rows, 28672, 4096, gated=gated)
                 assert tactic.rows >= min(rows, 64)
                 assert 128 % tactic.outputs == 0
+
+
+def test_a_row_leaves_no_multiprocessor_without_work() -> None:
+    tactic, chip = ChainedTactic(16, 1, 256, 8, 2, 0), Chip(132)
+    for outputs, owned, warps in ((6144, 16, 8), (2048, 8, 4), (1024, 8, 4), (256, 8, 4)):
+        assert diagonal.fitted(tactic, outputs, chip) == replace(tactic, outputs=owned, warps=warps)
+    small = replace(tactic, outputs=4)
+    assert diagonal.fitted(small, 256, chip) == small

@@ -41,7 +41,7 @@ from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear, launched
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.host_copy.triton import TritonHostCopy
-from tradewind.kernels.linear import LinearWeight, blocks, fp8, fp8_blocks, int4, lossless, reference
+from tradewind.kernels.linear import LinearWeight, Pack, blocks, fp8, fp8_blocks, int4, lossless, reference
 from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
@@ -569,18 +569,37 @@ IN_REGISTERS = [
 def test_chained_linear_of_few_rows(
     group: int, tokens: int, tactic: ChainedTactic, has_norm: bool, inputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    x_TD = randn(tokens, inputs, dtype=torch.float16, scale=3.0)
+    check_chained(Int4(group).pack, x_TD, tactic, has_norm, monkeypatch)
+
+
+@pytest.mark.parametrize(("_tokens", "tactic"), DIAGONAL)
+@pytest.mark.parametrize(("has_norm", "inputs"), [(False, 1536), (True, 2048)])
+@pytest.mark.parametrize("scale", [1e-6, 3.0, 1e6])
+def test_chained_linear_of_a_row_and_8_bit_floats(
+    _tokens: int, tactic: ChainedTactic, has_norm: bool, inputs: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of numbers that float16 does not have, too, beside numbers that are much smaller, or 0."""
+    x_TD = randn(1, inputs, dtype=torch.bfloat16, scale=scale)
+    x_TD[:, ::3] /= 1000
+    x_TD[:, 512:640] = 0
+    check_chained(fp8.pack, x_TD, tactic, has_norm, monkeypatch)
+
+
+def check_chained(
+    pack: Pack, x_TD: Tensor, tactic: ChainedTactic, has_norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel in Gluon in all places of a layer, with rows that were prepared by as many programs as there may be."""
     interpret_gluon(monkeypatch)
-    dtype, outputs = torch.float16, 256
+    (tokens, inputs), dtype, outputs = x_TD.shape, x_TD.dtype, 256
     run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False)
     norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
-    rows = ReferenceChainedLinear(quantises=False).prepare(
-        randn(tokens, inputs, dtype=dtype, scale=3.0), norms[0] if has_norm else None
-    )
+    rows = ReferenceChainedLinear(quantises=False).prepare(x_TD, norms[0] if has_norm else None)
     if rows.squares_GT is not None:  # as if of several groups
         squares_GT = torch.cat([rows.squares_GT / 4, torch.zeros(7, tokens), rows.squares_GT * 0.75])
         rows = replace(rows, squares_GT=squares_GT)
     weight_ND = randn(outputs, inputs, dtype=dtype, scale=inputs**-0.5, seed=2)
-    weight = Int4(group).pack(weight_ND, randn(outputs, dtype=dtype, seed=3))
+    weight = pack(weight_ND, randn(outputs, dtype=dtype, seed=3))
     residual_TN = randn(tokens, outputs, dtype=dtype, seed=5)
     for place, expected in places(rows, weight, residual_TN, norms[1]):
         out = run.room(tokens, weight, place, dtype, tactic)
@@ -610,6 +629,31 @@ def test_layers_of_chained_products(counts: tuple[int, ...], tmp_path: Path, mon
         paged, sequences = PagedModel(model, block_tokens=8), [Sequence(list(prompt)) for prompt in prompts]
         answers.append(torch.cat(paged.step([(sequence, len(sequence.tokens)) for sequence in sequences])))
     torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-4)
+
+
+def test_layers_of_chained_8_bit_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of a row of bfloat16, as near to the truth in float32 as the reference in bfloat16 is."""
+    interpret_gluon(monkeypatch)
+    shape = TinyModel(heads=2, kv_heads=1, head_dim=128, hidden=256, ffn=512, layers=2)
+    directory = make_tiny_model(tmp_path, shape)
+    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False, steps=range(1, 2))
+    truth = ReferenceChainedLinear(quantises=False)
+    answers = []
+    for dtype, chained in ((torch.float32, truth), (torch.bfloat16, truth), (torch.bfloat16, run)):
+        ops = replace(choose_ops(CPU, dtype, "reference"), pack=fp8.pack, linear=fp8.linear, logits=of_dense)
+        model = load_model(directory, ModelConfig(dtype=str(dtype).removeprefix("torch.")), "cpu", ops)
+        assert all(layer.fits(run) for layer in model.layers)
+        paged, sequence = PagedModel(replace(model, chained=chained), block_tokens=8), Sequence([7])
+        first = paged.step([(sequence, 1)])
+        sequence.tokens.append(3)
+        answers.append(torch.cat([*first, *paged.step([(sequence, 1)])]))
+    of_reference, of_run = ((answer - answers[0]).norm() for answer in answers[1:])
+    assert 0 < of_run < 1.5 * of_reference
+
+
+def of_dense(x_RD: Tensor, weight: LinearWeight) -> Tensor:
+    """logits_RV of rows that are not quantised."""
+    return x_RD.float() @ fp8.dense(weight).T
 
 
 def room(place: Place, shape: torch.Size, *, quantises: bool) -> PreparedRows:

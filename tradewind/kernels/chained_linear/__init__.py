@@ -52,7 +52,7 @@ class PreparedRows:
 class ChainedLinear(Protocol):
     """Products of a few rows with weights that `takes`; all sums and what is between them in float32.
 
-    Rows are quantised if the weights are 8-bit floats. x_TD, residual_TN: contiguous.
+    Rows are quantised if the weights are blocks of 8-bit floats. x_TD, residual_TN: contiguous.
     """
 
     def takes(self, weight: LinearWeight) -> bool:
@@ -86,7 +86,9 @@ STEPS = range(2, 65)
 
 
 def steps_of(quantisation: "Quantisation") -> range:
-    """Those, and steps of one token with 4-bit weights."""
+    """Those; with 4-bit weights steps of one token, too; with one scale an output those alone."""
+    if not quantisation.group:
+        return range(1, 2)
     return STEPS if quantisation.is_float else range(1, STEPS.stop)
 
 
@@ -105,14 +107,18 @@ def choose(
 
     chip = gpu.Chip.of(device)
     tactics, steps = Tactics.shipped(chip), steps_of(quantisation)
-    return TritonChainedLinear(device, chip, tactics, quantises=quantisation.is_float, steps=steps)
+    quantises = quantisation.is_float and bool(quantisation.group)
+    return TritonChainedLinear(device, chip, tactics, quantises=quantises, steps=steps)
 
 
 def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | None", *, exact: bool = False) -> bool:
     """Whether there is an implementation that is faster than its parts.
 
-    With weights in full, or with one scale for each output, reading them takes long enough to hide the kernels between.
+    Reading weights in full takes long enough to hide the kernels between, and so it does with one scale for each
+    output, but for a single row: that of bfloat16 has a kernel of its own (diagonal.py).
     """
     from tradewind.kernels import gpu
 
-    return gpu.may_fuse(device, dtype, exact=exact) and quantisation is not None and bool(quantisation.group)
+    if quantisation is None or not gpu.may_fuse(device, dtype, exact=exact):
+        return False
+    return bool(quantisation.group) or (quantisation.layout == "fp8" and dtype == torch.bfloat16)

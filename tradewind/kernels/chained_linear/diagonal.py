@@ -1,4 +1,4 @@
-"""chained_linear of one row with 4-bit weights, in Gluon: the tensor cores multiply what each thread has loaded.
+"""chained_linear of one row, in Gluon: the tensor cores multiply what each thread has loaded.
 
 Of one row there is nothing to share: a thread multiplies the words that it has loaded by its own part of the row. The
 tensor cores do that for it, if they are told that each four threads' part of an output is a row of the tall operand,
@@ -6,19 +6,28 @@ and the same threads' part of the row a column of the other one: what belongs to
 comes out, and the rest is dropped. So words need not lie as the tensor cores' tiles do: a warp reads 512 bytes of one
 output, then of the next, which memory serves faster than 64 bytes of each of eight (see registers.py).
 
+A word has 16 bits: four numbers of 4 bits, one of each of four parts of an output (linear/int4.py), or two neighbours
+of 8 bits (linear/fp8.py). The latter become float16, by one instruction for two. A row's bfloat16 may be larger than
+that, so those 64 numbers that meet in one place of the diagonal are divided by a power of two on their way, and their
+sum is multiplied by it: what float16 cannot say of them is less than 2^-24 of the largest.
+
 Legend beyond the package's: BN outputs of a program; W warps, of QUADS of four threads each.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from tradewind.kernels.chained_linear import PreparedRows
 from tradewind.kernels.chained_linear.in_gluon import constants, finish, multiply
 from tradewind.kernels.fused_linear.triton import Reading
-from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.gpu import Chip
+from tradewind.kernels.linear import LinearWeight, fp8
 from tradewind.kernels.linear.tactics import ChainedTactic
 
 if TYPE_CHECKING:
@@ -27,10 +36,41 @@ if TYPE_CHECKING:
 WARP_WORDS = 256
 """So many words of an output a warp loads at once: 16 bytes a thread."""
 
+_LEAST_OUTPUTS = 8  # of a program: the row has to be made ready for each
+
+_WIDEN = gl.constexpr("""{
+    .reg .b16 first, second;
+    mov.b32 {first, second}, $2;
+    cvt.rn.f16x2.e4m3x2 $0, first;
+    cvt.rn.f16x2.e4m3x2 $1, second;
+}""")
+_DIVIDE = gl.constexpr("""{
+    .reg .b32 pair, none, low, high;
+    mov.b32 none, 0x80008000;
+    fma.rn.bf16x2 pair, $2, $4, none;
+    shl.b32 low, pair, 16;
+    and.b32 high, pair, 0xffff0000;
+    cvt.rn.f16x2.f32 $0, high, low;
+    fma.rn.bf16x2 pair, $3, $4, none;
+    shl.b32 low, pair, 16;
+    and.b32 high, pair, 0xffff0000;
+    cvt.rn.f16x2.f32 $1, high, low;
+}""")
+_LARGER = gl.constexpr("max.xorsign.abs.bf16x2 $0, $1, $2;")
+
 
 def takes(tactic: ChainedTactic) -> bool:
     """Whether it is one of these."""
     return tactic.rows == 1
+
+
+def fitted(tactic: ChainedTactic, outputs: int, chip: Chip) -> ChainedTactic:
+    """The tactic in place of one that was measured for more outputs, so that no multiprocessor is left without work."""
+    owned, warps = tactic.outputs, tactic.warps
+    while owned > _LEAST_OUTPUTS and outputs // owned < chip.processors:
+        owned //= 2
+        warps = min(warps, owned // 2)  # more would spill
+    return replace(tactic, outputs=owned, warps=warps)
 
 
 @gluon.jit
@@ -40,6 +80,16 @@ def _words(at, k, inner, WIDTH, EVEN: gl.constexpr):
         tile = gl.load(at + k, eviction_policy="evict_first")
     else:
         tile = gl.load(at + k, mask=(inner + k < WIDTH)[None, :], other=0, eviction_policy="evict_first")
+    return tile
+
+
+@gluon.jit
+def _of_row(at, k, inner, WIDTH, EVEN: gl.constexpr):
+    """What words from the k-th on are multiplied by."""
+    if EVEN:
+        tile = gl.load(at)
+    else:
+        tile = gl.load(at, mask=inner + k < WIDTH, other=0)
     return tile
 
 
@@ -56,6 +106,72 @@ def _scales(at, k, word, WIDTH, stride, GROUP: gl.constexpr, EVEN: gl.constexpr)
     return found
 
 
+@gluon.jit
+def _power(words, LX: gl.constexpr, IN_PAIRS: gl.constexpr):
+    """Bits of the power of two that the largest of each 64 bfloat16 has, as a float32: of words [W, QUADS, 32]."""
+    if IN_PAIRS:
+        for _half in gl.static_range(3):
+            pairs = gl.reshape(words, [words.shape[0], words.shape[1], words.shape[2] // 2, 2])
+            one, other = gl.split(pairs)
+            words = gl.inline_asm_elementwise(_LARGER, "=r,r,r", [one, other], dtype=gl.int32, is_pure=True, pack=1)
+    power = gl.max(gl.maximum(words & 0x7F800000, (words << 16) & 0x7F800000), 2)
+    # Neither it nor its inverse may be 0 or infinite.
+    power = gl.minimum(gl.maximum(power, 1 << 23), 253 << 23)
+    return gl.convert_layout(power, gl.SliceLayout(2, LX), assert_trivial=True)
+
+
+@gluon.jit
+def _divided(words, power, IN_PAIRS: gl.constexpr):
+    """Both numbers of each word, divided by a power of two: all first and all second ones, or, IN_PAIRS, both of every
+    other word.
+    """
+    inverse = (254 << 23) - power
+    if IN_PAIRS:
+        inverse = gl.expand_dims(inverse | (inverse >> 16), 2) | (words & 0)
+        first, second = gl.inline_asm_elementwise(
+            _DIVIDE, "=r,=r,r,r,r,r", [words, inverse], dtype=(gl.float16, gl.float16), is_pure=True, pack=2
+        )
+    else:
+        inverse = gl.expand_dims(inverse.to(gl.float32, bitcast=True), 2)
+        first = ((words << 16).to(gl.float32, bitcast=True) * inverse).to(gl.float16)
+        second = ((words & -65536).to(gl.float32, bitcast=True) * inverse).to(gl.float16)
+    return first, second
+
+
+@gluon.jit
+def _widened(words, IN_PAIRS: gl.constexpr):
+    """Both numbers of each word, as `_divided` has those of the row."""
+    if IN_PAIRS:
+        first, second = gl.inline_asm_elementwise(
+            _WIDEN, "=r,=r,r", [words], dtype=(gl.float16, gl.float16), is_pure=True, pack=2
+        )
+    else:
+        first = (words & 255).to(gl.int8).to(gl.float8e4nv, bitcast=True).to(gl.float16)
+        second = ((words >> 8) & 255).to(gl.int8).to(gl.float8e4nv, bitcast=True).to(gl.float16)
+    return first, second
+
+
+@gluon.jit
+def _multiply_floats(acc, words, row_words, nothing, L: gl.constexpr, LX: gl.constexpr, IN_PAIRS: gl.constexpr):
+    """acc [W, BN * QUADS, QUADS] plus the products of words of two, the row's being [W, QUADS, 32]."""
+    W: gl.constexpr = acc.shape[0]
+    QUADS: gl.constexpr = acc.shape[2]
+    BN: gl.constexpr = acc.shape[1] // QUADS
+    LB: gl.constexpr = gl.DotOperandLayout(1, L, 8)
+    LP: gl.constexpr = gl.BlockedLayout([1, 1, BN], [1, QUADS, 4], [W, 1, 1], [2, 1, 0])
+    power = _power(row_words, LX, IN_PAIRS)
+    row_first, row_second = _divided(row_words, power, IN_PAIRS)
+    row_first = gl.convert_layout(gl.permute(row_first, (0, 2, 1)), LB, assert_trivial=True)
+    row_second = gl.convert_layout(gl.permute(row_second, (0, 2, 1)), LB, assert_trivial=True)
+    first, second = _widened(words, IN_PAIRS)
+    found = mma_v2(second, row_second, mma_v2(first, row_first, nothing))
+    # Four threads have their own power for each of the BN rows of which they have what stands on the diagonal.
+    power = gl.convert_layout(power.to(gl.float32, bitcast=True), gl.SliceLayout(2, LP), assert_trivial=True)
+    power = gl.permute(gl.expand_dims(power, 2) + gl.zeros([W, QUADS, BN], gl.float32, LP), (0, 2, 1))
+    power = gl.convert_layout(gl.reshape(power, [W, BN * QUADS]), gl.SliceLayout(2, L), assert_trivial=True)
+    return acc + found * gl.expand_dims(power, 2)
+
+
 @gluon.jit(do_not_specialize=["COUNT"])
 def diagonal_kernel(
     x, squares, w, scales, scale_stride, bias, residual, gain, y, y_squares, N, D, WIDTH, COUNT, eps,
@@ -63,47 +179,58 @@ def diagonal_kernel(
     IN_PAIRS: gl.constexpr, OVERLAPS: gl.constexpr, COUNTS: gl.constexpr, EVEN: gl.constexpr,
     BN: gl.constexpr, STEPS: gl.constexpr, AHEAD: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
-    """Program i: outputs [i * BN, ...), or (GATED) the gates and the others of half as many. The rest as for
-    `tradewind.kernels.chained_linear.registers.registers_kernel`.
+    """Program i: outputs [i * BN, ...), or (GATED) as many of the gates and of the others, half as many. The rest as
+    for `tradewind.kernels.chained_linear.registers.registers_kernel`.
 
-    All STEPS of W * 256 words of each output are written out, because what a loop carried from one turn to the next
-    would be taken apart into its halves. AHEAD: how many of them are on their way at once. EVEN: the last one is full.
+    GROUP: 0 for weights of 8 bits, which have one scale an output, float32; their x is words of two numbers, int32. All
+    STEPS of W * 256 words of each output are written out, because what a loop carried from one turn to the next would
+    be taken apart into its halves. AHEAD: how many of them are on their way at once. EVEN: the last one is full.
     """
     VEC: gl.constexpr = 8  # words that a thread loads at once, 16 bytes
     QUADS: gl.constexpr = 8
     BK: gl.constexpr = num_warps * 32 * VEC
-    OUT: gl.constexpr = BN // 2 if GATED else BN
+    EACH: gl.constexpr = 2 if GATED else 1  # outputs that become one
+    OUT: gl.constexpr = BN // EACH
     L: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [num_warps, 1, 1], [1, 16, 8])
     LA: gl.constexpr = gl.DotOperandLayout(0, L, VEC)
     LB: gl.constexpr = gl.DotOperandLayout(1, L, VEC)
     LW: gl.constexpr = gl.BlockedLayout([BN, VEC], [1, 32], [1, num_warps], [1, 0])
     LX: gl.constexpr = gl.BlockedLayout([1, 1, VEC], [1, QUADS, 4], [num_warps, 1, 1], [2, 1, 0])
     LR: gl.constexpr = gl.SliceLayout(2, L)
-    LY: gl.constexpr = gl.BlockedLayout([1], [32], [num_warps], [0])
+    LC: gl.constexpr = gl.BlockedLayout([1], [32], [num_warps], [0])
+    # Sums of an output's threads are added up by SHARERS of them, LANES in a warp, OUT each.
+    SHARERS: gl.constexpr = num_warps * 32 // OUT
+    LANES: gl.constexpr = SHARERS if SHARERS < 32 else 32
+    THREADS: gl.constexpr = [32 // LANES, LANES]
+    WARPS: gl.constexpr = [num_warps * LANES // SHARERS, SHARERS // LANES]
+    LS: gl.constexpr = gl.BlockedLayout([EACH, OUT], THREADS, WARPS, [1, 0])
+    LY: gl.constexpr = gl.SliceLayout(1, gl.BlockedLayout([1, OUT], THREADS, WARPS, [1, 0]))
     first = gl.program_id(0) * OUT
     w_output = gl.arange(0, BN, gl.SliceLayout(1, LW))
+    w_output = w_output // EACH + w_output % EACH * N
     w_inner = gl.arange(0, BK, gl.SliceLayout(0, LW))
     x_warp = gl.arange(0, num_warps, gl.SliceLayout(1, gl.SliceLayout(2, LX)))[:, None, None]
     x_quad = gl.arange(0, QUADS, gl.SliceLayout(0, gl.SliceLayout(2, LX)))[None, :, None]
     x_word = gl.arange(0, 4 * VEC, gl.SliceLayout(0, gl.SliceLayout(1, LX)))[None, None, :]
-    scale_warp = gl.arange(0, num_warps, gl.SliceLayout(1, LR))[:, None]
-    scale_row = gl.arange(0, BN * QUADS, gl.SliceLayout(0, LR))[None, :]
-    scale_output = scale_row // QUADS
-    if GATED:  # gates and what they are for are rows of one tile
-        w_output = w_output % OUT + w_output // OUT * N
-        scale_output = scale_output % OUT + scale_output // OUT * N
     w_at = w + (first + w_output).to(gl.int64)[:, None] * WIDTH + w_inner[None, :]
     inner = x_warp * (32 * VEC) + x_quad * (4 * VEC) + x_word
     x_at = x + inner
-    scale_word = scale_warp * (32 * VEC) + scale_row % QUADS * (4 * VEC)
-    scales_at = scales + first + scale_output
     output = first + gl.arange(0, OUT, LY)
     # Weights, their scales, gains and biases are never written: they are on their way before this kernel may look at
     # what others wrote. All else that the end takes is asked for before the sums are there.
     tiles = ()
     for step in gl.static_range(AHEAD):
         tiles += (_words(w_at, step * BK, w_inner, WIDTH, EVEN or step + 1 < STEPS),)  # type: ignore[assignment]
-    next_scale = _scales(scales_at, 0, scale_word, WIDTH, scale_stride, GROUP, EVEN or STEPS > 1)
+    if GROUP:
+        scale_warp = gl.arange(0, num_warps, gl.SliceLayout(1, LR))[:, None]
+        scale_row = gl.arange(0, BN * QUADS, gl.SliceLayout(0, LR))[None, :]
+        scale_output = scale_row // QUADS // EACH + scale_row // QUADS % EACH * N
+        scale_word = scale_warp * (32 * VEC) + scale_row % QUADS * (4 * VEC)
+        scales_at = scales + first + scale_output
+        next_scale = _scales(scales_at, 0, scale_word, WIDTH, scale_stride, GROUP, EVEN or STEPS > 1)
+    else:
+        scale_output = gl.arange(0, BN, gl.SliceLayout(1, LS))
+        output_scale = gl.load(scales + first + scale_output // EACH + scale_output % EACH * N)
     gains = gl.load(gain + output).to(gl.float32) if ADDS else 0.0
     rise = gl.load(bias + output).to(gl.float32) if HAS_BIAS else 0.0
     up_rise = gl.load(bias + N + output).to(gl.float32) if HAS_BIAS and GATED else 0.0
@@ -112,7 +239,7 @@ def diagonal_kernel(
         gdc_wait()
     rest = gl.load(residual + output).to(gl.float32) if ADDS else 0.0
     if NORMED:
-        count = gl.arange(0, COUNTS, LY)
+        count = gl.arange(0, COUNTS, LC)
         square = gl.load(squares + count, mask=count < COUNT, other=0.0)
     nothing = gl.zeros([num_warps, BN * QUADS, QUADS], gl.float32, L)
     acc = nothing
@@ -120,29 +247,40 @@ def diagonal_kernel(
         if step + AHEAD < STEPS:
             more = _words(w_at, (step + AHEAD) * BK, w_inner, WIDTH, EVEN or step + AHEAD + 1 < STEPS)
             tiles += (more,)  # type: ignore[assignment]
-        scale = next_scale
-        if step + 1 < STEPS:
-            next_scale = _scales(
-                scales_at, (step + 1) * BK, scale_word, WIDTH, scale_stride, GROUP, EVEN or step + 2 < STEPS
-            )
         words = gl.permute(gl.reshape(tiles[step], [BN, num_warps, QUADS, 4 * VEC]), (1, 0, 2, 3))
         words = gl.convert_layout(gl.reshape(words, [num_warps, BN * QUADS, 4 * VEC]), LA, assert_trivial=True)
-        for part in gl.static_range(4):
-            if EVEN or step + 1 < STEPS:
-                some = gl.load(x_at + (part * WIDTH + step * BK))
-            else:
-                some = gl.load(x_at + (part * WIDTH + step * BK), mask=inner + step * BK < WIDTH, other=0.0)
-            x_tile = gl.convert_layout(gl.permute(some, (0, 2, 1)), LB, assert_trivial=True)
-            acc = multiply(acc, words, x_tile, scale[part], nothing, part, IN_PAIRS)
-    row = gl.arange(0, BN * QUADS, gl.SliceLayout(0, gl.SliceLayout(2, L)))[None, :, None]
+        if GROUP:
+            scale = next_scale
+            if step + 1 < STEPS:
+                next_scale = _scales(
+                    scales_at, (step + 1) * BK, scale_word, WIDTH, scale_stride, GROUP, EVEN or step + 2 < STEPS
+                )
+            for part in gl.static_range(4):
+                some_at = x_at + (part * WIDTH + step * BK)
+                some = _of_row(some_at, step * BK, inner, WIDTH, EVEN or step + 1 < STEPS)
+                x_tile = gl.convert_layout(gl.permute(some, (0, 2, 1)), LB, assert_trivial=True)
+                acc = multiply(acc, words, x_tile, scale[part], nothing, part, IN_PAIRS)
+        else:
+            some = _of_row(x_at + step * BK, step * BK, inner, WIDTH, EVEN or step + 1 < STEPS)
+            acc = _multiply_floats(acc, words, some, nothing, L, LX, IN_PAIRS)
+    row = gl.arange(0, BN * QUADS, gl.SliceLayout(0, LR))[None, :, None]
     column = gl.arange(0, QUADS, gl.SliceLayout(0, gl.SliceLayout(1, L)))[None, None, :]
-    kept = gl.sum(gl.where(row % QUADS == column, acc, 0.0), 2)
-    found = gl.sum(gl.sum(gl.reshape(kept, [num_warps, BN, QUADS]), 2), 0)
+    kept = gl.where(row % QUADS == column, acc, 0.0)
+    kept = gl.sum(gl.reshape(kept, [num_warps, BN * QUADS, QUADS // 2, 2]), 3)  # a thread's own
+    kept = gl.permute(gl.reshape(kept, [num_warps, BN, QUADS * QUADS // 2]), (1, 0, 2))
+    found = gl.sum(gl.convert_layout(gl.reshape(kept, [BN, num_warps * QUADS * QUADS // 2]), LS), 1)
+    if GROUP == 0:
+        found *= output_scale
     if NORMED:
         found *= 1.0 / gl.sqrt(gl.sum(square, 0) / D + eps)
+    if GATED:
+        found, up = gl.split(gl.reshape(found, [OUT, 2]))
+        found, up = gl.convert_layout(found, LY), gl.convert_layout(up, LY)
+    else:
+        up = found
     finish(
-        found, rest, gains, rise, up_rise, residual, y, y_squares, output, gl.program_id(0), True, True,
-        GATED, HAS_BIAS, ADDS, LY, gl.BlockedLayout([BN], [32], [num_warps], [0]),
+        found, up, rest, gains, rise, up_rise, residual, y, y_squares, output, gl.program_id(0), True, True,
+        GATED, HAS_BIAS, ADDS,
     )  # fmt: skip
 
 
@@ -156,16 +294,19 @@ def steps_of(words: int, tactic: ChainedTactic) -> dict[str, int]:
 def chained_diagonal(
     rows: PreparedRows, weight: LinearWeight, place: "Place", out: PreparedRows, launch: "Launch"
 ) -> None:
-    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of one row and a weight of 4 bits.
+    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of one row and a weight of 4 bits, or one of 8-bit
+    floats with a scale for each output and a row of bfloat16.
 
     The sums of squares in `out` are those of as many outputs each as a program owns.
     """
-    tactic, norm = launch.tactic, place.norm
-    width, outputs, words = rows.values_TD.shape[1], out.values_TD.shape[1], weight.data.shape[1]
+    tactic, norm, x, w = launch.tactic, place.norm, rows.values_TD, weight.data
+    if weight.layout == fp8.LAYOUT:
+        x, w = x.view(torch.int32), w.view(torch.int16)
+    outputs, words = out.values_TD.shape[1], w.shape[1]
     counts = 0 if rows.squares_GT is None else len(rows.squares_GT)
     diagonal_kernel[(weight.out_features // tactic.outputs,)](
-        rows.values_TD, rows.squares_GT, weight.data, weight.extras[0], Reading.of(weight).stride_k, weight.bias_N,
-        place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, outputs, width, words,
-        counts, rows.eps,
+        x, rows.squares_GT, w, weight.extras[0], Reading.of(weight).stride_k, weight.bias_N,
+        place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, outputs,
+        rows.values_TD.shape[1], words, counts, rows.eps,
         num_warps=tactic.warps, **steps_of(words, tactic), **constants(rows, weight, place, launch),
     )  # fmt: skip

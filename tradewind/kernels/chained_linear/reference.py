@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from tradewind.kernels.chained_linear import GROUP, PreparedRows
 from tradewind.kernels.fused_linear import Norm
-from tradewind.kernels.linear import LinearWeight, fp8_blocks, int4, reference
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, reference
 from tradewind.kernels.quantised_rows import quantise_rows
 
 
@@ -19,8 +19,8 @@ class ReferenceChainedLinear:
         self._quantises = quantises
 
     def takes(self, weight: LinearWeight) -> bool:
-        """Any in a layout that `linear` has on a GPU, but for one scale an output."""
-        return weight.layout in (reference.LAYOUT, fp8_blocks.LAYOUT) or weight.layout.startswith("int4")
+        """Any in a layout that `linear` has on a GPU, but for that of 12 bits."""
+        return weight.layout in (reference.LAYOUT, fp8.LAYOUT, fp8_blocks.LAYOUT) or weight.layout.startswith("int4")
 
     def prepare(self, x_TD: Tensor, norm: Norm | None = None) -> PreparedRows:
         """See `ChainedLinear`."""
@@ -61,6 +61,8 @@ def _product(rows: PreparedRows, weight: LinearWeight) -> Tensor:
 def _dense(weight: LinearWeight) -> Tensor:
     if weight.layout == reference.LAYOUT:
         return weight.data.float()
+    if weight.layout == fp8.LAYOUT:
+        return fp8.dense(weight)
     if weight.layout == fp8_blocks.LAYOUT:
         return fp8_blocks.dense(weight, torch.float32)
     return int4.dense(weight, torch.float32)

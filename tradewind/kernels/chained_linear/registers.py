@@ -110,9 +110,15 @@ def registers_kernel(
     if NORMED:
         total = gl.convert_layout(gl.sum(square, 0), gl.SliceLayout(0, LY))
         found *= (1.0 / gl.sqrt(total / D + eps))[None, :]
+    if GATED:
+        halves = gl.permute(gl.reshape(found, [2, OUT, TT]), (1, 2, 0))
+        found, up = gl.split(halves)
+        found, up = gl.convert_layout(found, LY), gl.convert_layout(up, LY)
+    else:
+        up = found
     finish(
-        found, rest, gains, rise, up_rise, residual, y, y_squares, y_at, gl.program_id(0) * T + token, inside,
-        token < T, GATED, HAS_BIAS, ADDS, LY, LY,
+        found, up, rest, gains, rise, up_rise, residual, y, y_squares, y_at, gl.program_id(0) * T + token, inside,
+        token < T, GATED, HAS_BIAS, ADDS,
     )  # fmt: skip
 
 

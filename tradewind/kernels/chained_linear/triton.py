@@ -7,7 +7,8 @@ parts up, in their order, so that the result does not depend on who that was, an
 
 The weights are blocks of 8-bit floats (fp8_blocks.py), and then the rows are quantised, too; or numbers of 4 bits
 (int4.py), which become numbers of the rows' type, scale included, between shared memory and the tensor cores. Of one
-row with those diagonal.py has a kernel of its own, and of up to 16 registers.py.
+row with those, or with 8-bit floats that have one scale an output, diagonal.py has a kernel of its own, and of up to 16
+registers.py.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time (of each part of int4.py).
 """
@@ -26,7 +27,7 @@ from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin
-from tradewind.kernels.linear import LinearWeight, fp8_blocks
+from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks
 from tradewind.kernels.linear.tactics import ChainedTactic, Tactics
 from tradewind.kernels.quantised_rows import FP8
 
@@ -255,7 +256,7 @@ class TritonChainedLinear:
     """See `tradewind.kernels.chained_linear.ChainedLinear`.
 
     Owns the memory that parts of a tile meet in, so calls must follow each other on one stream. `quantises`: the
-    weights are 8-bit floats.
+    weights are blocks of 8-bit floats.
     """
 
     def __init__(
@@ -269,7 +270,8 @@ class TritonChainedLinear:
 
     def takes(self, weight: LinearWeight) -> bool:
         """See `ChainedLinear`; halves of gates count by themselves."""
-        if (weight.layout == fp8_blocks.LAYOUT) != self._quantises or not Reading.of(weight).group:
+        is_known = weight.layout == fp8.LAYOUT or Reading.of(weight).group > 0
+        if (weight.layout == fp8_blocks.LAYOUT) != self._quantises or not is_known:
             return False
         is_full = weight.data.shape[1] * Reading.of(weight).parts == weight.in_features  # nothing is filled up
         return is_full and weight.out_features % (2 * GROUP) == 0 and weight.in_features % GROUP == 0
@@ -336,6 +338,8 @@ class TritonChainedLinear:
         tactic = self._tactics.find_chained(
             weight.layout, tokens, weight.out_features, weight.in_features, gated=place.gated
         )
+        if diagonal.takes(tactic):
+            tactic = diagonal.fitted(tactic, weight.out_features, self._chip)
         out = self.room(tokens, weight, place, rows.dtype, tactic)
         if tokens:
             implementation(tactic)(rows, weight, place, out, Launch(tactic, self._chip, self.arrivals))

@@ -45,8 +45,11 @@ class FusedAttention(Protocol):
     ) -> Tensor: ...
 
 
-def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> FusedAttention | None:
-    """The implementation, where one is faster than its parts: on a GPU, where a context may be cut."""
+def choose(device: Device, dtype: torch.dtype, *, exact: bool = False, releases: bool = False) -> FusedAttention | None:
+    """The implementation, where one is faster than its parts: on a GPU, where a context may be cut.
+
+    `releases`: what comes after it gains by having the first of its weights brought meanwhile.
+    """
     from tradewind.kernels import gpu
 
     if not gpu.may_fuse(device, dtype, exact=exact) or isinstance(device, gpu.AbsentGpu):
@@ -54,4 +57,4 @@ def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> FusedA
     assert isinstance(device, torch.device)
     from tradewind.kernels.fused_attention.triton import TritonFusedAttention
 
-    return TritonFusedAttention(device, gpu.Chip.of(device))
+    return TritonFusedAttention(device, gpu.Chip.of(device), releases=releases)
