@@ -114,8 +114,8 @@ def choose(
 def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | None", *, exact: bool = False) -> bool:
     """Whether there is an implementation that is faster than its parts.
 
-    Reading weights in full takes long enough to hide the kernels between, and so it does with one scale for each
-    output, but for a single row: that of bfloat16 has a kernel of its own (diagonal.py).
+    Reading weights in full, or with one scale for each output, takes long enough to hide the kernels between. But with
+    the latter a single row of bfloat16 has a faster kernel here (diagonal.py).
     """
     from tradewind.kernels import gpu
 

@@ -270,7 +270,7 @@ class TritonChainedLinear:
 
     def takes(self, weight: LinearWeight) -> bool:
         """See `ChainedLinear`; halves of gates count by themselves."""
-        is_known = weight.layout == fp8.LAYOUT or Reading.of(weight).group > 0
+        is_known = max(self._steps) == 1 if weight.layout == fp8.LAYOUT else Reading.of(weight).group > 0
         if (weight.layout == fp8_blocks.LAYOUT) != self._quantises or not is_known:
             return False
         is_full = weight.data.shape[1] * Reading.of(weight).parts == weight.in_features  # nothing is filled up
