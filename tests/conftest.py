@@ -1,9 +1,12 @@
 """Fixtures for all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+os.environ["TRADEWIND_CACHE"] = os.devnull  # nothing that was measured on this machine counts
 
 # The same examples on every run, however long a busy machine takes for them: what landed stays green.
 # `pytest --hypothesis-profile=explore` looks for new ones.

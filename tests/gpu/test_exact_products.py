@@ -30,7 +30,7 @@ def test_all_exact_tactics_give_the_same_bits(bits: int, outputs: int, inputs: i
         return few_rows(of if bits == 8 else x_TD[:tokens], weight, None, torch.float32, tactic, chip)
 
     truth = product(300, OF_ANY_SHAPE)
-    fitting = {entry.tactic: entry.rows for entry in Tactics.shipped(chip).entries if entry.bits == bits}
+    fitting = {entry.tactic: entry.rows for entry in Tactics.on(chip).entries if entry.bits == bits}
     fitting = {tactic: rows for tactic, rows in fitting.items() if is_exact(tactic, bits)}
     for_many = {tactic: 300 for _, width, tactic in OF_MANY if width == bits}
     for tactic, most in {**fitting, **for_many, OF_ANY_SHAPE: 300}.items():

@@ -1,7 +1,8 @@
 """The search for tactics of products of few rows, which is never done while serving: `bench gpu --parts tune`.
 
 Every tactic is compiled on all cores first, so that measuring finds it ready. What comes out is a table like those
-shipped in tradewind/kernels/linear/tactics; it has only what `--forms` names.
+shipped in tradewind/kernels/linear/tactics; it has only what `--forms` names. It is kept on the machine, too, where it
+is used from then on.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from tradewind.kernels.linear.tactics import (
     Tactic,
     Tactics,
     card_of,
+    kept,
     key_of,
     layout_of,
 )
@@ -67,9 +69,7 @@ class ChainedWork:
 
 
 def tune(options: argparse.Namespace, device: torch.device) -> Path:
-    """Search for the fastest tactic of every shape of options.config; the table's path, in options.out."""
-    import triton
-
+    """Search for the fastest tactic of every shape of options.config; the table's path, in options.out. It is kept."""
     ready = ReadyKernels(usable_cpus())
     ready.prepare(
         lambda: [launch() for launch in _launches(options.forms, device)], tell_of_compiling, _tell_of_refusals
@@ -90,8 +90,7 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     table = {
         "gpu": gpu,
         "capability": torch.cuda.get_device_capability(device),
-        "torch": str(torch.__version__),
-        "triton": str(triton.__version__),
+        **kept.versions(),
         "linear": rows_of_table(entries),
         "fused": rows_of_table(fused),
         "chained": rows_of_table(chained),
@@ -99,7 +98,23 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     options.out.mkdir(parents=True, exist_ok=True)
     path: Path = options.out / f"{card_of(gpu)}.json"
     path.write_text(json.dumps(table, indent=1))
+    print(keep(table))
     return path
+
+
+def keep(table: dict[str, Any]) -> str:
+    """Keep it with what was kept before for other forms or shapes; what became of it, for people."""
+    card, found = card_of(table["gpu"]), Tactics.parse(table)
+    own = Tactics.own(card)
+    found = found if own is None else found.before(own)
+    parts = (("linear", found.entries), ("fused", found.fused), ("chained", found.chained))
+    whole = {**table, **{name: rows_of_table(entries) for name, entries in parts}}
+    try:
+        path = kept.path_of(card)
+        kept.keep(path, whole)
+    except (OSError, RuntimeError) as error:
+        return f"the table cannot be kept on this machine, and is not used: {error}"
+    return f"kept as {path}, and used on this machine from now on; without that file, the shipped one is"
 
 
 def rows_of_table(entries: Iterable[Entry]) -> list[dict[str, Any]]:
@@ -245,7 +260,7 @@ def _chained_call(
 ) -> Callable[[], object]:
     from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, implementation
 
-    run = TritonChainedLinear(device, chip, Tactics.shipped(chip), quantises=work.form == "fp8-blocks")
+    run = TritonChainedLinear(device, chip, Tactics.on(chip), quantises=work.form == "fp8-blocks")
     x_TD = torch.randn(work.rows, weight.in_features, device=device).bfloat16()
     norm_in, norm_out = (
         Norm(torch.ones(width, device=device, dtype=_BF16), 1e-5) for width in (weight.in_features, weight.out_features)

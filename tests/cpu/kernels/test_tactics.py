@@ -61,20 +61,20 @@ def test_the_vendor_runs_where_it_is_faster() -> None:
 def test_a_card_finds_the_table_that_was_measured_on_it_or_on_the_nearest(
     card: str, capability: tuple[int, int], measured_on: str, why: str | None
 ) -> None:
-    table = Tactics.shipped(Chip(132, capability=capability, name=card))
+    table = Tactics.on(Chip(132, capability=capability, name=card))
     assert table.about.startswith(f"measured on NVIDIA {measured_on}")
     assert table.about.endswith(f", {why}" if why else "+cu130")
 
 
 def test_the_card_of_a_gpu_that_is_not_there_is_known() -> None:
     for name in ("h100", "h200"):
-        assert Tactics.shipped(Chip.of(ABSENT_GPUS[name])).card == name
+        assert Tactics.on(Chip.of(ABSENT_GPUS[name])).card == name
         assert name.upper() in choose(ABSENT_GPUS[name], torch.bfloat16).reason
 
 
 def test_layouts_that_a_table_does_not_have_come_from_the_next() -> None:
     """And it is said where from."""
-    h100, h200 = (Tactics.shipped(Chip.of(ABSENT_GPUS[name])) for name in ("h100", "h200"))
+    h100, h200 = (Tactics.on(Chip.of(ABSENT_GPUS[name])) for name in ("h100", "h200"))
     for table in (h100, h200):
         for rows in (1, 16, 100):
             tactic = table.find_fused("lossless", rows, 6144, 4096, normed=rows < 17)

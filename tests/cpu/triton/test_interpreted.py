@@ -592,7 +592,7 @@ def check_chained(
     """A kernel in Gluon in all places of a layer, with rows that were prepared by as many programs as there may be."""
     interpret_gluon(monkeypatch)
     (tokens, inputs), dtype, outputs = x_TD.shape, x_TD.dtype, 256
-    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False)
+    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False)
     norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
     rows = ReferenceChainedLinear(quantises=False).prepare(x_TD, norms[0] if has_norm else None)
     if rows.squares_GT is not None:  # as if of several groups
@@ -621,7 +621,7 @@ def test_layers_of_chained_products(counts: tuple[int, ...], tmp_path: Path, mon
     form = Int4(32)
     ops = replace(choose_ops(CPU, torch.float32, "reference"), pack=form.pack, linear=form.linear, logits=form.product)
     plain = load_model(make_tiny_model(tmp_path, shape), ModelConfig(dtype="float32"), "cpu", ops)
-    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False, steps=range(1, 65))
+    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False, steps=range(1, 65))
     assert all(layer.fits(run) for layer in plain.layers)
     prompts = [random_prompt(shape.vocab, count, seed=count) for count in counts]
     answers = []
@@ -636,7 +636,7 @@ def test_layers_of_chained_8_bit_floats(tmp_path: Path, monkeypatch: pytest.Monk
     interpret_gluon(monkeypatch)
     shape = TinyModel(heads=2, kv_heads=1, head_dim=128, hidden=256, ffn=512, layers=2)
     directory = make_tiny_model(tmp_path, shape)
-    run = TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=False, steps=range(1, 2))
+    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False, steps=range(1, 2))
     truth = ReferenceChainedLinear(quantises=False)
     answers = []
     for dtype, chained in ((torch.float32, truth), (torch.bfloat16, truth), (torch.bfloat16, run)):
@@ -679,7 +679,7 @@ def test_prepare(tokens: int, has_norm: bool) -> None:
     norm = Norm(torch.full((640,), 2.0, dtype=torch.float16), 1e-5) if has_norm else None
     for quantises in (False, True):
         runs = (
-            TritonChainedLinear(CPU, CHIP, Tactics.shipped(CHIP), quantises=quantises),
+            TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=quantises),
             ReferenceChainedLinear(quantises=quantises),
         )
         actual, truth = (run.prepare(x_TD, norm) for run in runs)

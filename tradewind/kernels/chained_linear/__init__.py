@@ -106,7 +106,7 @@ def choose(
     from tradewind.kernels.linear.tactics import Tactics
 
     chip = gpu.Chip.of(device)
-    tactics, steps = Tactics.shipped(chip), steps_of(quantisation)
+    tactics, steps = Tactics.on(chip), steps_of(quantisation)
     quantises = quantisation.is_float and bool(quantisation.group)
     return TritonChainedLinear(device, chip, tactics, quantises=quantises, steps=steps)
 

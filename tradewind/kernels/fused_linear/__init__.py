@@ -53,4 +53,4 @@ def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> FusedL
     from tradewind.kernels.linear.tactics import Tactics
 
     chip = gpu.Chip.of(device)
-    return TritonFusedLinear(chip, Tactics.shipped(chip))
+    return TritonFusedLinear(chip, Tactics.on(chip))

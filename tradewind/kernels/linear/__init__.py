@@ -134,7 +134,7 @@ def choose(
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import GpuLinear
 
-        return GpuLinear(chip, Tactics.shipped(chip), exact=exact).kernel()
+        return GpuLinear(chip, Tactics.on(chip), exact=exact).kernel()
 
     library = native.load(level)
     by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
@@ -181,7 +181,7 @@ def _choose_int4_gpu(
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import quantised
 
-        return quantised(chip, Tactics.shipped(chip), quantisation, exact=exact)
+        return quantised(chip, Tactics.on(chip), quantisation, exact=exact)
 
     reference = Int4(quantisation.group).kernel()
     about = f", {quantisation.layout}, widened in registers ({_measured(device)}), in memory for many rows"
@@ -213,7 +213,7 @@ def _choose_lossless(
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import quantised
 
-        return quantised(chip, Tactics.shipped(chip), quantisation, exact=exact)
+        return quantised(chip, Tactics.on(chip), quantisation, exact=exact)
 
     measured, library = _measured(device, lossless.LAYOUT), native.load(level)
     about = f", bfloat16 in 12 bits, restored in registers ({measured}), in memory for many rows"
@@ -236,7 +236,7 @@ def _choose_fp8(
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import quantised
 
-        return quantised(chip, Tactics.shipped(chip), quantisation, exact=exact)
+        return quantised(chip, Tactics.on(chip), quantisation, exact=exact)
 
     has_blocks = quantisation.group > 0
     reference = fp8_blocks.kernel() if has_blocks else fp8.kernel()
@@ -257,4 +257,4 @@ def _measured(device: Device, layout: str = "") -> str:
     from tradewind.kernels import gpu
     from tradewind.kernels.linear.tactics import Tactics
 
-    return Tactics.shipped(gpu.Chip.of(device)).about_layout(layout) if device.type == "cuda" else ""
+    return Tactics.on(gpu.Chip.of(device)).about_layout(layout) if device.type == "cuda" else ""

@@ -1,11 +1,13 @@
 """How products of few rows are launched: tables that were measured once per kind of GPU and are shipped.
 
-Nothing is searched for while serving. `tradewind bench gpu --parts tune` measures a new table for a model's shapes. A
-table lies in a file that is named after its card.
+Nothing is searched for while serving. `tradewind bench gpu --parts tune` measures a table for a model's shapes, which
+is kept on the machine (kept.py) and goes before those that are shipped. A table lies in a file that is named after its
+card.
 """
 
 import functools
 import json
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -13,8 +15,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tradewind.kernels.linear.tactics import kept
+
 if TYPE_CHECKING:
     from tradewind.kernels.gpu import Chip
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,14 @@ class MeasuredChained:
 
 
 Entry = Measured | MeasuredFused | MeasuredChained
+M = TypeVar("M", Measured, MeasuredFused, MeasuredChained)
 
 
 @dataclass(frozen=True)
 class Tactics:
     """A table, and where it comes from: `about` names the GPU and the versions it was measured with, for people.
 
-    `about_others`: the same of the tables that layouts are taken from which this one does not have.
+    `about_others`: the same of the layouts that come from other tables.
     """
 
     about: str
@@ -129,18 +136,23 @@ class Tactics:
         return self.about_others.get(layout, self.about)
 
     @classmethod
-    def shipped(cls, chip: "Chip") -> "Tactics":
-        """Of the tables that come with the package, the one measured on this card, or else on the nearest.
+    def on(cls, chip: "Chip") -> "Tactics":
+        """Of the tables that there are, the one measured on this card, or else on the nearest.
 
-        That is the one of the nearest compute capability, the first by name of several; `about` says why. Layouts that
-        it does not have come from the next one, and so do numbers of rows for which it chains no products.
+        What was measured on this machine goes before what is shipped for its card. The nearest is that of the nearest
+        compute capability, the first by name of several; `about` says why. Layouts that it does not have come from the
+        next one, and so do numbers of rows for which it chains no products.
         """
         card = card_of(chip.name)
+        tables = {table.card: table for table in cls.all_shipped()}
+        own = cls.own(card)
+        if own is not None:
+            tables[card] = own.before(tables[card]) if card in tables else own
 
         def distance(table: Tactics) -> tuple[bool, int, str]:
             return (table.card != card, abs(_ten(table.capability) - _ten(chip.capability)), table.card)
 
-        first, *others = sorted(cls.all_shipped(), key=distance)
+        first, *others = sorted(tables.values(), key=distance)
         table = functools.reduce(cls._filled_up, others, first)
         if table.card == card:
             return table
@@ -149,13 +161,49 @@ class Tactics:
         why = "another of its capability" if is_alike else f"the nearest: none is for capability {major}.{minor}"
         return replace(table, about=f"{table.about}, {why}")
 
+    @classmethod
+    def own(cls, card: str) -> "Tactics | None":
+        """The table that was measured on this machine, where there is one that holds."""
+        try:
+            path = kept.path_of(card)
+            return _own(path, path.stat().st_mtime_ns)
+        except (OSError, RuntimeError):
+            return None
+
+    def before(self, other: "Tactics") -> "Tactics":
+        """This one's entries, and those of another that are for nothing that this one has an entry for."""
+
+        def both(mine: tuple[M, ...], others: tuple[M, ...]) -> tuple[M, ...]:
+            keys = {key_of(entry) for entry in mine}
+            return mine + tuple(entry for entry in others if key_of(entry) not in keys)
+
+        layouts = {entry.layout for entry in self.fused} | {entry.layout for entry in self.chained}
+        of_mine = dict.fromkeys(layouts, self.about)
+        of_other = {entry.layout: other.about for entry in other.fused if entry.layout not in layouts}
+        return replace(
+            self,
+            about=self.about if self.entries else other.about,
+            entries=both(self.entries, other.entries),
+            fused=both(self.fused, other.fused),
+            chained=both(self.chained, other.chained),
+            about_others={**other.about_others, **(of_other if self.entries else of_mine)},
+        )
+
     def _filled_up(self, other: "Tactics") -> "Tactics":
+        bits = {entry.bits for entry in self.entries}
+        entries = tuple(entry for entry in other.entries if entry.bits not in bits)
         known = {entry.layout for entry in self.fused}
         fused = tuple(entry for entry in other.fused if entry.layout not in known)
         works = {(entry.layout, entry.rows) for entry in self.chained}
         chained = tuple(entry for entry in other.chained if (entry.layout, entry.rows) not in works)
-        about_others = {**self.about_others, **{entry.layout: other.about for entry in fused}}
-        return replace(self, fused=self.fused + fused, chained=self.chained + chained, about_others=about_others)
+        about_others = {**{entry.layout: other.about for entry in fused}, **self.about_others}
+        return replace(
+            self,
+            entries=self.entries + entries,
+            fused=self.fused + fused,
+            chained=self.chained + chained,
+            about_others=about_others,
+        )
 
     @classmethod
     def all_shipped(cls) -> "list[Tactics]":
@@ -163,14 +211,14 @@ class Tactics:
         return [cls.parse(json.loads(path.read_text())) for path in sorted(Path(__file__).parent.glob("*.json"))]
 
     @classmethod
-    def parse(cls, table: dict[str, Any]) -> "Tactics":
-        """From a file's content."""
+    def parse(cls, table: dict[str, Any], where: str = "") -> "Tactics":
+        """From a file's content. `where` it was measured, for people. Raises KeyError, TypeError or ValueError."""
         entries = tuple(Measured(**{**entry, "tactic": Tactic(**entry["tactic"])}) for entry in table["linear"])
         fused = tuple(MeasuredFused(**{**entry, "tactic": FusedTactic(**entry["tactic"])}) for entry in table["fused"])
         chained = tuple(
             MeasuredChained(**{**entry, "tactic": ChainedTactic(**entry["tactic"])}) for entry in table["chained"]
         )
-        about = f"measured on {table['gpu']} with Triton {table['triton']}, torch {table['torch']}"
+        about = f"measured {where}on {table['gpu']} with Triton {table['triton']}, torch {table['torch']}"
         major, minor = table["capability"]
         return cls(about, entries, fused, chained, card_of(table["gpu"]), (major, minor))
 
@@ -196,6 +244,21 @@ class Tactics:
         known = [entry for entry in _of_layout(self.chained, layout) if entry.gated == gated]
         most = max(entry.rows for entry in known)
         return _nearest([entry for entry in known if entry.rows >= min(rows, most)], outputs, inputs).tactic
+
+
+@functools.cache
+def _own(path: Path, _written_ns: int) -> Tactics | None:
+    """Read once, and once more when it is another one."""
+    try:
+        table = Tactics.parse(kept.read(path), "here ")
+        if table.card != path.stem:
+            raise ValueError(f"it is of another card, {table.card}")
+        return table
+    except (OSError, ImportError, KeyError, TypeError, ValueError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        # In words, because whoever runs `tradewind doctor` sees no fields.
+        log.warning("the tactics in %s are passed over (tune again, or delete it): %s", path, why)
+        return None
 
 
 def card_of(gpu: str) -> str:
@@ -232,9 +295,6 @@ def _of_layout(entries: tuple[F, ...], layout: str) -> list[F]:
 
 def _group(layout: str) -> int:
     return int(layout.partition("-g")[2] or 1)
-
-
-M = TypeVar("M", Measured, MeasuredFused, MeasuredChained)
 
 
 def _nearest(entries: list[M], outputs: int, inputs: int) -> M:
