@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from tradewind.base.units import format_bytes
-from tradewind.bench import gpu_gate, gpu_serve, gpu_tune
+from tradewind.bench import gpu_gate, gpu_serve, gpu_tune, gpu_tune_layers
 from tradewind.bench.gpu_kernels import FORMS, ceilings, kernels, tell_of_compiling
 from tradewind.bench.gpu_profile import profile_steps
 from tradewind.bench.report import Report, Row
@@ -34,8 +34,8 @@ from tradewind.protocol.request import EngineRequest, RowSampling
 from tradewind.runner.graph_runner import GraphRunner
 from tradewind.runner.machine import usable_cpus
 
-PARTS = ("gate", "ceilings", "kernels", "decode", "profile", "offline", "serve", "tune")
-_USUAL = [part for part in PARTS if part != "tune"]
+PARTS = ("gate", "ceilings", "kernels", "decode", "profile", "offline", "serve", "tune", "tune-layers")
+_USUAL = [part for part in PARTS if not part.startswith("tune")]
 _OFFLINE = ("1000/1000x1000", "128/128x3000", "2048/128x1000")
 
 
@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> int:
         kernels(options, device)
     if "tune" in options.parts:
         print(gpu_tune.tune(options, device))
+    if "tune-layers" in options.parts:
+        print(gpu_tune_layers.tune_layers(options, device))
     made = {**vars(options), "gpu": torch.cuda.get_device_name(device)}
     if {"decode", "profile", "offline"} & set(options.parts):
         report = Report("gpu", made)
@@ -89,7 +91,13 @@ def _in_process(options: argparse.Namespace, form: str, copy_bytes_per_s: float)
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tradewind bench gpu", description=__doc__, allow_abbrev=False)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a model's config.json, or its folder")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=_USUAL, help="'tune' searches for tactics")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=_USUAL,
+        help="'tune' searches for tactics by themselves, 'tune-layers' for those of one row within layers",
+    )
     forms: dict[str, Any] = {"nargs": "+", "choices": FORMS, "default": ["bf16", "fp8"]}
     parser.add_argument("--forms", **forms, help="of the weights; keys and values are in 8 bits beside all but bf16")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="rows of the decode measurements")

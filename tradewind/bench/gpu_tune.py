@@ -9,6 +9,7 @@ import argparse
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
     """Search for the fastest tactic of every shape of options.config; the table's path, in options.out. It is kept."""
     ready = ReadyKernels(usable_cpus())
     ready.prepare(
-        lambda: [launch() for launch in _launches(options.forms, device)], tell_of_compiling, _tell_of_refusals
+        lambda: [launch() for launch in _launches(options.forms, device)], tell_of_compiling, tell_of_refusals
     )
     shapes = layer_shapes(json.loads((options.config / "config.json").read_text()))
     entries: list[Measured] = []
@@ -86,17 +87,16 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
             fused.extend(_search_fused(work, weights, device) for work in _fused_works(form, name))
             works = (ChainedWork(form, rows, name) for rows in _chained_rows(form))
             chained.extend(_search_chained(work, weights, device) for work in works)
+    return write_table(options.out, device, "", linear=entries, fused=fused, chained=chained)
+
+
+def write_table(folder: Path, device: torch.device, suffix: str, **entries: Iterable[Entry]) -> Path:
+    """The table's path, in `folder`. It is kept, too."""
     gpu = torch.cuda.get_device_name(device)
-    table = {
-        "gpu": gpu,
-        "capability": torch.cuda.get_device_capability(device),
-        **kept.versions(),
-        "linear": rows_of_table(entries),
-        "fused": rows_of_table(fused),
-        "chained": rows_of_table(chained),
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path: Path = options.out / f"{card_of(gpu)}.json"
+    about = {"gpu": gpu, "capability": torch.cuda.get_device_capability(device), **kept.versions()}
+    table = {**about, **{part: rows_of_table(some) for part, some in entries.items()}}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{card_of(gpu)}{suffix}.json"
     path.write_text(json.dumps(table, indent=1))
     print(keep(table))
     return path
@@ -125,7 +125,7 @@ def rows_of_table(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     return [asdict(entry) for entry in first.values()]
 
 
-def _tell_of_refusals(faults: list[str], total: int) -> None:
+def tell_of_refusals(faults: list[str], total: int) -> None:
     """Among so many candidates some are always too large for the chip, or more than the compiler can do."""
     print(f"{len(faults)} of {total} candidates cannot be compiled and are passed over", flush=True)
 
@@ -296,20 +296,25 @@ def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], o
                 yield _chained_call(chained_work, weight, chained_tactic, device, chip)
 
 
-def _fastest(tactics: Iterable[T], calls: Callable[[T], list[Callable[[], object]]]) -> tuple[T, float]:
-    """Of those that fit the chip; and the seconds of one of its `calls`."""
+def seconds_of(measure: Callable[[], float]) -> float:
+    """What it measures; infinity for what the chip has no room for, or the compiler refuses."""
     from triton.runtime.errors import TritonError
 
-    times_s: dict[T, float] = {}
-    for tactic in tactics:
-        try:
-            times_s[tactic] = replayed_s(calls(tactic), 4)
-        except TritonError:
-            continue
-        except RuntimeError as error:
-            if "PassManager" not in str(error):  # which is how the compiler refuses
-                raise
+    try:
+        return measure()
+    except TritonError:
+        return math.inf
+    except RuntimeError as error:
+        if "PassManager" not in str(error):  # which is how the compiler refuses
+            raise
+        return math.inf
+
+
+def _fastest(tactics: Iterable[T], calls: Callable[[T], list[Callable[[], object]]]) -> tuple[T, float]:
+    """Of those that fit the chip; and the seconds of one of its `calls`."""
+    times_s = {tactic: seconds_of(lambda tactic=tactic: replayed_s(calls(tactic), 4)) for tactic in tactics}  # type: ignore[misc]
     best = min(times_s, key=lambda tactic: times_s[tactic])
+    assert times_s[best] < math.inf
     return best, times_s[best]
 
 

@@ -65,7 +65,7 @@ class FusedTactic:
 
 @dataclass(frozen=True)
 class MeasuredFused:
-    """The fastest tactic for up to `rows` rows of a weight in this layout.
+    """The fastest tactic for up to `rows` rows of a weight in this layout. `us`: None if timed within a layer only.
 
     With one row a program has no tensor cores and no stages: see tradewind.kernels.fused_linear.vector.
     """
@@ -77,7 +77,7 @@ class MeasuredFused:
     normed: bool
     gated: bool
     tactic: FusedTactic
-    us: float
+    us: float | None
 
 
 @dataclass(frozen=True)

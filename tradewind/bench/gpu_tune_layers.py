@@ -1,0 +1,226 @@
+"""The search for tactics of one row within whole layers: `bench gpu --parts tune-layers`.
+
+What a product takes by itself says little of what it takes in a layer: how much of its weights is on its way before its
+row is there, and what it leaves of the chip to the product after it. So one place's tactic is changed while the others
+stay as they are, what all layers take decides, and all places have a second turn, because what is best in one depends
+on the others. It begins with the tactics that are in use.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from tradewind.bench.gpu_kernels import replayed_s, tell_of_compiling
+from tradewind.bench.gpu_tune import (
+    ChainedWork,
+    FusedWork,
+    chained_candidates,
+    fused_candidates,
+    seconds_of,
+    tell_of_refusals,
+    write_table,
+)
+from tradewind.config import ModelConfig
+from tradewind.kernels.gpu import Chip
+from tradewind.kernels.gpu.ready import ReadyKernels
+from tradewind.kernels.linear import LinearWeight
+from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.linear.tactics import (
+    ChainedTactic,
+    FusedTactic,
+    MeasuredChained,
+    MeasuredFused,
+    Tactics,
+    layout_of,
+)
+from tradewind.kernels.ops import choose_ops
+from tradewind.kernels.pages import KVPool, PoolShape
+from tradewind.kernels.quantised_rows import FP8
+from tradewind.kernels.rows import Rows
+from tradewind.models.decoder import Model
+from tradewind.models.registry import load_model
+from tradewind.runner.machine import usable_cpus
+
+_BF16 = torch.bfloat16
+_CONTEXT, _BLOCK_TOKENS = 1024, 16
+_LAYERS_BYTES = 1 << 30  # so many bytes of layers are run one after the other, so that none are found in a cache
+_TURNS, _REPEAT = 2, 16
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a product in a layer ("qkv", "out", "gate_up" or "down"), and its weight there."""
+
+    name: str
+    outputs: int
+    inputs: int
+
+    @property
+    def normed(self) -> bool:
+        return self.name in ("qkv", "gate_up")
+
+    @property
+    def gated(self) -> bool:
+        return self.name == "gate_up"
+
+
+AnyTactic = ChainedTactic | FusedTactic
+Picks = Mapping[Place, AnyTactic]
+
+
+def tune_layers(options: argparse.Namespace, device: torch.device) -> Path:
+    """Search for all of options.forms; the table's path, in options.out. It is kept."""
+    tables = [_search(options.config, form, device) for form in dict.fromkeys(options.forms)]
+    fused = [entry for table in tables for entry in table.fused]
+    chained = [entry for table in tables for entry in table.chained]
+    return write_table(options.out, device, "-layers", linear=(), fused=fused, chained=chained)
+
+
+def _search(config: Path, form: str, device: torch.device) -> Tactics:
+    layers = Layers(load(config, form, device), form, Chip.of(device))
+    rows, pool = row(layers.model), KVPool.allocate(pool_shape(layers.model), _pages(form), device)
+
+    def layer_us(picks: Picks) -> float:
+        step = layers.step(picks, rows, pool)
+        return seconds_of(lambda: replayed_s([step], _REPEAT)) * 1e6 / len(layers.model.layers)
+
+    ReadyKernels(usable_cpus()).prepare(
+        lambda: [layers.step(picks, rows, pool)() for picks in layers.all_launched()],
+        tell_of_compiling,
+        tell_of_refusals,
+    )
+    found = descend(layers.begin, layers.candidates, layer_us)
+    print(f"{form}: {layer_us(layers.begin):.2f} us a layer before, {layer_us(found):.2f} with what was found")
+    return layers.table_of(found)
+
+
+def descend(
+    picks: Picks, candidates: Mapping[Place, Sequence[AnyTactic]], us: Callable[[Picks], float]
+) -> dict[Place, AnyTactic]:
+    """The fastest that changing one place at a time leads to."""
+    best = dict(picks)
+    for turn in range(_TURNS):
+        for place, tactics in candidates.items():
+            times_us = {tactic: us({**best, place: tactic}) for tactic in dict.fromkeys((best[place], *tactics))}
+            best[place] = min(times_us, key=lambda tactic: times_us[tactic])
+            print(
+                f"turn {turn + 1}, {place.name}: {times_us[best[place]]:.2f} us a layer with {best[place]}", flush=True
+            )
+    return best
+
+
+def load(config: Path, form: str, device: torch.device) -> Model:
+    """A model with random weights, of as many layers as a cache cannot hold."""
+    quantisation = Quantisation.named("none" if form == "bf16" else form)
+    ops = choose_ops(device, _BF16, quantisation=quantisation)
+    model = load_model(config, ModelConfig(dtype="bfloat16", load_format="dummy"), device, ops)
+    count = -(-_LAYERS_BYTES // model.layers[0].nbytes)
+    return replace(model, layers=model.layers[:count])
+
+
+def row(model: Model) -> Rows:
+    """One token, after a context whose blocks lie anywhere."""
+    device, context = model.device, min(_CONTEXT, model.spec.max_position)
+    table_1M = torch.randperm(-(-context // _BLOCK_TOKENS), device=device).to(torch.int32).unsqueeze(0)
+    last = context - 1
+    return Rows(
+        positions_T=torch.full((1,), last, dtype=torch.int32, device=device),
+        write_T=table_1M[:, last // _BLOCK_TOKENS].long() * _BLOCK_TOKENS + last % _BLOCK_TOKENS,
+        query_starts_R1=torch.arange(2, dtype=torch.int32, device=device),
+        context_lens_R=torch.full((1,), context, dtype=torch.int32, device=device),
+        block_tables_RM=table_1M,
+        max_query=1,
+        max_context=context,
+    )
+
+
+def pool_shape(model: Model) -> PoolShape:
+    """For that context."""
+    return model.spec.pool_shape(-(-_CONTEXT // _BLOCK_TOKENS), _BLOCK_TOKENS)
+
+
+def _pages(form: str) -> torch.dtype:
+    return _BF16 if form in ("bf16", "lossless") else FP8
+
+
+class Layers:
+    """A model's layers for one row, by tactics that can be picked."""
+
+    def __init__(self, model: Model, form: str, chip: Chip) -> None:
+        self.model = model
+        self._form = form
+        self._chip = chip
+        self._is_chained = model.chained is not None and 1 in model.chained.steps
+        layer = model.layers[0]
+        weights = {
+            "out": layer.attention.out.weight,
+            "qkv": layer.attention.qkv.weight,
+            "down": layer.feed_forward.down.weight,
+            "gate_up": layer.feed_forward.gate_up.weight,
+        }
+        self._layout = layout_of(weights["qkv"].layout)
+        self.places = [_place(name, weight) for name, weight in weights.items()]
+        self.candidates = {place: list(self._candidates(place)) for place in self.places}
+        self.begin: Picks = {place: self._in_use(place) for place in self.places}
+
+    def step(self, picks: Picks, rows: Rows, pool: KVPool) -> Callable[[], object]:
+        """What runs the layers, and little else, with these tactics."""
+        model, table = self.model, self.table_of(picks)
+        if self._is_chained:
+            from tradewind.kernels.chained_linear.triton import TritonChainedLinear
+
+            run = TritonChainedLinear(model.device, self._chip, table, quantises=False, steps=range(1, 2))
+            model = replace(model, chained=run)
+        else:
+            from tradewind.kernels.fused_linear.triton import TritonFusedLinear
+
+            fused = TritonFusedLinear(self._chip, table)
+            model = replace(model, layers=tuple(replace(layer, fused=fused) for layer in model.layers), chained=None)
+        token_1 = torch.zeros(1, dtype=torch.int32, device=model.device)
+        return lambda: model.forward(token_1, rows, pool)
+
+    def table_of(self, picks: Picks) -> Tactics:
+        """With these and no others."""
+        fused, chained = [], []
+        for place, tactic in picks.items():
+            if isinstance(tactic, ChainedTactic):
+                shape = (self._layout, 1, place.outputs, place.inputs, place.gated)
+                chained.append(MeasuredChained(*shape, tactic, None))
+            else:
+                normed = place.normed
+                fused.append(
+                    MeasuredFused(self._layout, 1, place.outputs, place.inputs, normed, place.gated, tactic, None)
+                )
+        return Tactics("", (), tuple(fused), tuple(chained))
+
+    def all_launched(self) -> Iterator[Picks]:
+        """So that every kernel that the search may come to is launched once: how many programs have prepared a row
+        counts for who takes it.
+        """
+        qkv, gate_up = (place for place in self.places if place.normed)
+        for place, tactics in self.candidates.items():
+            yield from ({**self.begin, place: tactic} for tactic in tactics)
+        if self._is_chained:
+            ends = {tactic.outputs: tactic for tactic in self.candidates[self.places[0]]}
+            for end in ends.values():
+                picks = {place: end for place in self.places if not place.normed}
+                yield from ({**picks, qkv: tactic, gate_up: tactic} for tactic in self.candidates[qkv])
+
+    def _candidates(self, place: Place) -> Iterator[AnyTactic]:
+        if self._is_chained:
+            yield from chained_candidates(ChainedWork(self._form, 1, place.name))
+        else:
+            yield from fused_candidates(FusedWork(self._form, 1, place.normed, place.gated))
+
+    def _in_use(self, place: Place) -> AnyTactic:
+        table, shape = Tactics.on(self._chip), (self._layout, 1, place.outputs, place.inputs)
+        if self._is_chained:
+            return table.find_chained(*shape, gated=place.gated)
+        return table.find_fused(*shape, normed=place.normed, gated=place.gated)
+
+
+def _place(name: str, weight: LinearWeight) -> Place:
+    return Place(name, weight.out_features, weight.in_features)
