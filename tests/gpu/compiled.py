@@ -55,7 +55,10 @@ BF16, FP8, F16, F32, I16, I32, I64 = "*bf16", "*fp8e4nv", "*fp16", "*fp32", "*i1
 
 @dataclass(frozen=True)
 class Variant:
-    """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use."""
+    """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use.
+
+    `least`: the capability that its instructions need, where its types do not tell.
+    """
 
     name: str
     kernel: Any
@@ -64,6 +67,10 @@ class Variant:
     options: dict[str, Any]
     matrix: str | None = None
     hot: bool = True
+    least: int = 80
+
+    def fits(self, arch: int) -> bool:
+        return arch >= (89 if FP8 in self.types.values() else self.least)
 
 
 @dataclass
@@ -357,7 +364,8 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
         kernel = registers.registers_kernel
         types |= {"T": "i32", "SHARE": "i32=16"}
         constants |= {"BK": _inputs(tactic, {"GROUP": group}), "TT": tactic.rows}
-    return Variant(name, kernel, types, constants, {"num_warps": tactic.warps}, "mma.sync")
+    least = 89 if is_fp8 else 80
+    return Variant(name, kernel, types, constants, {"num_warps": tactic.warps}, "mma.sync", least=least)
 
 
 def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) -> Variant:
@@ -488,7 +496,7 @@ def main() -> int:
     is_faulty = False
     for arch in options.arch:
         wanted = [variant for variant in variants(arch) if options.only in variant.name]
-        fitting = [variant for variant in wanted if arch >= 89 or FP8 not in variant.types.values()]
+        fitting = [variant for variant in wanted if variant.fits(arch)]
         with ThreadPoolExecutor(2) as pool:
             outcomes = list(pool.map(lambda variant, arch=arch: compile_variant(variant, arch), fitting))
         _print(outcomes, arch)
