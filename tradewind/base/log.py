@@ -61,7 +61,6 @@ class UnwaitedHandler(logging.Handler):
         self._stream = stream
         self._lines: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
         self._dropped = 0
-        self._written = 0
         self._counting = threading.Lock()
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
@@ -77,11 +76,11 @@ class UnwaitedHandler(logging.Handler):
 
     def flush(self) -> None:
         """Wait until all lines are written, or none has been for a second: then nobody seems to read them."""
-        written, since_s = self._written, time.monotonic()
-        while self._lines.unfinished_tasks and time.monotonic() < since_s + _PATIENCE_S:
+        left, since_s = self._lines.unfinished_tasks, time.monotonic()
+        while left and time.monotonic() < since_s + _PATIENCE_S:
             time.sleep(0.005)
-            if self._written != written:
-                written, since_s = self._written, time.monotonic()
+            if self._lines.unfinished_tasks != left:
+                left, since_s = self._lines.unfinished_tasks, time.monotonic()
 
     def close(self) -> None:
         """Let the thread end once all is written."""
@@ -94,7 +93,6 @@ class UnwaitedHandler(logging.Handler):
             self._write(line)
             if self._dropped and self._lines.empty():
                 self._write(self._of_dropped())
-            self._written += 1
             self._lines.task_done()
         self._lines.task_done()
 

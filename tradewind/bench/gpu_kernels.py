@@ -109,7 +109,7 @@ def _linears(shape: dict[str, Any], form: str, device: torch.device) -> Iterator
             }
 
 
-_BLOCK = 16  # tokens
+BLOCK = 16  # tokens
 _ATTENTION = ((1, 1024, 1), (1, 32_000, 1), (64, 1024, 1), (256, 1500, 1), (8, 1024, 1024))
 
 
@@ -120,11 +120,11 @@ def _attentions(shape: dict[str, Any], form: str, device: torch.device) -> Itera
     ops, head_shape = choose_ops(device, torch.bfloat16), HeadShape(heads, kv_heads, head_dim)
     dtype = torch.bfloat16 if form == "bf16" else FP8
     for count, context, new in _ATTENTION:
-        blocks = -(-context // _BLOCK)
+        blocks = -(-context // BLOCK)
         turns = 8 if count * context < 100_000 else 2
-        pool = torch.randn(turns * count * blocks, 2, kv_heads, _BLOCK, head_dim, device=device).to(dtype)
+        pool = torch.randn(turns * count * blocks, 2, kv_heads, BLOCK, head_dim, device=device).to(dtype)
         order = torch.randperm(len(pool), device=device).int().view(turns, count, blocks)
-        calls = [_attend(ops, head_shape, pool, _equal_rows(table_RM, context, new)) for table_RM in order]
+        calls = [_attend(ops, head_shape, pool, equal_rows(table_RM, context, new)) for table_RM in order]
         each_s = replayed_s(calls)
         seen = count * (context * new - new * (new - 1) // 2)
         yield {
@@ -149,11 +149,11 @@ def _attend(ops: Ops, shape: HeadShape, pool: Tensor, rows: Rows) -> Callable[[]
     return functools.partial(ops.paged_attention, q_THK, *pages, rows, scale)
 
 
-def _equal_rows(table_RM: Tensor, context: int, new: int) -> Rows:
+def equal_rows(table_RM: Tensor, context: int, new: int) -> Rows:
     """Rows of one context, whose last tokens are new."""
     count, device = len(table_RM), table_RM.device
     position_N = torch.arange(context - new, context, device=device)
-    write_RN = table_RM[:, position_N // _BLOCK].long() * _BLOCK + position_N % _BLOCK
+    write_RN = table_RM[:, position_N // BLOCK].long() * BLOCK + position_N % BLOCK
     starts_R1 = torch.arange(count + 1, dtype=torch.int32, device=device) * new
     lengths_R = torch.full((count,), context, dtype=torch.int32, device=device)
     return Rows(position_N.repeat(count), write_RN.flatten(), starts_R1, lengths_R, table_RM, new, context)

@@ -69,6 +69,16 @@ class ChainedWork:
     place: str
 
 
+def is_normed(place: str) -> bool:
+    """Whether a norm goes before the product there."""
+    return place in ("qkv", "gate_up")
+
+
+def is_gated(place: str) -> bool:
+    """Whether a gate comes after it."""
+    return place == "gate_up"
+
+
 def tune(options: argparse.Namespace, device: torch.device) -> Path:
     """Search for the fastest tactic of every shape of options.config; the table's path, in options.out. It is kept."""
     ready = ReadyKernels(usable_cpus())
@@ -200,7 +210,7 @@ def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
             yield ChainedTactic(outputs, work.rows, inputs, warps, 1, 0)
     if work.rows < 16:
         return
-    is_int4, gated = work.form.startswith("int4"), work.place == "gate_up"
+    is_int4, gated = work.form.startswith("int4"), is_gated(work.place)
     outputs_s = (64, 128) if work.place == "qkv" else (128,)
     programs_s = (0, 1) if work.place == "qkv" else (0,) if gated else (1,)
     inputs, row_bytes, first_s = (64, 2 * 4, (False,)) if is_int4 else (128, 1, (False, True))
@@ -216,7 +226,7 @@ def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
 def _fused_works(form: str, name: str) -> Iterator[FusedWork]:
     """Few rows come with the norm or gate of their place in a layer, more rows without."""
     for rows in (1,) if form == "fp8" else (1, 16):
-        yield FusedWork(form, rows, name in ("qkv", "gate_up"), name == "gate_up")
+        yield FusedWork(form, rows, is_normed(name), is_gated(name))
     for rows in (64,) if form == "lossless" else (64, 256) if form.startswith("int4") else ():
         yield FusedWork(form, rows, False, False)
 
@@ -265,9 +275,9 @@ def _chained_call(
     norm_in, norm_out = (
         Norm(torch.ones(width, device=device, dtype=_BF16), 1e-5) for width in (weight.in_features, weight.out_features)
     )
-    rows = run.prepare(x_TD, norm_in if work.place in ("qkv", "gate_up") else None)
+    rows = run.prepare(x_TD, norm_in if is_normed(work.place) else None)
     place = Place()
-    if work.place == "gate_up":
+    if is_gated(work.place):
         place = Place(gated=True)
     elif work.place != "qkv":
         place = Place(residual_TN=x_TD.new_zeros(work.rows, weight.out_features), norm=norm_out)
@@ -312,7 +322,7 @@ def seconds_of(measure: Callable[[], float]) -> float:
 
 def _fastest(tactics: Iterable[T], calls: Callable[[T], list[Callable[[], object]]]) -> tuple[T, float]:
     """Of those that fit the chip; and the seconds of one of its `calls`."""
-    times_s = {tactic: seconds_of(lambda tactic=tactic: replayed_s(calls(tactic), 4)) for tactic in tactics}  # type: ignore[misc]
+    times_s = {tactic: seconds_of(functools.partial(replayed_s, calls(tactic), 4)) for tactic in tactics}
     best = min(times_s, key=lambda tactic: times_s[tactic])
     assert times_s[best] < math.inf
     return best, times_s[best]
@@ -355,7 +365,7 @@ def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torc
     )
     layout, outputs, inputs = layout_of(weights[0].layout), weights[0].out_features, weights[0].in_features
     us = round(best_s * 1e6, 1)
-    return MeasuredChained(layout, work.rows, outputs, inputs, work.place == "gate_up", best, us)
+    return MeasuredChained(layout, work.rows, outputs, inputs, is_gated(work.place), best, us)
 
 
 def _vendor(x: torch.Tensor | QuantisedRows, weight: LinearWeight) -> torch.Tensor:

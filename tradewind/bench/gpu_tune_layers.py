@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 
-from tradewind.bench.gpu_kernels import replayed_s, tell_of_compiling
+from tradewind.bench.gpu_kernels import BLOCK, equal_rows, replayed_s, tell_of_compiling
 from tradewind.bench.gpu_tune import (
     ChainedWork,
     FusedWork,
     chained_candidates,
     fused_candidates,
+    is_gated,
+    is_normed,
     seconds_of,
     tell_of_refusals,
     write_table,
@@ -45,7 +47,7 @@ from tradewind.models.registry import load_model
 from tradewind.runner.machine import usable_cpus
 
 _BF16 = torch.bfloat16
-_CONTEXT, _BLOCK_TOKENS = 1024, 16
+_CONTEXT = 1024
 _LAYERS_BYTES = 1 << 30  # so many bytes of layers are run one after the other, so that none are found in a cache
 _TURNS, _REPEAT = 2, 16
 
@@ -60,11 +62,11 @@ class Place:
 
     @property
     def normed(self) -> bool:
-        return self.name in ("qkv", "gate_up")
+        return is_normed(self.name)
 
     @property
     def gated(self) -> bool:
-        return self.name == "gate_up"
+        return is_gated(self.name)
 
 
 AnyTactic = ChainedTactic | FusedTactic
@@ -73,15 +75,18 @@ Picks = Mapping[Place, AnyTactic]
 
 def tune_layers(options: argparse.Namespace, device: torch.device) -> Path:
     """Search for all of options.forms; the table's path, in options.out. It is kept."""
-    tables = [_search(options.config, form, device) for form in dict.fromkeys(options.forms)]
+    tables = [_search(options, form, device) for form in dict.fromkeys(options.forms)]
     fused = [entry for table in tables for entry in table.fused]
     chained = [entry for table in tables for entry in table.chained]
     return write_table(options.out, device, "-layers", linear=(), fused=fused, chained=chained)
 
 
-def _search(config: Path, form: str, device: torch.device) -> Tactics:
-    layers = Layers(load(config, form, device), form, Chip.of(device))
-    rows, pool = row(layers.model), KVPool.allocate(pool_shape(layers.model), _pages(form), device)
+def _search(options: argparse.Namespace, form: str, device: torch.device) -> Tactics:
+    layers = Layers(load(options.config, form, device), form, Chip.of(device))
+    rows, pool = (
+        row(layers.model, options.max_model_len),
+        KVPool.allocate(pool_shape(layers.model), _pages(form), device),
+    )
 
     def layer_us(picks: Picks) -> float:
         step = layers.step(picks, rows, pool)
@@ -121,25 +126,16 @@ def load(config: Path, form: str, device: torch.device) -> Model:
     return replace(model, layers=model.layers[:count])
 
 
-def row(model: Model) -> Rows:
-    """One token, after a context whose blocks lie anywhere."""
-    device, context = model.device, min(_CONTEXT, model.spec.max_position)
-    table_1M = torch.randperm(-(-context // _BLOCK_TOKENS), device=device).to(torch.int32).unsqueeze(0)
-    last = context - 1
-    return Rows(
-        positions_T=torch.full((1,), last, dtype=torch.int32, device=device),
-        write_T=table_1M[:, last // _BLOCK_TOKENS].long() * _BLOCK_TOKENS + last % _BLOCK_TOKENS,
-        query_starts_R1=torch.arange(2, dtype=torch.int32, device=device),
-        context_lens_R=torch.full((1,), context, dtype=torch.int32, device=device),
-        block_tables_RM=table_1M,
-        max_query=1,
-        max_context=context,
-    )
+def row(model: Model, most: int) -> Rows:
+    """One token, after a context whose blocks lie anywhere, where contexts of up to `most` tokens are served."""
+    context = min(_CONTEXT, model.spec.max_position)
+    table_1M = torch.randperm(-(-context // BLOCK), device=model.device).int().unsqueeze(0)
+    return replace(equal_rows(table_1M, context, 1), max_context=most)
 
 
 def pool_shape(model: Model) -> PoolShape:
     """For that context."""
-    return model.spec.pool_shape(-(-_CONTEXT // _BLOCK_TOKENS), _BLOCK_TOKENS)
+    return model.spec.pool_shape(-(-_CONTEXT // BLOCK), BLOCK)
 
 
 def _pages(form: str) -> torch.dtype:

@@ -13,7 +13,7 @@ from tradewind.config import ModelConfig
 from tradewind.kernels.chained_linear import triton as chained
 from tradewind.kernels.fused_linear import triton as fused
 from tradewind.kernels.gpu import Chip
-from tradewind.kernels.linear import fp8, reference
+from tradewind.kernels.linear import LinearWeight, fp8, reference
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
 from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.pages import KVPool
@@ -69,15 +69,17 @@ def test_layers_run_with_what_was_picked(form: str, tmp_path: Path, monkeypatch:
     def no_chained(used: ChainedTactic) -> object:
         return lambda rows, weight, place, out, launch: launched.append(used)
 
-    def no_fused(x: torch.Tensor, weight: object, extras: fused.Extras, used: FusedTactic, *_: object) -> torch.Tensor:
+    def no_fused(
+        x: torch.Tensor, weight: LinearWeight, extras: fused.Extras, used: FusedTactic, *_: object
+    ) -> torch.Tensor:
         launched.append(used)
-        outputs = weight.out_features // (1 + extras.gated)  # type: ignore[attr-defined]
+        outputs = weight.out_features // (1 + extras.gated)
         return x.new_zeros(len(x), outputs)
 
     monkeypatch.setattr(chained, "implementation", no_chained)
     monkeypatch.setattr(chained, "prepare_kernel", {(1, 1): lambda *_args, **_how: None})
     monkeypatch.setattr(fused, "fused_linear", no_fused)
-    rows = gpu_tune_layers.row(layers.model)
+    rows = gpu_tune_layers.row(layers.model, 4096)
     pool = KVPool.allocate(gpu_tune_layers.pool_shape(layers.model), torch.bfloat16)
     assert all(len(tactics) > 5 for tactics in layers.candidates.values())
     for number in (0, 3):

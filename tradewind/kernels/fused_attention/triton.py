@@ -308,7 +308,6 @@ class TritonFusedAttention:
             S=block_tokens, RUN=run, STEP=max(16, run), HAS_NORM=heads.q_norm_K is not None,
             HAS_WINDOW=heads.window is not None, HAS_SOFTCAP=heads.softcap is not None, IN_PAIRS=eight_bits,
             IN_HARDWARE=self._chip.has_fp8, OVERLAPS=self._chip.overlaps, RELEASES=tile.releases, STAGES=tile.stages,
-            AT_ONCE=AT_ONCE,
-            num_warps=tile.warps, num_stages=tile.stages, **self._chip.launch,
+            AT_ONCE=AT_ONCE, num_warps=tile.warps, num_stages=tile.stages, **self._chip.launch,
         )  # fmt: skip
         return out_THK

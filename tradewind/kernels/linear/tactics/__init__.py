@@ -140,8 +140,8 @@ class Tactics:
         """Of the tables that there are, the one measured on this card, or else on the nearest.
 
         What was measured on this machine goes before what is shipped for its card. The nearest is that of the nearest
-        compute capability, the first by name of several; `about` says why. Layouts that it does not have come from the
-        next one, and so do numbers of rows for which it chains no products.
+        compute capability, the first by name of several; `about` says why. Bits and layouts that it does not have come
+        from the next one, and so do numbers of rows for which it chains no products.
         """
         card = card_of(chip.name)
         tables = {table.card: table for table in cls.all_shipped()}

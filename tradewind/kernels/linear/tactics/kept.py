@@ -42,5 +42,8 @@ def keep(path: Path, table: dict[str, Any]) -> None:
     """Have it found from now on; whoever reads meanwhile finds the former one whole. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps({**table, **versions()}, indent=1))
-    new.replace(path)
+    try:
+        new.write_text(json.dumps(table, indent=1))
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)  # what a full disk left of it
