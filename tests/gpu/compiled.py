@@ -26,7 +26,8 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
 from tradewind.kernels.chained_linear import diagonal, registers
 from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
-from tradewind.kernels.fused_attention.triton import AT_ONCE, fused_attention_kernel, tile_on
+from tradewind.kernels.fused_attention.pieces import at_once, parts_of
+from tradewind.kernels.fused_attention.triton import fused_attention_kernel, tile_on
 from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
@@ -57,7 +58,9 @@ BF16, FP8, F16, F32, I16, I32, I64 = "*bf16", "*fp8e4nv", "*fp16", "*fp32", "*i1
 class Variant:
     """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use.
 
-    `least`: the capability that its instructions need, where its types do not tell.
+    `least`: the capability that its instructions need, where its types do not tell. `once`: what may stand only once in
+    the assembly. The compiler repeats what it can compute anew wherever another layout of it is wanted; what waits for
+    other programs would wait again for what they have written already.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Variant:
     matrix: str | None = None
     hot: bool = True
     least: int = 80
+    once: str = ""
 
     def fits(self, arch: int) -> bool:
         return arch >= (89 if FP8 in self.types.values() else self.least)
@@ -188,7 +192,7 @@ def _attention() -> list[Variant]:
 def _fused_attention(chip: Chip) -> list[Variant]:
     types = {
         "qkv": BF16, "positions": I32, "write": I64, "context_lens": I32, "table": I32, "cos_sin": F32, "eps": "fp32",
-        "block_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32, "window": "i32=16",
+        "block_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "window": "i32=16",
         "scale": "fp32", "softcap": "fp32",
     }  # fmt: skip
     found = []
@@ -196,7 +200,7 @@ def _fused_attention(chip: Chip) -> list[Variant]:
         (BF16, 128, 4, ""), (FP8, 128, 4, ""), (FP8, 128, 4, "releases"), (FP8, 128, 4, "releases short"),
         (BF16, 128, 4, "qk-norm"), (FP8, 128, 4, "qk-norm"), (FP8, 128, 4, "qk-norm releases short"),
         (BF16, 128, 5, "window"), (FP8, 128, 16, "window"), (FP8, 128, 16, "window releases short"),
-        (BF16, 64, 8, ""), (FP8, 64, 8, ""), (FP8, 64, 8, "releases short"),
+        (BF16, 64, 8, ""), (FP8, 64, 8, ""), (FP8, 64, 8, "releases short"), (BF16, 128, 1, ""), (FP8, 64, 2, ""),
     ):  # fmt: skip
         tile = tile_on(chip, 4096 if "short" in part else 131_072, releases="releases" in part)
         norms = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
@@ -206,12 +210,12 @@ def _fused_attention(chip: Chip) -> list[Variant]:
             "KP": head_dim, "BM": 16, "GP": padded, "BN": tile.keys, "S": 16, "RUN": 16, "STEP": 16,
             "HAS_NORM": bool(norms), "HAS_WINDOW": "window" in part, "HAS_SOFTCAP": False, "IN_PAIRS": pages is FP8,
             "IN_HARDWARE": True, "OVERLAPS": True, "RELEASES": tile.releases, "STAGES": tile.stages,
-            "AT_ONCE": AT_ONCE,
+            "AT_ONCE": at_once(padded), "PARTS": parts_of(padded, head_dim, tile.warps), "IN_TURN": False,
         }  # fmt: skip
         name = f"fused attention {head_dim}/{group} {pages[1:]} {part}".strip()
         options = {"num_warps": tile.warps, "num_stages": tile.stages}
         types_here = {**types, **norms, "k_pages": pages, "v_pages": pages}
-        found.append(Variant(name, fused_attention_kernel, types_here, constants, options, "mma.sync"))
+        found.append(Variant(name, fused_attention_kernel, types_here, constants, options, "mma.sync", once="LOOK:"))
     return found
 
 
@@ -472,6 +476,8 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
         for word in ("wgmma", "tcgen05.mma", "mma.sync", "cp.async", "cp.async.bulk.tensor")
         if word in compiled.asm["ptx"]
     ]
+    if variant.once and compiled.asm["ptx"].count(variant.once) != 1:
+        outcome.error = f"{variant.once!r} stands {compiled.asm['ptx'].count(variant.once)} times in its assembly"
     _read_resources(outcome, compiled)
     return outcome
 

@@ -3,7 +3,7 @@
 What a product takes by itself says little of what it takes in a layer: how much of its weights is on its way before its
 row is there, and what it leaves of the chip to the product after it. So one place's tactic is changed while the others
 stay as they are, what all layers take decides, and all places have a second turn, because what is best in one depends
-on the others. It begins with the tactics that are in use.
+on the others. It begins with the tactics that are in use, and ends with them if nothing was faster.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def _search(options: argparse.Namespace, form: str, device: torch.device) -> Tac
 def descend(
     picks: Picks, candidates: Mapping[Place, Sequence[AnyTactic]], us: Callable[[Picks], float]
 ) -> dict[Place, AnyTactic]:
-    """The fastest that changing one place at a time leads to."""
+    """The fastest that changing one place at a time leads to; `picks` themselves, if they are as fast in the end."""
     best = dict(picks)
     for turn in range(_TURNS):
         for place, tactics in candidates.items():
@@ -114,7 +114,7 @@ def descend(
             print(
                 f"turn {turn + 1}, {place.name}: {times_us[best[place]]:.2f} us a layer with {best[place]}", flush=True
             )
-    return best
+    return best if us(best) < us(picks) else dict(picks)
 
 
 def load(config: Path, form: str, device: torch.device) -> Model:

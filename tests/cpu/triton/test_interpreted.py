@@ -35,6 +35,7 @@ from tradewind.kernels.chained_linear import PreparedRows, diagonal, registers
 from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
 from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear, implementation
 from tradewind.kernels.fused_attention import LayerHeads
+from tradewind.kernels.fused_attention.pieces import ABSENT
 from tradewind.kernels.fused_attention.reference import fused_attention as attend_plainly
 from tradewind.kernels.fused_attention.triton import TritonFusedAttention
 from tradewind.kernels.fused_linear import Norm
@@ -321,7 +322,8 @@ def test_fused_attention(case: tuple[HeadShape, int, int, int | None, float | No
     assert run.takes(rows, shape)
     assert_near(run(given, rows, pool[:, 1, 0], pool[:, 1, 1], heads), truth, dtype)
     assert torch.equal(given, qkv_TC)
-    assert not run._arrivals.any()
+    for left in (run._partials, run._marks):
+        assert bool((left.view(torch.int32) == ABSENT.value).all())
     assert torch.equal(wide_pool.isnan(), pool.isnan())
     assert_near(pool.nan_to_num(), wide_pool.nan_to_num(), dtype)
 

@@ -49,6 +49,17 @@ def test_what_is_in_use_stays_if_nothing_is_faster() -> None:
     assert descend(begin, {place: [tactic(1)] for place in begin}, lambda picks: 1.0) == begin
 
 
+def test_what_was_fast_by_chance_is_not_kept() -> None:
+    asked: list[FusedTactic] = []
+
+    def us(picks: Picks) -> float:
+        asked.append(picks[FIRST])
+        return 2.0 if picks[FIRST] == tactic(1) and asked.count(tactic(1)) > 2 else 1.0 + (picks[FIRST] == tactic(9))
+
+    begin = {FIRST: tactic(9)}
+    assert descend(begin, {FIRST: [tactic(1)]}, us) == begin
+
+
 def tiny(folder: Path, form: str) -> Model:
     pack = fp8.pack if form == "fp8" else reference.pack
     ops = replace(choose_ops(CPU, torch.bfloat16, "reference"), pack=pack)

@@ -2,8 +2,7 @@
 
 All but the token's own row was there before this step: a program has its keys and values at hand before it waits for
 that row. So what follows, one after the other, is the row, one tile of keys, and what the other programs of the head
-found. The last one of them adds all of it up, in the order of the pieces, so that the result does not depend on who
-that was.
+found. The token's own program adds all of it up, in the order of the pieces (pieces.py).
 
 Legend beyond the package's: BM rows of a tile (the queries of a key-value head), BN keys at a time.
 """
@@ -17,6 +16,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.fused_attention import LayerHeads
+from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, at_once, parts_of
 from tradewind.kernels.gpu import Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.paged_attention.triton import LOG2_E, NO_WINDOW, attend, capped, halves, places_of
@@ -102,43 +102,21 @@ def _merged(peak, mass, acc, other_peak, other_mass, other_acc):
 
 
 @triton.jit
-def _added_up(
-    partials, marks, pieces, column, GROUP: tl.constexpr, GP: tl.constexpr, KP: tl.constexpr, AT_ONCE: tl.constexpr
-):  # fmt: skip
-    """(mass, acc) of the first `pieces` partial results, in their order: [GP], [GP, KP], of which GROUP rows count.
-
-    Those that are read at once are spelled out: a thread has its numbers of all of them, and needs no other thread.
-    """
-    row = tl.minimum(tl.arange(0, GP), GROUP - 1)
-    peak = tl.full([GP], float("-inf"), tl.float32)
-    mass = tl.zeros([GP], tl.float32)
-    acc = tl.zeros([GP, KP], tl.float32)
-    for done in range(0, pieces, AT_ONCE):
-        for each in tl.static_range(AT_ONCE):
-            there = row < tl.where(done + each < pieces, GROUP, 0)
-            place = (done + each) * GP + row
-            at = partials + (place * KP)[:, None] + column[None, :]
-            part_acc = tl.load(at, mask=there[:, None], other=0.0, cache_modifier=".cg")
-            part_peak = tl.load(marks + 2 * place, mask=there, other=float("-inf"), cache_modifier=".cg")
-            part_mass = tl.load(marks + 2 * place + 1, mask=there, other=0.0, cache_modifier=".cg")
-            peak, mass, acc = _merged(peak, mass, acc, part_peak, part_mass, part_acc)
-    return mass, acc
-
-
-@triton.jit
 def fused_attention_kernel(
     qkv, positions, write, context_lens, table, cos_sin, q_norm, k_norm, eps, k_pages, v_pages, block_stride, out,
-    partials, marks, arrivals, window, scale, softcap,
+    partials, marks, window, scale, softcap,
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, GP: tl.constexpr,
     BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, STEP: tl.constexpr, HAS_NORM: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
     OVERLAPS: tl.constexpr, RELEASES: tl.constexpr, STAGES: tl.constexpr, AT_ONCE: tl.constexpr,
+    PARTS: tl.constexpr, IN_TURN: tl.constexpr,
 ):  # fmt: skip
-    """Program (g, 0): the token itself, for key-value head g; program (g, i): the i-th piece of what was there before.
+    """Program (g, i): the i-th piece of what was there before, for key-value head g; the last one of a head: the token
+    itself, and then the sum of all.
 
     GP: GROUP, filled up. RUN, IN_PAIRS (for pages of 8 bits), IN_HARDWARE, `scale`, `softcap`: as for
-    `paged_attention_kernel`. `partials` [G, programs, GP, KP], `marks` [G, programs, GP, 2] (peak, mass) float32;
-    `arrivals` [G] int32, zero, and left so.
+    `paged_attention_kernel`. AT_ONCE, PARTS, IN_TURN: as for `add_up`, and so are `partials` [G, programs, GP, KP] and
+    `marks` [G, programs, GP].
     """
     head, part = tl.program_id(0), tl.program_id(1)
     release(OVERLAPS and RELEASES)
@@ -151,8 +129,9 @@ def fused_attention_kernel(
     span = tl.where(seen_first < last, last - floor, 0)
     most = tl.maximum(tl.minimum(tl.cdiv(span, BN), tl.num_programs(1) - 1), 1)
     split = tl.maximum(tl.cdiv(tl.cdiv(span, most), STEP), 1) * STEP
-    pieces = 1 + tl.cdiv(span, split)
-    if part >= pieces:
+    pieces = tl.cdiv(span, split)
+    is_own = part == tl.num_programs(1) - 1
+    if part >= pieces and not is_own:
         begin(OVERLAPS)  # without a piece, too: the kernel after this one waits for this one alone
     else:
         position = tl.load(positions).to(tl.int64)
@@ -162,9 +141,9 @@ def fused_attention_kernel(
         sin = tl.where(column < K // 2, -sin, sin)
         q_gain, swapped_q_gain = _gains(q_norm, column, cos, K, HAS_NORM)
         q_type = qkv.dtype.element_ty
-        first = head * tl.num_programs(1)
-        place = (first + part) * GP
-        if part == 0:
+        partials += head * tl.num_programs(1) * (GP * KP)
+        marks += head * tl.num_programs(1) * GP
+        if is_own:
             to = tl.load(write)
             to = (to // S) * block_stride + head * (S * K) + to % S * K + column
             k_gain, swapped_k_gain = _gains(k_norm, column, cos, K, HAS_NORM)
@@ -182,16 +161,13 @@ def fused_attention_kernel(
             own_score = tl.sum(own_q.to(tl.float32) * new_k.to(tl.float32), 1) * scale
             if HAS_SOFTCAP:
                 own_score = capped(own_score, softcap)
-            own_acc = tl.broadcast_to(new_v.to(tl.float32), [GP, KP])
-            if pieces == 1:
-                own_to = out + ((head * GROUP + own) * K)[:, None] + column[None, :]
-                tl.store(own_to, own_acc.to(out.dtype.element_ty), mask=(own < GROUP)[:, None] & inside[None, :])
-            else:
-                tl.store(partials + ((place + own) * KP)[:, None] + column[None, :], own_acc)
-                tl.store(marks + 2 * (place + own), own_score)
-                tl.store(marks + 2 * (place + own) + 1, tl.full([GP], 1.0, tl.float32))
+            own_place = pieces * GP + own
+            own_value = tl.broadcast_to(new_v.to(tl.float32), [GP, KP])
+            tl.store(partials + (own_place * KP)[:, None] + column[None, :], own_value, mask=(own < GROUP)[:, None])
+            tl.store(marks + own_place, own_score, mask=own < GROUP)
+            add_up(out + head * (GROUP * K), partials, marks, pieces + 1, GROUP, GP, K, KP, AT_ONCE, PARTS, IN_TURN)
         else:
-            start = floor + (part - 1) * split
+            start = floor + part * split
             lo, hi = tl.maximum(start, seen_first), tl.minimum(start + split, last)
             dtype: tl.constexpr = tl.float16 if IN_PAIRS else q_type
             k_tile, v_tile = _load_tile(
@@ -221,21 +197,9 @@ def fused_attention_kernel(
                 )  # fmt: skip
                 peak, mass, acc = _merged(peak, mass, acc, more_peak, more_mass, more_acc)
             counts = row < GROUP
-            tl.store(partials + ((place + row) * KP)[:, None] + column[None, :], acc, mask=counts[:, None])
-            tl.store(marks + 2 * (place + row), peak, mask=counts)
-            tl.store(marks + 2 * (place + row) + 1, mass, mask=counts)
-        if pieces > 1:
-            tl.debug_barrier()
-            arrived = tl.atomic_add(arrivals + head, 1, sem="acq_rel")
-            if arrived == pieces - 1:
-                tl.store(arrivals + head, 0)
-                total_mass, total = _added_up(
-                    partials + first * (GP * KP), marks + first * (2 * GP), pieces, column, GROUP, GP, KP, AT_ONCE
-                )
-                group = tl.arange(0, GP)
-                out_at = out + ((head * GROUP + group) * K)[:, None] + column[None, :]
-                result = (total / total_mass[:, None]).to(out.dtype.element_ty)
-                tl.store(out_at, result, mask=(group < GROUP)[:, None] & inside[None, :])
+            place = part * GP + row
+            tl.store(partials + (place * KP)[:, None] + column[None, :], acc / mass[:, None], mask=counts[:, None])
+            tl.store(marks + place, peak + tl.log2(mass), mask=counts)
 
 
 @dataclass(frozen=True)
@@ -250,8 +214,7 @@ class Tile:
 
 _TILE = Tile(128, 8, 3)  # measured on an H200, with pages of 16 bits and of 8
 _SHORT = 8192  # keys, up to which two stages are as fast as three, and leave the product after it room for more weights
-AT_ONCE = 16  # so many partial results are read at once
-_MOST_PROGRAMS = 4 * AT_ONCE  # of a key-value head
+_MOST_PROGRAMS = 64  # of a key-value head
 _MOST_QUERIES = 16  # of a key-value head
 _WIDEST = 128
 
@@ -273,9 +236,9 @@ class TritonFusedAttention:
         self._chip = chip
         self._releases = releases
         places = chip.processors * _MOST_QUERIES
-        self._partials = torch.empty(places * _WIDEST, dtype=torch.float32, device=device)
-        self._marks = torch.empty(2 * places, dtype=torch.float32, device=device)
-        self._arrivals = torch.zeros(chip.processors, dtype=torch.int32, device=device)
+        absent = torch.full((places * (_WIDEST + 1),), ABSENT.value, dtype=torch.int32, device=device)
+        absent = absent.view(torch.float32)
+        self._partials, self._marks = absent[: places * _WIDEST], absent[places * _WIDEST :]
 
     def takes(self, rows: Rows, shape: HeadShape) -> bool:
         """See FusedAttention. Long contexts of few key-value heads would leave half of the chip without work."""
@@ -295,19 +258,20 @@ class TritonFusedAttention:
     ) -> Tensor:
         shape, (_, kv_heads, block_tokens, head_dim) = heads.shape, k_pages_BGSK.shape
         group, group_padded = shape.queries_per_kv, next_power_of_2(shape.queries_per_kv)
-        eight_bits = k_pages_BGSK.dtype == FP8
+        width, eight_bits = max(32, next_power_of_2(head_dim)), k_pages_BGSK.dtype == FP8
         tile = tile_on(self._chip, rows.max_context, releases=self._releases and eight_bits)
         run = math.gcd(tile.keys, block_tokens)
         out_THK = torch.empty(1, shape.heads, head_dim, dtype=qkv_TC.dtype, device=qkv_TC.device)
         fused_attention_kernel[(kv_heads, self._programs(kv_heads))](
             qkv_TC, rows.positions_T, rows.write_T, rows.context_lens_R, rows.block_tables_RM, heads.cos_sin_PK,
             heads.q_norm_K, heads.k_norm_K, heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_THK,
-            self._partials, self._marks, self._arrivals, heads.window or NO_WINDOW, heads.scale * LOG2_E,
-            (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim,
-            KP=max(32, next_power_of_2(head_dim)), BM=max(16, group_padded), GP=group_padded, BN=tile.keys,
-            S=block_tokens, RUN=run, STEP=max(16, run), HAS_NORM=heads.q_norm_K is not None,
-            HAS_WINDOW=heads.window is not None, HAS_SOFTCAP=heads.softcap is not None, IN_PAIRS=eight_bits,
-            IN_HARDWARE=self._chip.has_fp8, OVERLAPS=self._chip.overlaps, RELEASES=tile.releases, STAGES=tile.stages,
-            AT_ONCE=AT_ONCE, num_warps=tile.warps, num_stages=tile.stages, **self._chip.launch,
+            self._partials, self._marks, heads.window or NO_WINDOW, heads.scale * LOG2_E,
+            (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim, KP=width, BM=max(16, group_padded),
+            GP=group_padded, BN=tile.keys, S=block_tokens, RUN=run, STEP=max(16, run),
+            HAS_NORM=heads.q_norm_K is not None, HAS_WINDOW=heads.window is not None,
+            HAS_SOFTCAP=heads.softcap is not None, IN_PAIRS=eight_bits, IN_HARDWARE=self._chip.has_fp8,
+            OVERLAPS=self._chip.overlaps, RELEASES=tile.releases, STAGES=tile.stages, AT_ONCE=at_once(group_padded),
+            PARTS=parts_of(group_padded, width, tile.warps), IN_TURN=not qkv_TC.is_cuda, num_warps=tile.warps,
+            num_stages=tile.stages, **self._chip.launch,
         )  # fmt: skip
         return out_THK
