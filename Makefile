@@ -14,7 +14,7 @@ help:
 	@echo "make serve   install into $(VENV) and serve the built-in demo model on port 8000 (ARGS='MODEL --port 9000')"
 	@echo "make test    everything CI runs: the checks and all tests"
 	@echo "make check   format, lint, types, import floors, and the tests that need no torch"
-	@echo "make kernels the GPU kernels, without a GPU: in Triton's interpreter, and compiled for three architectures"
+	@echo "make kernels the GPU kernels, without a GPU: in Triton's interpreter, and compiled for four architectures"
 	@echo "make format  rewrite the sources in the project's format"
 
 serve: $(VENV)/.installed
@@ -57,7 +57,7 @@ test: check
 
 kernels: $(VENV)/.test
 	$(BIN)/python -m pytest tests/cpu/triton -n 2 --dist worksteal
-	$(BIN)/python -m tests.gpu.compiled --arch 90 80 100
+	$(BIN)/python -m tests.gpu.compiled --arch 90 80 89 100
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

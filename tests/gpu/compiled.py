@@ -29,7 +29,7 @@ from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepa
 from tradewind.kernels.fused_attention.pieces import at_once, parts_of
 from tradewind.kernels.fused_attention.triton import fused_attention_kernel, tile_on
 from tradewind.kernels.fused_linear import MOST_ROWS
-from tradewind.kernels.fused_linear.triton import fused_linear_kernel, launched
+from tradewind.kernels.fused_linear.triton import Reading, fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import FEW_TOKENS, Chip
 from tradewind.kernels.host_copy.triton import host_copy_kernel
@@ -44,7 +44,8 @@ from tradewind.kernels.linear.blocks import (
 )
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, MeasuredChained, Tactic, Tactics
-from tradewind.kernels.linear.triton import few_rows_kernel, quantise_rows_kernel, rows_of_program
+from tradewind.kernels.linear.triton import few_rows_kernel, fitted, quantise_rows_kernel, rows_of_program
+from tradewind.kernels.paged_attention import triton as paged_attention
 from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
@@ -93,6 +94,9 @@ class Outcome:
     def faults(self) -> list[str]:
         """Why a hot variant cannot be accepted."""
         found = [self.error] if self.error else []
+        most_bytes = Chip.like((self.arch // 10, self.arch % 10), 132).shared_bytes
+        if self.shared_bytes > most_bytes:
+            found.append(f"has room for {most_bytes} bytes of shared memory")
         if self.arch != 90:
             return found
         if self.variant.hot and self.spilled_bytes:
@@ -107,7 +111,7 @@ def variants(arch: int) -> list[Variant]:
     chip = Chip.like((arch // 10, arch % 10), 132)
     return [
         *_rowwise(),
-        *_attention(),
+        *_attention(chip),
         *_fused_attention(chip),
         *_linear(chip),
         *_fused(chip),
@@ -148,7 +152,7 @@ def _rowwise() -> list[Variant]:
     return found
 
 
-def _attention() -> list[Variant]:
+def _attention(chip: Chip) -> list[Variant]:
     types = {
         "q": BF16, "q_stride": "i32=16", "block_stride": "i32=16", "query_starts": I32, "context_lens": I32,
         "block_tables": I32, "table_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32,
@@ -169,6 +173,7 @@ def _attention() -> list[Variant]:
         itemsize = 1 if pages is FP8 else 2
         is_small = kind.endswith("decode")
         tile = small_tile(itemsize, rows, head_dim) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
+        tile = paged_attention.fitted(tile, chip, head_dim, itemsize)
         constants = {
             "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys,
             "BLOCK_R": max(16, rows), "S": 16, "RUN": 16, "EARLY": is_small and rows <= FEW_TOKENS,
@@ -202,7 +207,8 @@ def _fused_attention(chip: Chip) -> list[Variant]:
         (BF16, 128, 5, "window"), (FP8, 128, 16, "window"), (FP8, 128, 16, "window releases short"),
         (BF16, 64, 8, ""), (FP8, 64, 8, ""), (FP8, 64, 8, "releases short"), (BF16, 128, 1, ""), (FP8, 64, 2, ""),
     ):  # fmt: skip
-        tile = tile_on(chip, 4096 if "short" in part else 131_072, releases="releases" in part)
+        key_bytes = 2 * head_dim * (1 if pages is FP8 else 2)
+        tile = tile_on(chip, 4096 if "short" in part else 131_072, key_bytes, releases="releases" in part)
         norms = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
         padded = 1 << (group - 1).bit_length()
         constants = {
@@ -224,7 +230,8 @@ def _linear(chip: Chip) -> list[Variant]:
     found: dict[str, Variant] = {}
     launched = [(entry.bits, entry.rows, entry.tactic) for table in Tactics.all_shipped() for entry in table.entries]
     launched += [(bits, 8192, tactic) for _, bits, tactic in OF_MANY]
-    for bits, rows, tactic in launched:
+    for bits, rows, measured in launched:
+        tactic = fitted(measured, rows, bits // 8, chip)
         for tma in ("", " tma", " tma of rows too")[slice(1, None) if tactic.tma and chip.has_tma else slice(1)]:
             shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
             kind = f"{'fp8' if bits == 8 else 'bf16'} T<={rows} {shape}"
@@ -276,6 +283,8 @@ def _fused(chip: Chip) -> list[Variant]:
     found = {}
     for entry in itertools.chain.from_iterable(table.fused for table in Tactics.all_shipped()):
         tactic = launched(entry.tactic, chip, entry.layout, normed=entry.normed, gated=entry.gated)
+        if tactic.rows > 1:
+            tactic = _reading(entry.layout).fitted(tactic, chip, _itemsize(entry.layout), gated=entry.gated)
         residual = not entry.normed and entry.rows <= MOST_ROWS
         parts = ["norm"] * entry.normed + ["gate"] * entry.gated + ["residual"] * residual
         name = " ".join(("fused", entry.layout, *parts, _shape(tactic)))
@@ -312,6 +321,15 @@ def _fused_variant(name: str, layout: str, parts: tuple[str, ...], tactic: Fused
     return Variant(name, fused_linear_kernel, types, constants, options | {"num_stages": tactic.stages}, matrix)
 
 
+def _reading(layout: str) -> Reading:
+    constants = _LAYOUTS[layout][2]
+    return Reading(constants["PARTS"], constants.get("PLANES", 1), group=constants["GROUP"])
+
+
+def _itemsize(layout: str) -> int:
+    return 1 if _LAYOUTS[layout][0] is FP8 else 2
+
+
 _UNEVEN = 3584  # inputs, of which the last part of an output is not full
 
 
@@ -335,6 +353,9 @@ def _chained(chip: Chip) -> list[Variant]:
                 name = f"diagonal {inputs} {entry.layout} {part} {_shape(fitted)}"
                 found[name] = _in_registers(name, replace(entry, inputs=inputs, tactic=fitted), part)
             continue
+        itemsize = _itemsize(entry.layout)
+        row_itemsize = 1 if entry.layout == "fp8-blocks" else 2
+        tactic = _reading(entry.layout).fitted(tactic, chip, itemsize, gated=entry.gated, row_itemsize=row_itemsize)
         for part in parts if tactic.outputs == 128 else parts[:1]:
             name = f"chained {entry.layout} {part} {_shape(tactic)}{' rows first' if tactic.rows_first else ''}"
             found[name] = chained_variant(name, entry.layout, part, tactic)

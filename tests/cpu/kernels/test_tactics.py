@@ -8,6 +8,7 @@ import torch
 
 from tradewind.bench.gpu_tune import rows_of_table
 from tradewind.kernels.chained_linear import diagonal
+from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import ABSENT_GPUS, Chip
 from tradewind.kernels.linear import LinearWeight, choose
 from tradewind.kernels.linear.gpu import find_exact
@@ -22,7 +23,9 @@ from tradewind.kernels.linear.tactics import (
     Tactics,
     key_of,
 )
-from tradewind.kernels.linear.triton import is_exact
+from tradewind.kernels.linear.triton import fitted, is_exact, rows_of_program
+from tradewind.kernels.paged_attention.triton import LARGE
+from tradewind.kernels.paged_attention.triton import fitted as fitted_tile
 
 each_table = pytest.mark.parametrize("table", Tactics.all_shipped(), ids=lambda table: table.card)
 NARROW, WIDE = Tactic(16, 256), Tactic(128, 128)
@@ -189,6 +192,50 @@ def test_the_shipped_tables_serve_chained_products_of_all_layouts(table: Tactics
                 tactic = table.find_chained(layout, rows, 28672, 4096, gated=gated)
                 assert tactic.rows >= min(rows, 64)
                 assert 128 % tactic.outputs == 0
+
+
+CARDS = {name: gpu.chip for name, gpu in ABSENT_GPUS.items()}
+
+
+@pytest.mark.parametrize("card", ["h100", "h200"])
+@each_table
+def test_where_tactics_were_measured_they_are_taken_as_they_are(table: Tactics, card: str) -> None:
+    for entry in table.entries:
+        assert fitted(entry.tactic, entry.rows, entry.bits // 8, CARDS[card]) == entry.tactic
+
+
+@pytest.mark.parametrize("card", ["a100", "l40s"])
+@each_table
+def test_elsewhere_as_many_stages_are_taken_as_have_room(table: Tactics, card: str) -> None:
+    chip, is_less = CARDS[card], []
+    for entry in table.entries:
+        tactic = fitted(entry.tactic, entry.rows, entry.bits // 8, chip)
+        assert tactic == replace(entry.tactic, stages=tactic.stages)
+        stage_bytes = (tactic.outputs + rows_of_program(entry.rows, tactic)) * tactic.inputs * entry.bits // 8
+        assert (tactic.stages - 1) * stage_bytes <= chip.shared_bytes
+        assert tactic.stages == entry.tactic.stages or tactic.stages * stage_bytes > chip.shared_bytes
+        is_less.append(tactic.stages < entry.tactic.stages)
+    assert any(is_less) == (card == "l40s")
+
+
+@pytest.mark.parametrize(("card", "stages"), [("h100", 5), ("a100", 4), ("l40s", 3)])
+def test_stages_of_fused_products(card: str, stages: int) -> None:
+    """A stage of this one is 48 KB; of gates with 4-bit weights 80 KB, and then two have to do."""
+    tall = FusedTactic(32, 16, 512, 4, 5)
+    assert Reading().fitted(tall, CARDS[card], 2, gated=False) == replace(tall, stages=stages)
+    gates = FusedTactic(128, 16, 128, 8, 2)
+    assert Reading(parts=4, group=128).fitted(gates, CARDS[card], 2, gated=True) == gates
+
+
+def test_a_product_without_stages_stays_so() -> None:
+    assert CARDS["l40s"].stages(1, 1 << 20) == 1
+
+
+def test_wide_heads_take_fewer_keys_at_a_time_where_there_is_little_room() -> None:
+    tile = LARGE[2]
+    kept = {card: fitted_tile(tile, CARDS[card], 256, 2) for card in ("h100", "a100", "l40s")}
+    assert [(one.keys, one.stages) for one in kept.values()] == [(64, 3), (64, 2), (32, 2)]
+    assert fitted_tile(tile, CARDS["l40s"], 128, 2).keys == 64
 
 
 def test_a_row_leaves_no_multiprocessor_without_work() -> None:

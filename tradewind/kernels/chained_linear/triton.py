@@ -221,10 +221,11 @@ class Launch:
 
 def chained_linear(rows: PreparedRows, weight: LinearWeight, place: Place, out: PreparedRows, launch: Launch) -> None:
     """Fill `out` (not prepared where the place has neither gate nor norm) by one kernel."""
-    tactic, reading, norm = launch.tactic, Reading.of(weight), place.norm
+    reading, norm, sizes = Reading.of(weight), place.norm, (weight.data.itemsize, rows.values_TD.itemsize)
+    tactic = reading.fitted(launch.tactic, launch.chip, sizes[0], gated=place.gated, row_itemsize=sizes[1])
     tokens, width = rows.values_TD.shape
     outputs, stored_width = out.values_TD.shape[1], weight.data.shape[1]
-    block_k = min(tactic.inputs, reading.group)
+    block_k = reading.inputs(tactic)
     counts = 0 if rows.squares_GT is None else len(rows.squares_GT)
     tiles, tile_steps, token_tiles = outputs // tactic.outputs, stored_width // block_k, -(-tokens // tactic.rows)
     steps = _share(tiles, tile_steps, launch.chip.processors * tactic.programs // token_tiles)

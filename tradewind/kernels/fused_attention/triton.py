@@ -219,10 +219,11 @@ _MOST_QUERIES = 16  # of a key-value head
 _WIDEST = 128
 
 
-def tile_on(chip: Chip, max_context: int, *, releases: bool) -> Tile:
-    """How it is launched there: what came before Hopper has less shared memory."""
+def tile_on(chip: Chip, max_context: int, key_bytes: int, *, releases: bool) -> Tile:
+    """How it is launched there. `key_bytes`: of a head's key and its value."""
     has_two = not chip.overlaps or (releases and max_context <= _SHORT)
-    return replace(_TILE, stages=2 if has_two else _TILE.stages, releases=releases)
+    stages = chip.stages(2 if has_two else _TILE.stages, _TILE.keys * key_bytes)
+    return replace(_TILE, stages=stages, releases=releases)
 
 
 class TritonFusedAttention:
@@ -259,7 +260,8 @@ class TritonFusedAttention:
         shape, (_, kv_heads, block_tokens, head_dim) = heads.shape, k_pages_BGSK.shape
         group, group_padded = shape.queries_per_kv, next_power_of_2(shape.queries_per_kv)
         width, eight_bits = max(32, next_power_of_2(head_dim)), k_pages_BGSK.dtype == FP8
-        tile = tile_on(self._chip, rows.max_context, releases=self._releases and eight_bits)
+        key_bytes, releases = 2 * width * k_pages_BGSK.dtype.itemsize, self._releases and eight_bits
+        tile = tile_on(self._chip, rows.max_context, key_bytes, releases=releases)
         run = math.gcd(tile.keys, block_tokens)
         out_THK = torch.empty(1, shape.heads, head_dim, dtype=qkv_TC.dtype, device=qkv_TC.device)
         fused_attention_kernel[(kv_heads, self._programs(kv_heads))](

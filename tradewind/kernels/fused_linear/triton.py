@@ -9,7 +9,8 @@ every program takes longer than the kernels that it saves (45 us instead of 24 f
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time (of each part of int4.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import triton
@@ -22,7 +23,9 @@ from tradewind.kernels.fused_linear.vector import vector_kernel
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.order import begin
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, lossless, reference
-from tradewind.kernels.linear.tactics import FusedTactic, Tactics
+from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
+
+C = TypeVar("C", FusedTactic, ChainedTactic)
 
 
 @triton.jit
@@ -154,6 +157,19 @@ class Reading:
             return cls(group=fp8_blocks.BLOCK, span=fp8_blocks.BLOCK, stride_n=scales.stride(0))
         return cls(int4.PARTS, group=int4.group_of(weight), stride_k=scales.stride(0))
 
+    def inputs(self, tactic: FusedTactic | ChainedTactic) -> int:
+        """Of a step: a tile has the scales of one group."""
+        return min(tactic.inputs, self.group) if self.group else tactic.inputs
+
+    def fitted(self, tactic: C, chip: Chip, itemsize: int, *, gated: bool, row_itemsize: int = 2) -> C:
+        """The tactic, with as many stages as have room on this chip. The bytes are those of a weight's number in
+        memory, and of a row's.
+        """
+        weights = tactic.outputs * (2 if gated else 1) * self.planes * itemsize
+        stage_bytes = self.inputs(tactic) * (weights + tactic.rows * self.parts * row_itemsize)
+        stages = chip.stages(tactic.stages, stage_bytes)
+        return tactic if stages == tactic.stages else replace(tactic, stages=stages)
+
 
 @dataclass(frozen=True)
 class Extras:
@@ -178,7 +194,8 @@ def fused_linear(
     if tactic.rows == 1:
         _vector(x_TD, weight, extras, tactic, chip, y_TN)
         return y_TN
-    block_k = min(tactic.inputs, reading.group) if reading.group else tactic.inputs
+    tactic = reading.fitted(tactic, chip, weight.data.itemsize, gated=extras.gated)
+    block_k = reading.inputs(tactic)
     grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, tactic.rows))
     fused_linear_kernel[grid](
         x_TD, x_TD.stride(0), norm.weight_D if norm else None, weight.data, weight.extras[0] if weight.extras else None,

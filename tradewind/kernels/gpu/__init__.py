@@ -20,6 +20,10 @@ F = TypeVar("F")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LEAST_CAPABILITY = (8, 0)
 
+# What a program may have of a multiprocessor's shared memory, by compute capability; what is not listed has the last.
+_SHARED_BYTES = {(8, 0): 166_912, (8, 7): 166_912, (9, 0): 232_448, (10, 0): 232_448, (10, 3): 232_448}
+_LEAST_SHARED_BYTES = 101_376
+
 # Up to so many tokens a step is short enough to gain from kernels that begin early, and there is room for them.
 FEW_TOKENS = 64
 
@@ -29,7 +33,7 @@ class Chip:
     """What launches depend on. `processors`: multiprocessors. `overlaps`: kernels start before the last one is over.
 
     `has_block_product`: the vendor's library multiplies 8-bit floats with scales for 128 numbers or 128 x 128.
-    `name`: the card's.
+    `name`: the card's. `shared_bytes`: of shared memory, for a program.
     """
 
     processors: int
@@ -38,11 +42,20 @@ class Chip:
     has_block_product: bool = False
     capability: tuple[int, int] = _LEAST_CAPABILITY
     name: str = ""
+    shared_bytes: int = _SHARED_BYTES[9, 0]
 
     @property
     def has_tma(self) -> bool:
         """Whether it has a tensor memory accelerator: a unit that brings whole tiles into shared memory."""
         return self.capability >= (9, 0)
+
+    def stages(self, wanted: int, stage_bytes: int, beside_bytes: int = 0) -> int:
+        """How many of the wanted stages of a pipeline have room in shared memory; two at least, if so many are wanted.
+
+        One more than lie there: what is multiplied is in registers already. (Where tensor cores read shared memory,
+        on Hopper, that one lies there, too, but what was measured there has run.)
+        """
+        return min(wanted, max(2, 1 + (self.shared_bytes - beside_bytes) // stage_bytes))
 
     @property
     def launch(self) -> dict[str, bool]:
@@ -64,7 +77,10 @@ class Chip:
     def like(cls, capability: tuple[int, int], processors: int, cuda: tuple[int, ...] = (13, 0)) -> "Chip":
         """Of such a compute capability, with torch for such a version of CUDA."""
         has_block_product = capability == (9, 0) and cuda >= (12, 9)
-        return cls(processors, capability >= (9, 0), capability >= (8, 9), has_block_product, capability)
+        shared_bytes = _SHARED_BYTES.get(capability, _LEAST_SHARED_BYTES)
+        return cls(
+            processors, capability >= (9, 0), capability >= (8, 9), has_block_product, capability, "", shared_bytes
+        )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ tensor memory accelerator brings are the same tiles, and their sums have the sam
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time.
 """
 
+from dataclasses import replace
+
 import torch
 import triton
 from torch import Tensor
@@ -121,6 +123,13 @@ def rows_of_program(tokens: int, tactic: Tactic) -> int:
     return 128 if tactic.warps == 8 and tokens > 64 else 64
 
 
+def fitted(tactic: Tactic, tokens: int, itemsize: int, chip: Chip) -> Tactic:
+    """The tactic, with as many stages as have room on this chip."""
+    stage_bytes = (tactic.outputs + rows_of_program(tokens, tactic)) * tactic.inputs * itemsize
+    stages = chip.stages(tactic.stages, stage_bytes)
+    return tactic if stages == tactic.stages else replace(tactic, stages=stages)
+
+
 def few_rows(
     x: Tensor | QuantisedRows,
     weight: LinearWeight,
@@ -137,6 +146,7 @@ def few_rows(
     y_TN = torch.empty((tokens, outputs), dtype=out_dtype, device=values_TD.device)
     if not tokens:
         return y_TN
+    tactic = fitted(tactic, tokens, weight.data.itemsize, chip)
     block_t = rows_of_program(tokens, tactic)
     grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, block_t))
     even = outputs % tactic.outputs == 0 and width % tactic.inputs == 0

@@ -432,6 +432,17 @@ def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
     return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
 
 
+def fitted(tile: Tile, chip: Chip, width: int, itemsize: int) -> Tile:
+    """The tile as it has room there, for heads of this width, filled up, and pages of such numbers.
+
+    Beside keys and values there are the queries and their weights. What came before Hopper has two stages.
+    """
+    beside_bytes = 2 * tile.rows * (width + tile.keys)
+    keys = tile.keys // 2 if beside_bytes + 4 * tile.keys * width > chip.shared_bytes else tile.keys
+    wanted = min(tile.stages, 3 if chip.overlaps else 2)
+    return replace(tile, keys=keys, stages=chip.stages(wanted, 2 * keys * width * itemsize, beside_bytes))
+
+
 class TritonPagedAttention:
     """See `tradewind.kernels.paged_attention.PagedAttention`. Pages may also be float8_e4m3fn, of unit scale.
 
@@ -444,7 +455,6 @@ class TritonPagedAttention:
         """`widest`: the largest head_dim that splits make room for."""
         self._chip = chip
         self._exact = exact
-        self._most_stages = 3 if chip.overlaps else 2  # what came before Hopper has less shared memory
         tiles = [*SMALL.values(), *LARGE.values(), *CROWDED.values()]
         items = [tile.pieces * tile.programs * chip.processors for tile in tiles]
         numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
@@ -499,7 +509,7 @@ class TritonPagedAttention:
         padded = max(16 if k_pages_BGSK.dtype.itemsize > 1 else 32, next_power_of_2(head_dim))
         assert q_THK.stride(2) == 1 and q_THK.stride(1) == head_dim  # noqa: PT018
         count, eight_bits = len(rows.context_lens_R), k_pages_BGSK.dtype.itemsize == 1
-        stages = min(tile.stages, self._most_stages)
+        tile = fitted(tile, self._chip, padded, k_pages_BGSK.dtype.itemsize)
         early = rows.max_query == 1 and count <= FEW_TOKENS
         paged_attention_kernel[(tile.programs * self._chip.processors,)](
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), rows.query_starts_R1,
@@ -511,9 +521,10 @@ class TritonPagedAttention:
             HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, EXACT_DOT=q_THK.dtype == torch.float32,
             EIGHT_BITS=eight_bits, IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0,
             IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
-            OVERLAPS=self._chip.overlaps, STAGES=stages, COMBINES=tile.combines,
+            OVERLAPS=self._chip.overlaps, STAGES=tile.stages, COMBINES=tile.combines,
             STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds,
-            EARLY=early, RELEASES=early and count > 1, num_warps=tile.warps, num_stages=stages, **self._chip.launch,
+            EARLY=early, RELEASES=early and count > 1, num_warps=tile.warps, num_stages=tile.stages,
+            **self._chip.launch,
         )  # fmt: skip
 
 
