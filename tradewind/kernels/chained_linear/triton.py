@@ -221,8 +221,9 @@ class Launch:
 
 def chained_linear(rows: PreparedRows, weight: LinearWeight, place: Place, out: PreparedRows, launch: Launch) -> None:
     """Fill `out` (not prepared where the place has neither gate nor norm) by one kernel."""
-    reading, norm, sizes = Reading.of(weight), place.norm, (weight.data.itemsize, rows.values_TD.itemsize)
-    tactic = reading.fitted(launch.tactic, launch.chip, sizes[0], gated=place.gated, row_itemsize=sizes[1])
+    reading, norm, itemsize = Reading.of(weight), place.norm, weight.data.itemsize
+    row_itemsize = rows.values_TD.itemsize
+    tactic = reading.fitted(launch.tactic, launch.chip, itemsize, gated=place.gated, row_itemsize=row_itemsize)
     tokens, width = rows.values_TD.shape
     outputs, stored_width = out.values_TD.shape[1], weight.data.shape[1]
     block_k = reading.inputs(tactic)
