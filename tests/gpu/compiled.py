@@ -349,9 +349,9 @@ def _chained(chip: Chip) -> list[Variant]:
             launches = [(part, inputs, tactic) for part, inputs in itertools.product(parts, (entry.inputs, _UNEVEN))]
             if "adds" in parts:  # the hidden size may be small
                 launches.append(("adds", entry.inputs, diagonal.fitted(tactic, 1024, chip)))
-            for part, inputs, fitted in launches:
-                name = f"diagonal {inputs} {entry.layout} {part} {_shape(fitted)}"
-                found[name] = _in_registers(name, replace(entry, inputs=inputs, tactic=fitted), part)
+            for part, inputs, owned in launches:
+                name = f"diagonal {inputs} {entry.layout} {part} {_shape(owned)}"
+                found[name] = _in_registers(name, replace(entry, inputs=inputs, tactic=owned), part)
             continue
         itemsize = _itemsize(entry.layout)
         row_itemsize = 1 if entry.layout == "fp8-blocks" else 2

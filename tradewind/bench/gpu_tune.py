@@ -43,7 +43,6 @@ from tradewind.kernels.quantised_rows import Activations, QuantisedRows, quantis
 from tradewind.runner.machine import usable_cpus
 
 ROWS = (16, 64)
-_SHARED_BYTES = 220_000  # of a multiprocessor, for one program
 _TURN_BYTES = 400 << 20
 _BF16 = torch.bfloat16
 
@@ -140,23 +139,28 @@ def tell_of_refusals(faults: list[str], total: int) -> None:
     print(f"{len(faults)} of {total} candidates cannot be compiled and are passed over", flush=True)
 
 
-def candidates(size: int, rows: int, *, tma: bool) -> Iterator[Tactic]:
-    """Tactics worth trying for weights of `size` bytes a number; `tma`: also by the tensor memory accelerator."""
+def candidates(size: int, rows: int, chip: Chip) -> Iterator[Tactic]:
+    """Tactics worth trying for weights of `size` bytes a number, of which the chip has room for all stages."""
+    from tradewind.kernels.linear.triton import fitted
+
     choices = itertools.product(
         (16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 6, 7), (False, True), (False, True)
     )
     for outputs, columns, warps, stages, rows_first, by_tma in choices:
         inputs = columns // size if by_tma else columns
         tile = outputs * inputs * size * stages
-        whole = tile + (max(64, rows) if rows_first else rows) * inputs * size * stages
+        tactic = Tactic(outputs, inputs, warps, stages, rows_first, by_tma)
         is_odd = (rows_first and outputs > 64) or (not rows_first and outputs < 64 and warps == 8)
         is_odd |= outputs < 32 if by_tma else stages > 6
-        if tile >= (24_000 if by_tma else 48_000) and whole <= _SHARED_BYTES and not is_odd and by_tma <= tma:
-            yield Tactic(outputs, inputs, warps, stages, rows_first, by_tma)
+        is_odd |= by_tma > chip.has_tma
+        if tile >= (24_000 if by_tma else 48_000) and not is_odd and fitted(tactic, rows, size, chip) == tactic:
+            yield tactic
 
 
-def fused_candidates(work: FusedWork) -> Iterator[FusedTactic]:
-    """Tactics worth trying. Four numbers of 4 bits are two bytes, and belong to four parts of a row."""
+def fused_candidates(work: FusedWork, chip: Chip) -> Iterator[FusedTactic]:
+    """Tactics worth trying, likewise. Four numbers of 4 bits are two bytes, and belong to four parts of a row."""
+    from tradewind.kernels.fused_linear.triton import Reading
+
     inputs_s: tuple[int, ...]
     if work.rows == 1:
         inputs_s = (128, 256, 512, 1024) if _in_parts(work.form) else (512, 1024, 2048)
@@ -166,19 +170,21 @@ def fused_candidates(work: FusedWork) -> Iterator[FusedTactic]:
             if 256 <= outputs * inputs // warps <= 2048
         )
         return
-    size = {"fp8": 1, "fp8-blocks": 1, "lossless": 6}.get(work.form, 2)
+    size = 1 if work.form in ("fp8", "fp8-blocks") else 2
     parts = 4 if _in_parts(work.form) else 1
+    reading = Reading(parts, lossless.PLANES if work.form == "lossless" else 1)
     inputs_s = (128,) if work.form in ("fp8-blocks", "int4-g128") else (128, 256, 512)
     inputs_s = (32, 64, 128) if work.form == "lossless" else inputs_s
     choices = itertools.product((32, 64, 128), inputs_s, (4, 8), (2, 3, 4, 5, 6))
     for outputs, inputs, warps, stages in choices:
         for rows in (16,) if work.rows == 16 else (64, 128):
-            weights_bytes = outputs * inputs * size * (2 if work.gated else 1)
-            staged_bytes = (weights_bytes + rows * inputs * 2 * parts) * (stages - 1)
+            weights_bytes = outputs * inputs * size * reading.planes * (2 if work.gated else 1)
+            tactic = FusedTactic(outputs, rows, inputs, warps, stages)
             is_odd = rows > work.rows or (outputs < 64 and (warps == 8 or rows > 16))
             is_odd |= parts > 1 and outputs * rows > 2048 * warps  # registers would not suffice
-            if weights_bytes * (stages - 1) >= 24_000 and staged_bytes <= _SHARED_BYTES and not is_odd:
-                yield FusedTactic(outputs, rows, inputs, warps, stages)
+            is_odd |= weights_bytes * (stages - 1) < 24_000
+            if not is_odd and reading.fitted(tactic, chip, size, gated=work.gated) == tactic:
+                yield tactic
 
 
 def _in_parts(form: str) -> bool:
@@ -195,8 +201,10 @@ def _chained_rows(form: str) -> tuple[int, ...]:
     return (1, 8, *ROWS) if form.startswith("int4") else ROWS
 
 
-def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
-    """Tactics worth trying. What sums up squares, or quantises, owns a whole group."""
+def chained_candidates(work: ChainedWork, chip: Chip) -> Iterator[ChainedTactic]:
+    """Tactics worth trying, likewise. What sums up squares, or quantises, owns a whole group."""
+    from tradewind.kernels.fused_linear.triton import Reading
+
     if work.rows == 1:
         from tradewind.kernels.chained_linear.diagonal import WARP_WORDS
 
@@ -213,14 +221,14 @@ def chained_candidates(work: ChainedWork) -> Iterator[ChainedTactic]:
     is_int4, gated = work.form.startswith("int4"), is_gated(work.place)
     outputs_s = (64, 128) if work.place == "qkv" else (128,)
     programs_s = (0, 1) if work.place == "qkv" else (0,) if gated else (1,)
-    inputs, row_bytes, first_s = (64, 2 * 4, (False,)) if is_int4 else (128, 1, (False, True))
+    inputs, size, first_s = (64, 2, (False,)) if is_int4 else (128, 1, (False, True))
+    reading = Reading(4 if is_int4 else 1)
     choices = itertools.product(outputs_s, (4, 8), (2, 3, 4, 6), programs_s, first_s)
     for outputs, warps, stages, programs, rows_first in choices:
-        weights_bytes = outputs * inputs * (2 if is_int4 else 1) * (2 if gated else 1)
-        staged_bytes = (weights_bytes + max(work.rows, 64 * rows_first) * inputs * row_bytes) * stages
+        tactic = ChainedTactic(outputs, work.rows, inputs, warps, stages, programs, rows_first)
         is_odd = (warps == 4 and outputs * work.rows > 64 * 64) or (rows_first and work.rows < 64)
-        if staged_bytes <= _SHARED_BYTES and not is_odd:
-            yield ChainedTactic(outputs, work.rows, inputs, warps, stages, programs, rows_first)
+        if not is_odd and reading.fitted(tactic, chip, size, gated=gated, row_itemsize=size) == tactic:
+            yield tactic
 
 
 def _fused_works(form: str, name: str) -> Iterator[FusedWork]:
@@ -295,14 +303,14 @@ def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], o
         weight = _weights(form, 256, 4096, device, 1)[0]
         for rows in ROWS if form in ("bf16", "fp8") else ():
             x = _rows(form, rows, 4096, device)
-            for tactic in candidates(weight.data.itemsize, rows, tma=chip.has_tma):
+            for tactic in candidates(weight.data.itemsize, rows, chip):
                 yield functools.partial(few_rows, x, weight, None, _BF16, tactic, chip)
         for work in dict.fromkeys(work for name in ("qkv", "out", "gate_up") for work in _fused_works(form, name)):
-            for fused_tactic in fused_candidates(work):
+            for fused_tactic in fused_candidates(work, chip):
                 yield _fused_call(work, weight, fused_tactic, device, chip)
         works = itertools.product(_chained_rows(form), ("qkv", "out", "gate_up"))
         for chained_work in (ChainedWork(form, rows, place) for rows, place in works):
-            for chained_tactic in chained_candidates(chained_work):
+            for chained_tactic in chained_candidates(chained_work, chip):
                 yield _chained_call(chained_work, weight, chained_tactic, device, chip)
 
 
@@ -341,7 +349,7 @@ def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Ite
     for rows in ROWS:
         x = _rows(form, rows, inputs, device)
         calls = functools.partial(_few_rows_calls, x, weights, chip)
-        best, best_s = _fastest(candidates(weights[0].data.itemsize, rows, tma=chip.has_tma), calls)
+        best, best_s = _fastest(candidates(weights[0].data.itemsize, rows, chip), calls)
         vendor_s = replayed_s([functools.partial(_vendor, x, weight) for weight in weights], 4)
         bits = 8 * weights[0].data.itemsize
         yield Measured(bits, rows, outputs, inputs, best, round(best_s * 1e6, 1), round(vendor_s * 1e6, 1))
@@ -350,7 +358,8 @@ def _search(form: str, weights: list[LinearWeight], device: torch.device) -> Ite
 def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.device) -> MeasuredFused:
     chip = Chip.of(device)
     best, best_s = _fastest(
-        fused_candidates(work), lambda tactic: [_fused_call(work, weight, tactic, device, chip) for weight in weights]
+        fused_candidates(work, chip),
+        lambda tactic: [_fused_call(work, weight, tactic, device, chip) for weight in weights],
     )
     layout, outputs, inputs = layout_of(weights[0].layout), weights[0].out_features, weights[0].in_features
     us = round(best_s * 1e6, 1)
@@ -360,7 +369,7 @@ def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.de
 def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torch.device) -> MeasuredChained:
     chip = Chip.of(device)
     best, best_s = _fastest(
-        chained_candidates(work),
+        chained_candidates(work, chip),
         lambda tactic: [_chained_call(work, weight, tactic, device, chip) for weight in weights],
     )
     layout, outputs, inputs = layout_of(weights[0].layout), weights[0].out_features, weights[0].in_features

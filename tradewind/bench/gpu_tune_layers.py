@@ -207,9 +207,9 @@ class Layers:
 
     def _candidates(self, place: Place) -> Iterator[AnyTactic]:
         if self._is_chained:
-            yield from chained_candidates(ChainedWork(self._form, 1, place.name))
+            yield from chained_candidates(ChainedWork(self._form, 1, place.name), self._chip)
         else:
-            yield from fused_candidates(FusedWork(self._form, 1, place.normed, place.gated))
+            yield from fused_candidates(FusedWork(self._form, 1, place.normed, place.gated), self._chip)
 
     def _in_use(self, place: Place) -> AnyTactic:
         table, shape = Tactics.on(self._chip), (self._layout, 1, place.outputs, place.inputs)

@@ -1,12 +1,14 @@
 """The shipped tables of tactics, how a card finds its own, and in it a shape."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tradewind.bench.gpu_tune import rows_of_table
+from tradewind.bench import gpu_tune
+from tradewind.bench.gpu_tune import ROWS, rows_of_table
 from tradewind.kernels.chained_linear import diagonal
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import ABSENT_GPUS, Chip
@@ -225,6 +227,19 @@ def test_stages_of_fused_products(card: str, stages: int) -> None:
     assert Reading().fitted(tall, CARDS[card], 2, gated=False) == replace(tall, stages=stages)
     gates = FusedTactic(128, 16, 128, 8, 2)
     assert Reading(parts=4, group=128).fitted(gates, CARDS[card], 2, gated=True) == gates
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_search_has_candidates_that_a_card_has_room_for(card: str) -> None:
+    chip = CARDS[card]
+    for size, rows in itertools.product((1, 2), ROWS):
+        some = list(gpu_tune.candidates(size, rows, chip))
+        assert some
+        assert all(fitted(tactic, rows, size, chip) == tactic and tactic.tma <= chip.has_tma for tactic in some)
+    for form, rows, gated in itertools.product(("bf16", "lossless", "fp8-blocks", "int4"), (1, *ROWS), (False, True)):
+        assert any(gpu_tune.fused_candidates(gpu_tune.FusedWork(form, rows, gated, gated), chip))
+    for form, rows, place in itertools.product(("fp8-blocks", "int4-g128"), ROWS, ("qkv", "out", "gate_up")):
+        assert any(gpu_tune.chained_candidates(gpu_tune.ChainedWork(form, rows, place), chip))
 
 
 def test_a_product_without_stages_stays_so() -> None:
