@@ -26,8 +26,10 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
 from tradewind.kernels.chained_linear import diagonal, registers
 from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
+from tradewind.kernels.fused_attention import some_rows
+from tradewind.kernels.fused_attention.one_row import one_row_kernel, tile_on
 from tradewind.kernels.fused_attention.pieces import at_once, parts_of
-from tradewind.kernels.fused_attention.triton import fused_attention_kernel, tile_on
+from tradewind.kernels.fused_attention.some_rows import some_rows_kernel
 from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import Reading, fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
@@ -112,7 +114,8 @@ def variants(arch: int) -> list[Variant]:
     return [
         *_rowwise(),
         *_attention(chip),
-        *_fused_attention(chip),
+        *_one_row(chip),
+        *_some_rows(chip),
         *_linear(chip),
         *_fused(chip),
         *_chained(chip),
@@ -194,7 +197,7 @@ def _attention(chip: Chip) -> list[Variant]:
     return found
 
 
-def _fused_attention(chip: Chip) -> list[Variant]:
+def _one_row(chip: Chip) -> list[Variant]:
     types = {
         "qkv": BF16, "positions": I32, "write": I64, "context_lens": I32, "table": I32, "cos_sin": F32, "eps": "fp32",
         "block_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "window": "i32=16",
@@ -218,10 +221,42 @@ def _fused_attention(chip: Chip) -> list[Variant]:
             "IN_HARDWARE": True, "OVERLAPS": True, "RELEASES": tile.releases, "STAGES": tile.stages,
             "AT_ONCE": at_once(padded), "PARTS": parts_of(padded, head_dim, tile.warps), "IN_TURN": False,
         }  # fmt: skip
-        name = f"fused attention {head_dim}/{group} {pages[1:]} {part}".strip()
+        name = f"attention of one row {head_dim}/{group} {pages[1:]} {part}".strip()
         options = {"num_warps": tile.warps, "num_stages": tile.stages}
         types_here = {**types, **norms, "k_pages": pages, "v_pages": pages}
-        found.append(Variant(name, fused_attention_kernel, types_here, constants, options, "mma.sync", once="LOOK:"))
+        found.append(Variant(name, one_row_kernel, types_here, constants, options, "mma.sync", once="LOOK:"))
+    return found
+
+
+def _some_rows(chip: Chip) -> list[Variant]:
+    types = {
+        "qkv": BF16, "qkv_stride": "i32=16", "positions": I32, "write": I64, "query_starts": I32, "context_lens": I32,
+        "block_tables": I32, "table_stride": "i32=16", "cos_sin": F32, "eps": "fp32", "block_stride": "i32=16",
+        "partials": F32, "marks": F32, "dealt": I32, "R": "i32", "window": "i32=16",
+        "least_split": "i32=16", "scale": "fp32", "softcap": "fp32", "out": BF16,
+    }  # fmt: skip
+    found = []
+    for pages, head_dim, rows, part in (
+        (BF16, 128, 16, ""), (BF16, 128, 64, ""), (BF16, 128, 64, "qk-norm"), (BF16, 64, 64, ""),
+        (FP8, 128, 16, ""), (FP8, 128, 64, ""), (FP8, 128, 64, "qk-norm"), (FP8, 64, 64, ""),
+        (FP8, 128, 64, "window"), (BF16, 128, 64, "window"),
+    ):  # fmt: skip
+        itemsize = 1 if pages is FP8 else 2
+        tile = paged_attention.fitted(small_tile(itemsize, rows, head_dim), chip, head_dim, itemsize)
+        more = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
+        parts = parts_of(4, head_dim, tile.warps)
+        constants = {
+            **{name: None for name in ("q_norm", "k_norm") if name not in more}, "G": 8, "GROUP": 4,
+            "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "S": 16, "RUN": 16,
+            "HAS_NORM": "q_norm" in more, "HAS_WINDOW": "window" in part, "HAS_SOFTCAP": False,
+            "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs, "IN_HARDWARE": True,
+            "OVERLAPS": True, "STAGES": tile.stages, "STEP": 16, "ROUNDS": 4, "GP": 4, "PARTS": parts,
+            "AT_ONCE": some_rows.at_once(parts), "IN_TURN": False,
+        }  # fmt: skip
+        name = f"attention of some rows {head_dim} {pages[1:]} R<={rows} {part}".strip()
+        types_here = {**types, **more, "k_pages": pages, "v_pages": pages}
+        options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": tile.registers}
+        found.append(Variant(name, some_rows_kernel, types_here, constants, options, "mma.sync", once="LOOK:"))
     return found
 
 
@@ -255,7 +290,7 @@ def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Va
         "SCALED": bits == 8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True, "EXACT_DOT": False,
         "OVERLAPS": True, "GROUPED": rows > 64, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": block_t,
         "BK": tactic.inputs, "STAGES": tactic.stages, "W_TMA": "w_tiles" in types, "X_TMA": "x_tiles" in types,
-        "FEW": rows <= 64 and chip.overlaps,
+        "FEW": rows <= 64 and chip.overlaps, "RELEASES": tactic.releases,
     }  # fmt: skip
     matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
     options = {"num_warps": tactic.warps, "num_stages": tactic.stages}

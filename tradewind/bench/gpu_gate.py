@@ -328,27 +328,32 @@ def _rope(ops: Ops, device: torch.device, dtype: torch.dtype) -> Iterator[Check]
 
 
 def _fused_attention(ops: Ops, device: torch.device, dtype: torch.dtype) -> Iterator[Check]:
-    """Contexts of the token alone, of a piece, of several, of as many as there may be, and a long one."""
+    """One row, with a context of the token alone, of a piece, of several, of as many as there may be, and a long one;
+    and some rows: a few that are cut, of all lengths, fewer and more than share programs, and alike.
+    """
     run, kind = ops.fused_attention, "fp8" if dtype == FP8 else "bf16"
     assert run is not None
-    for context, has_norm in itertools.product((1, 100, 1000, 1900, 20_000), (False, True)):
+    steps = {str(context): [context] for context in (1, 100, 1000, 1900, 20_000)}
+    steps |= {"2 long ones": [5000, 4001], "16 of all lengths": list(range(1, 1300, 80)), "64 x 300": [300] * 64}
+    steps |= {"40 of all lengths": list(range(1, 2500, 61))[:40]}
+    for (step, contexts), has_norm in itertools.product(steps.items(), (False, True)):
         for window, softcap in ((None, None), (500, None), (None, 5.0)):
-            paged = _paged(device, [context], [1], dtype)
+            paged = _paged(device, contexts, [1] * len(contexts), dtype)
             pages = paged.pool_BL2GSK[:, 1, 0], paged.pool_BL2GSK[:, 1, 1]
             wide_pool = paged.pool_BL2GSK.float()
             q_norm_K, k_norm_K = (_randn(device, HEADS.head_dim) if has_norm else None for _ in range(2))
-            cos_sin_PK = torch.randn(context, HEADS.head_dim, device=device)
-            qkv_TC = _randn(device, 1, HEADS.qkv_features)
+            cos_sin_PK = torch.randn(max(contexts), HEADS.head_dim, device=device)
+            qkv_TC = _randn(device, len(contexts), HEADS.qkv_features)
             assert run.takes(paged.rows, HEADS)
             heads = LayerHeads(HEADS, cos_sin_PK, q_norm_K, k_norm_K, 1e-6, 0.2, window, softcap)
-            out_THK = run(qkv_TC, paged.rows, *pages, heads)
+            out_TC = run(qkv_TC, paged.rows, *pages, heads)
             wide_THK = rope_reference.qk_norm_rope_write(
                 qkv_TC.float(), paged.rows, cos_sin_PK, wide_pool[:, 1, 0], wide_pool[:, 1, 1], HEADS,
                 q_norm_K, k_norm_K, 1e-6,
             )  # fmt: skip
-            name = f"fused_attention {kind} {context} norm={has_norm} window={window} softcap={softcap}"
+            name = f"fused_attention {kind} {step} norm={has_norm} window={window} softcap={softcap}"
             truth = _attention_truth(wide_THK.to(qkv_TC.dtype), pages, paged, 0.2, window, softcap)
-            yield Check(name, _error(out_THK, truth), _LIMIT)
+            yield Check(name, _error(out_TC, truth.flatten(1)), _LIMIT)
             written, wide_written = (pool.double().nan_to_num() for pool in (paged.pool_BL2GSK, wide_pool))
             yield Check(f"{name} pages", _error(written, wide_written), _LIMIT_FP8 if dtype == FP8 else _LIMIT)
 

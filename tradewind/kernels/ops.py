@@ -128,7 +128,8 @@ def choose_ops(
         most = f"{fused_rows} token{'s' * (fused_rows > 1)}"
         chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, in steps of at most {most}")
     if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
-        chosen["fused_attention"] = Chosen("triton", "all of attention in one kernel, in steps of one token")
+        about = f"all of attention in one kernel, in decodes of up to {gpu.FEW_TOKENS} rows"
+        chosen["fused_attention"] = Chosen("triton", about)
     if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
         assert quantisation is not None
         steps = chained_linear.steps_of(quantisation)

@@ -56,7 +56,7 @@ class Attention:
         self, qkv_TC: Tensor, rows: Rows, pages: tuple[Tensor, Tensor], fused: FusedAttention
     ) -> Tensor:
         heads = LayerHeads(self.shape, self.cos_sin_PK, *self._norms, self.scale, self.window)
-        return fused(qkv_TC, rows, *pages, heads).flatten(1)
+        return fused(qkv_TC, rows, *pages, heads)
 
     @property
     def _norms(self) -> tuple[Tensor | None, Tensor | None, float]:

@@ -35,8 +35,10 @@ from tradewind.kernels.chained_linear import PreparedRows, diagonal, registers
 from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
 from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear, implementation
 from tradewind.kernels.fused_attention import LayerHeads
+from tradewind.kernels.fused_attention.one_row import OneRow
 from tradewind.kernels.fused_attention.pieces import ABSENT
 from tradewind.kernels.fused_attention.reference import fused_attention as attend_plainly
+from tradewind.kernels.fused_attention.some_rows import SomeRows
 from tradewind.kernels.fused_attention.triton import TritonFusedAttention
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear, launched
@@ -318,7 +320,7 @@ def test_fused_attention(case: tuple[HeadShape, int, int, int | None, float | No
     heads = LayerHeads(shape, cos_sin_PK, norms[0], norms[1], 1e-6, shape.head_dim**-0.5, window, softcap)
     wide_pool = pool.double()
     truth = attend_plainly(qkv_TC.double(), rows, wide_pool[:, 1, 0], wide_pool[:, 1, 1], heads)
-    run, given = TritonFusedAttention(CPU, Chip(24)), qkv_TC.clone()
+    run, given = OneRow(CPU, Chip(24)), qkv_TC.clone()
     assert run.takes(rows, shape)
     assert_near(run(given, rows, pool[:, 1, 0], pool[:, 1, 1], heads), truth, dtype)
     assert torch.equal(given, qkv_TC)
@@ -342,8 +344,8 @@ def test_fused_attention_over_8_bit_pages(context: int) -> None:
         torch.cat([qkv_TC[:, :128], qkv_TC[:, 128:].clamp(max=448.0)], 1).double(),
         rows, wide_pool[:, 1, 0], wide_pool[:, 1, 1], heads,
     )  # fmt: skip
-    out_THK = TritonFusedAttention(CPU, Chip(24))(qkv_TC, rows, pool[:, 1, 0], pool[:, 1, 1], heads)
-    assert_near(out_THK, truth, torch.float16)
+    out_TC = OneRow(CPU, Chip(24))(qkv_TC, rows, pool[:, 1, 0], pool[:, 1, 1], heads)
+    assert_near(out_TC, truth, torch.float16)
     assert torch.equal(pool.double().nan_to_num(), wide_pool.nan_to_num())
 
 
@@ -357,14 +359,92 @@ def test_fused_attention_of_a_step_without_tokens_writes_its_place_alone() -> No
         block_tables_RM=torch.full((1, 3), 2**30, dtype=torch.int32),
     )
     heads = LayerHeads(shape, torch.randn(4, 16), None, None, 0.0, 0.3)
-    TritonFusedAttention(CPU, Chip(24))(qkv_TC, nobody, pool[:, 1, 0], pool[:, 1, 1], heads)
+    OneRow(CPU, Chip(24))(qkv_TC, nobody, pool[:, 1, 0], pool[:, 1, 1], heads)
     place = int(rows.write_T)
     assert bool(pool[place // 4, 1, :, :, place % 4].isfinite().all())
     assert int(pool.isfinite().sum()) == 2 * shape.kv_heads * shape.head_dim
 
 
-def test_fused_attention_takes_steps_of_one_token() -> None:
-    run = TritonFusedAttention(CPU, Chip(132))
+SOME: dict[str, tuple[HeadShape, list[int], int, int | None, float | None]] = {
+    "alike": (HeadShape(4, 2, 32), [40, 40, 40], 8, None, None),
+    "of all lengths": (HeadShape(3, 1, 16), [1, 700, 16, 17, 333], 16, None, None),
+    "few, cut": (HeadShape(4, 4, 20), [900, 901], 16, None, None),
+    "a window, soft-capped": (HeadShape(4, 2, 16), [500, 3, 90], 16, 70, 4.0),
+    "a window of one": (HeadShape(2, 2, 16), [50, 1], 16, 1, None),
+}
+
+
+def some_rows_inputs(
+    shape: HeadShape, contexts: list[int], block_tokens: int, dtype: torch.dtype
+) -> tuple[Tensor, Rows, Tensor]:
+    """qkv, rows of one token each, with one that has none in the middle, and what they saw before."""
+    tables, blocks = [], 0
+    for context in contexts:
+        count = -(-context // block_tokens)
+        tables.append(list(range(blocks, blocks + count))[::-1])
+        blocks += count
+    rows = make_rows([context - 1 for context in contexts], [1] * len(contexts), tables, block_tokens)
+    pool = randn(blocks, 3, 2, shape.kv_heads, block_tokens, shape.head_dim, dtype=dtype, seed=6)
+    starts, lengths = rows.query_starts_R1, rows.context_lens_R
+    with_none = replace(
+        rows,
+        query_starts_R1=torch.cat([starts[:2], starts[1:]]),
+        context_lens_R=torch.cat([lengths[:1], torch.zeros(1, dtype=torch.int32), lengths[1:]]),
+        block_tables_RM=torch.cat(
+            [rows.block_tables_RM[:1], rows.block_tables_RM[:1] + 10**6, rows.block_tables_RM[1:]]
+        ),
+    )
+    return randn(len(contexts), shape.qkv_features, dtype=dtype, seed=7), with_none, pool
+
+
+@pytest.mark.parametrize("with_norm", [False, True])
+@pytest.mark.parametrize("case", SOME.values(), ids=SOME)
+def test_fused_attention_of_some_rows(
+    case: tuple[HeadShape, list[int], int, int | None, float | None], with_norm: bool
+) -> None:
+    shape, contexts, block_tokens, window, softcap = case
+    dtype = torch.float16
+    qkv_TC, rows, pool = some_rows_inputs(shape, contexts, block_tokens, dtype)
+    norms = [randn(shape.head_dim, dtype=dtype, seed=seed) if with_norm else None for seed in (2, 3)]
+    cos_sin_PK = torch.randn(max(contexts), shape.head_dim, generator=torch.Generator().manual_seed(1))
+    heads = LayerHeads(shape, cos_sin_PK, norms[0], norms[1], 1e-6, shape.head_dim**-0.5, window, softcap)
+    wide_pool = pool.double()
+    truth = attend_plainly(qkv_TC.double(), rows, wide_pool[:, 1, 0], wide_pool[:, 1, 1], heads)
+    run, given = SomeRows(CPU, Chip(4)), qkv_TC.clone()
+    assert run.takes(rows, shape)
+    assert_near(run(given, rows, pool[:, 1, 0], pool[:, 1, 1], heads), truth, dtype)
+    assert torch.equal(given, qkv_TC)
+    for left in (run._partials, run._marks):
+        assert bool((left.view(torch.int32) == ABSENT.value).all())
+    assert not run._dealt.any()
+    assert_near(pool, wide_pool, dtype)
+
+
+def test_fused_attention_of_some_rows_over_8_bit_pages() -> None:
+    """As rotating first and attending then; the pages to the bit."""
+    shape, contexts = HeadShape(8, 2, 32), [1, 300, 40, 129]
+    qkv_TC, rows, pool = some_rows_inputs(shape, contexts, 16, torch.float16)
+    cos_sin_PK, chip = torch.randn(300, 32, generator=torch.Generator().manual_seed(1)), Chip(4)
+    heads = LayerHeads(shape, cos_sin_PK, None, None, 0.0, 0.2)
+    ours, theirs = pool.to(FP8), pool.to(FP8)
+    out = SomeRows(CPU, chip)(qkv_TC, rows, ours[:, 1, 0], ours[:, 1, 1], heads)
+    pages = theirs[:, 1, 0], theirs[:, 1, 1]
+    q_THK = TritonQkNormRopeWrite(chip)(qkv_TC.clone(), rows, cos_sin_PK, *pages, shape, None, None, 0.0)
+    truth_TC = TritonPagedAttention(CPU, chip)(q_THK, *pages, rows, 0.2).flatten(1)
+    assert_near(out, truth_TC.double(), torch.float16)
+    assert torch.equal(ours.float(), theirs.float())
+
+
+def test_some_rows_takes_decodes() -> None:
+    run, shape = SomeRows(CPU, Chip(132)), HeadShape(32, 8, 128)
+    steps = [1], [1, 1], [1] * 64, [1] * 65, [1, 2]
+    steps = [make_rows([9] * len(new), list(new), [[0, 1]] * len(new), 16) for new in steps]
+    assert [run.takes(rows, shape) for rows in steps] == [False, True, True, False, False]
+    assert not run.takes(steps[1], HeadShape(32, 1, 128))
+
+
+def test_one_row_takes_steps_of_one_token() -> None:
+    run = OneRow(CPU, Chip(132))
     one, two, prompt = (make_rows([9] * len(new), new, [[0, 1]] * len(new), 16) for new in ([1], [1, 1], [2]))
     assert [run.takes(rows, HeadShape(32, 8, 128)) for rows in (one, two, prompt)] == [True, False, False]
     shapes = [HeadShape(14, 2, 64), HeadShape(48, 48, 128)], [HeadShape(4, 1, 64), HeadShape(8, 4, 256)]
@@ -594,7 +674,7 @@ def check_chained(
     """A kernel in Gluon in all places of a layer, with rows that were prepared by as many programs as there may be."""
     interpret_gluon(monkeypatch)
     (tokens, inputs), dtype, outputs = x_TD.shape, x_TD.dtype, 256
-    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False)
+    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP))
     norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
     rows = ReferenceChainedLinear(quantises=False).prepare(x_TD, norms[0] if has_norm else None)
     if rows.squares_GT is not None:  # as if of several groups

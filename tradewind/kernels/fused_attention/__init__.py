@@ -1,7 +1,7 @@
-"""fused_attention: qk_norm_rope_write and paged_attention in one, for a step that is a single token.
+"""fused_attention: qk_norm_rope_write and paged_attention in one, for steps of a few rows of one token each.
 
-So short a step waits for its kernels one after the other: with one fewer, and with its keys and values on their way
-before the token's own row is there, attention takes a quarter less time.
+So short a step waits for its kernels one after the other, and here is one fewer. Of a single token keys and values are
+on their way before its own row is there.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,12 @@ class LayerHeads:
 
 
 class FusedAttention(Protocol):
-    """`fused_attention(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, heads) -> out_THK`, of one row of one token.
+    """`fused_attention(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, heads) -> out_TC`, of rows of one token each.
 
-    What qk_norm_rope_write and then paged_attention give, and the pages as the former leaves them; qkv_TC is left as it
-    is. A row that has no token (see Rows, of which a step that is rounded up may have one) gets what nobody may read,
-    and its place is written all the same. The token's own key and value count as the pages hold them.
+    What qk_norm_rope_write and then paged_attention give, heads side by side [T, H * K], and the pages as the former
+    leaves them; qkv_TC is left as it is. A row that has no token (see Rows, of which a step that is rounded up may have
+    some) gets what nobody may read, and its place may be written all the same. The token's own key and value count as
+    the pages hold them.
     """
 
     def takes(self, rows: Rows, shape: HeadShape) -> bool:
@@ -48,7 +49,7 @@ class FusedAttention(Protocol):
 def choose(device: Device, dtype: torch.dtype, *, exact: bool = False, releases: bool = False) -> FusedAttention | None:
     """The implementation, where one is faster than its parts: on a GPU, where a context may be cut.
 
-    `releases`: what comes after it gains by having the first of its weights brought meanwhile.
+    `releases`: what comes after a single row gains by having the first of its weights brought meanwhile.
     """
     from tradewind.kernels import gpu
 

@@ -14,4 +14,5 @@ def fused_attention(
     """See `tradewind.kernels.fused_attention.FusedAttention`."""
     norms = heads.q_norm_K, heads.k_norm_K, heads.eps
     q_THK = qk_norm_rope_write(qkv_TC, rows, heads.cos_sin_PK, k_pages_BGSK, v_pages_BGSK, heads.shape, *norms)
-    return paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, heads.scale, heads.window, heads.softcap)
+    out_THK = paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, heads.scale, heads.window, heads.softcap)
+    return out_THK.flatten(1)

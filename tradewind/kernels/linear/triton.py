@@ -34,7 +34,7 @@ def few_rows_kernel(
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
     EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, GROUPED: tl.constexpr,
     ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    W_TMA: tl.constexpr, X_TMA: tl.constexpr, FEW: tl.constexpr,
+    W_TMA: tl.constexpr, X_TMA: tl.constexpr, FEW: tl.constexpr, RELEASES: tl.constexpr,
 ):  # fmt: skip
     """A program: BN outputs of BT rows. EVEN: BN divides N, and BK divides D.
 
@@ -42,7 +42,7 @@ def few_rows_kernel(
     programs that run side by side share weights and rows, 16 tiles of these at a time, so that caches hold both. W_TMA,
     X_TMA: the accelerator brings the tiles of w, and of x, as `w_tiles` [BN, BK] and `x_tiles` [BT, BK] describe them;
     else those are None. FEW: the weights of `ahead` inputs are asked for before the kernel before this one is over, and
-    the next one may begin before this one's outputs are written.
+    the next one may begin before this one's outputs are written; with RELEASES, at once.
     """
     output_tile, row_tile = tl.program_id(0), tl.program_id(1)
     if GROUPED:
@@ -50,6 +50,7 @@ def few_rows_kernel(
     output = output_tile * BN + tl.arange(0, BN)
     token = row_tile * BT + tl.arange(0, BT)
     if FEW:
+        release(RELEASES)
         ask_for(w + output.to(tl.int64) * D, ahead)
     # What is multiplied or added at the end is asked for at the beginning, not once the sums are there.
     if SCALED:
@@ -80,7 +81,7 @@ def few_rows_kernel(
             acc = tl.dot(x_tile, tl.trans(w_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
         else:
             acc = tl.dot(w_tile, tl.trans(x_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
-    release(FEW)
+    release(FEW and not RELEASES)
     if not ROWS_FIRST:
         acc = tl.trans(acc)
     if SCALED:
@@ -150,38 +151,39 @@ def few_rows(
     block_t = rows_of_program(tokens, tactic)
     grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, block_t))
     even = outputs % tactic.outputs == 0 and width % tactic.inputs == 0
-    w_tma = tactic.tma and chip.has_tma and _is_aligned(weight.data)
+    w_tma = tactic.tma and chip.has_tma and is_aligned(weight.data)
     # Tiles that reach beyond the rows take it long: a layer of 17 bfloat16 rows was 180 us instead of 123 (H200).
     # Logits gain nothing by it: so they have one kernel for any number of rows.
-    x_tma = w_tma and _is_aligned(values_TD) and tokens % block_t == 0 and out_dtype != torch.float32
+    x_tma = w_tma and is_aligned(values_TD) and tokens % block_t == 0 and out_dtype != torch.float32
+    few = chip.overlaps and even and tokens <= FEW_TOKENS
     few_rows_kernel[grid](
-        values_TD, values_TD.stride(0), _tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
+        values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
         x.scales_T1 if isinstance(x, QuantisedRows) else None,
-        weight.data, _tiles(weight.data, tactic.outputs, tactic.inputs) if w_tma else None,
-        weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width, _ahead(weight),
-        SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None, EVEN=even,
-        EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps,
-        GROUPED=tokens > block_t, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs,
-        STAGES=tactic.stages, W_TMA=w_tma, X_TMA=x_tma, FEW=chip.overlaps and even and tokens <= FEW_TOKENS,
-        num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
+        weight.data, tiles(weight.data, tactic.outputs, tactic.inputs) if w_tma else None,
+        weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
+        ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None,
+        EVEN=even, EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps, GROUPED=tokens > block_t,
+        ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
+        W_TMA=w_tma, X_TMA=x_tma, FEW=few, RELEASES=few and tactic.releases, num_warps=tactic.warps,
+        num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN
 
 
-def _ahead(weight: LinearWeight) -> int:
+def ahead_of(weight: LinearWeight) -> int:
     """So many inputs, no more than there are."""
     row_bytes = weight.in_features * weight.data.itemsize
     ahead_bytes = min(row_bytes, max(_PIECE_BYTES, _AHEAD_BYTES // weight.out_features))
     return ahead_bytes // _PIECE_BYTES * _PIECE_BYTES // weight.data.itemsize
 
 
-def _is_aligned(matrix: Tensor) -> bool:
+def is_aligned(matrix: Tensor) -> bool:
     """Whether the accelerator can read it."""
     row_bytes = matrix.stride(0) * matrix.itemsize
     return not row_bytes % _TMA_BYTES and not matrix.data_ptr() % _TMA_BYTES
 
 
-def _tiles(matrix: Tensor, rows: int, columns: int) -> TensorDescriptor:
+def tiles(matrix: Tensor, rows: int, columns: int) -> TensorDescriptor:
     """What the accelerator must know to bring them; what is outside of the matrix becomes zeros."""
     return TensorDescriptor.from_tensor(matrix, [rows, columns])
 

@@ -31,7 +31,7 @@ _NO_SPLIT = 2**30
 
 
 @triton.jit
-def _load_rows(
+def load_rows(
     query_starts, context_lens, R, window, least, most, GROUP: tl.constexpr, BM: tl.constexpr, BLOCK_R: tl.constexpr
 ):  # fmt: skip
     """(tiles_R, span_R) of the rows with `least` to `most` packed queries; 0 tiles for the others."""
@@ -45,7 +45,7 @@ def _load_rows(
 
 
 @triton.jit
-def _longest_piece(tiles_R, span_R, G: tl.constexpr, least, BN: tl.constexpr, ROUNDS: tl.constexpr):
+def longest_piece(tiles_R, span_R, G: tl.constexpr, least, BN: tl.constexpr, ROUNDS: tl.constexpr):
     """How many keys a piece may have.
 
     Rows that are alike are cut into as many pieces as programs can have one of, or none if there are more rows than
@@ -66,7 +66,7 @@ def _longest_piece(tiles_R, span_R, G: tl.constexpr, least, BN: tl.constexpr, RO
 
 
 @triton.jit
-def _piece_of(span, longest, STEP: tl.constexpr):
+def piece_of(span, longest, STEP: tl.constexpr):
     """The length of the pieces of a row (or of rows) of `span` keys."""
     return tl.cdiv(tl.cdiv(span, tl.maximum(tl.cdiv(span, longest), 1)), STEP) * STEP
 
@@ -232,7 +232,7 @@ def attend(
 
 
 @triton.jit
-def _store(out, at, written, mass, acc):
+def store(out, at, written, mass, acc):
     """The quotients; 0 where nothing was seen."""
     inverse = 1.0 / tl.where(mass == 0.0, 1.0, mass)
     tl.store(out + at, (acc * inverse[:, None]).to(out.dtype.element_ty), mask=written)
@@ -287,8 +287,8 @@ def paged_attention_kernel(
     int32, zero, and left so."""
     release(OVERLAPS and RELEASES)
     begin(OVERLAPS and not EARLY)
-    tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
-    longest = _longest_piece(tiles_R, span_R, G, least_split, BN, ROUNDS)
+    tiles_R, span_R = load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
+    longest = longest_piece(tiles_R, span_R, G, least_split, BN, ROUNDS)
     items_R = tiles_R * tl.cdiv(span_R, longest) * G
     ends_R = tl.cumsum(items_R, 0)
     total = tl.sum(items_R, 0)
@@ -303,7 +303,7 @@ def paged_attention_kernel(
         tiles = tl.cdiv(tokens * GROUP, BM)
         span = tl.minimum(context, tokens + window - 1)
         splits = tl.cdiv(span, longest)
-        split = _piece_of(span, longest, STEP)
+        split = piece_of(span, longest, STEP)
         # Later tiles see more keys: they come first, so that the last programs to finish have little left.
         head = local % G
         tile = tiles - 1 - (local // G) % tiles
@@ -348,10 +348,10 @@ def paged_attention_kernel(
         out_row = out + first_token.to(tl.int64) * (G * GROUP * K)
         out_at = ((token * (G * GROUP) + q_head) * K)[:, None] + column[None, :]
         if splits == 1:
-            _store(out_row, out_at, written, mass, acc)
+            store(out_row, out_at, written, mass, acc)
         else:
             # Read again: what is kept of all rows would take the registers that keys and values need.
-            tiles_R, span_R = _load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
+            tiles_R, span_R = load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
             is_shared = (tl.arange(0, BLOCK_R) < row) & (span_R > longest)
             first_shared = tl.sum(tl.where(is_shared, tiles_R * tl.cdiv(span_R, longest) * G, 0), 0)
             place = first_shared + local
@@ -365,12 +365,21 @@ def paged_attention_kernel(
             if arrived == splits - 1:
                 tl.store(arrivals + of_tile, 0)
                 mass, acc = _add_up(partials, marks, of_tile, G * tiles, splits, BM, KP, COMBINES)
-                _store(out_row, out_at, written, mass, acc)
+                store(out_row, out_at, written, mass, acc)
     begin(OVERLAPS and EARLY)  # without a piece, too: the kernel after this one waits for this one alone
     if DEALS and total > programs:  # noqa: SIM102 - `and` would count who is done in any case
         if tl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
             tl.store(dealt, 0)
             tl.store(dealt + 1, 0)
+
+
+def pieces_of(rounds: int) -> int:
+    """How many pieces of rows that are cut there may be, for each program, if it has so many rounds at most.
+
+    With r rounds, P programs and T tiles of such rows they are fewer than rP - T/2 of the longest length, and a last
+    one for each of the T tiles; two for each full one at most: 4rP/3.
+    """
+    return -(-4 * rounds // 3)
 
 
 @dataclass(frozen=True)
@@ -394,10 +403,14 @@ class Tile:
     def pieces(self) -> int:
         """How many pieces of rows that are cut there may be, for each program.
 
-        With r rounds, P programs and T tiles of such rows they are fewer than rP - T/2 of the longest length, and a
-        last one for each of the T tiles; two for each full one at most: 4rP/3.
+        See `pieces_of`.
         """
-        return -(-4 * self.rounds // 3)
+        return pieces_of(self.rounds)
+
+    @property
+    def registers(self) -> int:
+        """How many of a multiprocessor's registers each thread may have, if all programs are there."""
+        return min(248, 65_536 // (32 * self.warps * self.programs) // 8 * 8)
 
     @property
     def combines(self) -> int:
@@ -418,6 +431,7 @@ CROWD = 17
 _SHORT_STAGES = 2  # Of such a tile, where the next kernels begin beside it and need room. Measured on an H100.
 DEALT = 512  # Of more rows of few queries, what a program knows of them takes the registers that the counter needs.
 EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
+_RESERVED_BYTES = 1024  # of shared memory, for each program
 MOST_ROWS = max(tile.rows for tile in LARGE.values())  # of a tile whose splits have room
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
@@ -437,10 +451,21 @@ def fitted(tile: Tile, chip: Chip, width: int, itemsize: int) -> Tile:
 
     Beside keys and values there are the queries and their weights. What came before Hopper has two stages.
     """
-    beside_bytes = 2 * tile.rows * (width + tile.keys)
+    beside_bytes = _beside_bytes(tile, width)
     keys = tile.keys // 2 if beside_bytes + 4 * tile.keys * width > chip.shared_bytes else tile.keys
     wanted = min(tile.stages, 3 if chip.overlaps else 2)
     return replace(tile, keys=keys, stages=chip.stages(wanted, 2 * keys * width * itemsize, beside_bytes))
+
+
+def _beside_bytes(tile: Tile, width: int) -> int:
+    """Of shared memory, beside keys and values."""
+    return 2 * tile.rows * (width + tile.keys)
+
+
+def resident(tile: Tile, chip: Chip, width: int, itemsize: int) -> int:
+    """How many programs of a fitted tile are on the chip at the same time, no more than it is meant to have."""
+    tile_bytes = _beside_bytes(tile, width) + (tile.stages - 1) * 2 * tile.keys * width * itemsize
+    return chip.processors * max(1, min(tile.programs, chip.shared_bytes // (tile_bytes + _RESERVED_BYTES)))
 
 
 class TritonPagedAttention:
@@ -517,7 +542,7 @@ class TritonPagedAttention:
             self._marks, self._arrivals, self._dealt, count, least, most, window or NO_WINDOW,
             LEAST_SPLIT if self._splits(tile) else _NO_SPLIT, scale * LOG2_E, (softcap or 0.0) * LOG2_E, G=kv_heads,
             GROUP=q_THK.shape[1] // kv_heads, K=head_dim, KP=padded, BM=tile.rows, BN=tile.keys,
-            BLOCK_R=_padded(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
+            BLOCK_R=padded_count(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
             HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None, EXACT_DOT=q_THK.dtype == torch.float32,
             EIGHT_BITS=eight_bits, IN_PAIRS=eight_bits and tile.in_pairs and head_dim % 2 == 0,
             IN_TWO=eight_bits and tile.in_two, IN_HARDWARE=self._chip.has_fp8, DEALS=most > tile.rows or count <= DEALT,
@@ -528,6 +553,6 @@ class TritonPagedAttention:
         )  # fmt: skip
 
 
-def _padded(rows: int) -> int:
+def padded_count(rows: int) -> int:
     """The length of what a program knows of all rows: of few sizes, so that few kernels are compiled."""
     return next(size for size in (16, 64, 256, 512, 1024, next_power_of_2(rows)) if rows <= size)

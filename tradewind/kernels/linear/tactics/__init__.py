@@ -28,7 +28,7 @@ class Tactic:
     """How a product of few rows is launched: outputs of a program, inputs at a time, and how it is pipelined.
 
     `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. `tma`: the tensor memory
-    accelerator brings the tiles, where there is one.
+    accelerator brings the tiles, where there is one. `releases`: with few rows the next kernel may begin at once.
     """
 
     outputs: int = 32
@@ -37,6 +37,7 @@ class Tactic:
     stages: int = 4
     rows_first: bool = False
     tma: bool = False
+    releases: bool = False
 
 
 @dataclass(frozen=True)
