@@ -33,6 +33,7 @@ from tradewind.kernels.fused_attention.some_rows import some_rows_kernel
 from tradewind.kernels.fused_linear import MOST_ROWS
 from tradewind.kernels.fused_linear.triton import Reading, fused_linear_kernel, launched
 from tradewind.kernels.fused_linear.vector import vector_kernel
+from tradewind.kernels.gated_linear.triton import gated_linear_kernel, quantise_parts_kernel
 from tradewind.kernels.gpu import FEW_TOKENS, Chip
 from tradewind.kernels.host_copy.triton import host_copy_kernel
 from tradewind.kernels.linear import int4
@@ -117,6 +118,7 @@ def variants(arch: int) -> list[Variant]:
         *_one_row(chip),
         *_some_rows(chip),
         *_linear(chip),
+        *_gated(chip),
         *_fused(chip),
         *_chained(chip),
         *_blocks(),
@@ -255,7 +257,11 @@ def _some_rows(chip: Chip) -> list[Variant]:
         }  # fmt: skip
         name = f"attention of some rows {head_dim} {pages[1:]} R<={rows} {part}".strip()
         types_here = {**types, **more, "k_pages": pages, "v_pages": pages}
-        options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": tile.registers}
+        options = {
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+            "maxnreg": some_rows.registers_of(tile, head_dim),
+        }
         found.append(Variant(name, some_rows_kernel, types_here, constants, options, "mma.sync", once="LOOK:"))
     return found
 
@@ -263,7 +269,8 @@ def _some_rows(chip: Chip) -> list[Variant]:
 def _linear(chip: Chip) -> list[Variant]:
     """All that the shipped tables may launch, and what multiplies any number of rows when rows must be exact."""
     found: dict[str, Variant] = {}
-    launched = [(entry.bits, entry.rows, entry.tactic) for table in Tactics.all_shipped() for entry in table.entries]
+    entries = [entry for table in Tactics.all_shipped() for entry in table.entries]
+    launched = [(entry.bits, entry.rows, entry.tactic) for entry in entries if not entry.gated]
     launched += [(bits, 8192, tactic) for _, bits, tactic in OF_MANY]
     for bits, rows, measured in launched:
         tactic = fitted(measured, rows, bits // 8, chip)
@@ -295,6 +302,41 @@ def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Va
     matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
     options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
     return Variant(name, few_rows_kernel, types, constants, options, matrix)
+
+
+def _gated(chip: Chip) -> list[Variant]:
+    """All that the shipped tables may launch."""
+    types = {"x": BF16, "largest": F32, "out": FP8, "scales": F32, "D": "i32=16", "COUNT": "i32"}
+    parts = {"OVERLAPS": True, "COUNTS": 256, "BLOCK": 2048}
+    found = {"quantise parts": Variant("quantise parts", quantise_parts_kernel, types, parts, {"num_warps": 4})}
+    for entry in itertools.chain.from_iterable(table.entries for table in Tactics.all_shipped()):
+        tactic = fitted(entry.tactic, entry.rows, entry.bits // 8, chip)
+        for tma in ("", " tma", " tma of rows too")[slice(1, None) if tactic.tma and chip.has_tma else slice(1)]:
+            shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
+            name = f"gated {'fp8' if entry.bits == 8 else 'bf16'} T<={entry.rows} {shape}{tma}"
+            if entry.gated:
+                found[name] = _gated_variant(name, entry.bits, entry.rows, tactic)
+    return list(found.values())
+
+
+def _gated_variant(name: str, bits: int, rows: int, tactic: Tactic) -> Variant:
+    """`name`: says whether the accelerator brings tiles of weights, and of rows."""
+    plain, block_t, own = FP8 if bits == 8 else BF16, rows_of_program(rows, tactic), tactic.outputs // 2
+    types = {"x": plain, "w": plain, "y": BF16, "x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
+    types |= {"ahead": "i32=16"} | ({"x_scales": F32, "w_scales": F32, "largest": F32} if bits == 8 else {})
+    if " tma" in name:
+        types["w_tiles"] = f"tensordesc<{plain[1:]}[{own},{tactic.inputs}]>"
+    if " tma of rows" in name:
+        types["x_tiles"] = f"tensordesc<{plain[1:]}[{block_t},{tactic.inputs}]>"
+    every = ("x_tiles", "w_tiles", "x_scales", "w_scales", "bias", "largest")
+    constants: dict[str, Any] = {name: None for name in every if name not in types}
+    constants |= {
+        "SCALED": bits == 8, "HAS_BIAS": False, "OVERLAPS": True, "ROWS_FIRST": tactic.rows_first, "BN": own,
+        "BT": block_t, "BK": tactic.inputs, "STAGES": tactic.stages, "W_TMA": "w_tiles" in types,
+        "X_TMA": "x_tiles" in types,
+    }  # fmt: skip
+    options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
+    return Variant(name, gated_linear_kernel, types, constants, options, "wgmma")
 
 
 # What a layout gives to the kernel of fused products: the weight, its scales, and constants.

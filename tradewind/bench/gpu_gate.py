@@ -20,7 +20,7 @@ from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, lossle
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
-from tradewind.kernels.quantised_rows import FP8, QuantisedRows
+from tradewind.kernels.quantised_rows import FP8, QuantisedRows, quantise_rows
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.kernels.sample import DrawColumns, SampleRows
 from tradewind.kernels.sample import reference as sample_reference
@@ -65,6 +65,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
     yield "add_rms_norm and silu_mul bf16", _rowwise(plain, device)
     for name in ("lossless", "int4", "int4-g128"):
         yield from _quantised(name, device)
+    yield "gated_linear bf16", _gated(plain, device)
     yield "rope bf16", _rope(plain, device, BF16)
     yield "fused_attention bf16", _fused_attention(plain, device, BF16)
     yield "draw", _draw(device)
@@ -73,6 +74,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
         fp8 = choose_ops(device, BF16, quantisation=Quantisation.named("fp8"))
         yield "add_rms_norm and silu_mul fp8", _rowwise(fp8, device)
         yield "linear fp8", _linear(fp8, device, "fp8")
+        yield "gated_linear fp8", _gated(fp8, device)
         yield "fused_linear fp8", _fused(fp8, device, "fp8")
         yield "chained_linear fp8", _chained(fp8, device, "fp8")
         yield from _quantised("fp8-blocks", device)
@@ -214,6 +216,27 @@ def _rowwise(ops: Ops, device: torch.device) -> Iterator[Check]:
         gate_up = _randn(device, tokens, 2 * FFN, scale=2.0)
         gate, up = gate_up.double().chunk(2, -1)
         yield Check(f"silu_mul {kind} {tokens}", _error(ops.silu_mul(gate_up), gate / (1 + (-gate).exp()) * up), limit)
+
+
+def _gated(ops: Ops, device: torch.device) -> Iterator[Check]:
+    """The truth is that of the rows as they come: in 8 bits, with 8-bit weights."""
+    run = ops.gated_linear
+    assert run is not None
+    for outputs, inputs in ((2 * FFN, HIDDEN), (1536, 512)):
+        packed = ops.pack(_randn(device, outputs, inputs, scale=3 * inputs**-0.5), None)
+        for tokens in (2, 5, 16, 17, 32, 33, 64):
+            x_TD = _randn(device, tokens, inputs)
+            x, wide_TD = (x_TD, x_TD.double()) if packed.layout == "dense" else _in_8_bits(x_TD)
+            assert run.takes(x, packed)
+            gate, up = (wide_TD @ _numbers(packed).T).chunk(2, -1)
+            limit = _LIMIT if packed.layout == "dense" else _LIMIT_FP8
+            name = f"gated_linear {packed.layout} {tokens}x{inputs}->{outputs}"
+            yield Check(name, _error(run(x, packed), gate / (1 + (-gate).exp()) * up), limit)
+
+
+def _in_8_bits(x_TD: Tensor) -> tuple[QuantisedRows, Tensor]:
+    rows = quantise_rows(x_TD)
+    return rows, rows.dense().double()
 
 
 @dataclass(frozen=True)

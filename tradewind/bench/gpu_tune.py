@@ -93,6 +93,8 @@ def tune(options: argparse.Namespace, device: torch.device) -> Path:
             weights = _weights(form, outputs, inputs, device, _TURN_BYTES)
             if form in ("bf16", "fp8"):
                 entries.extend(_search(form, name, weights, device))
+                if is_gated(name):
+                    entries.extend(_search_gated(form, weights, device))
             fused.extend(_search_fused(work, weights, device) for work in _fused_works(form, name))
             works = (ChainedWork(form, rows, name) for rows in _chained_rows(form))
             chained.extend(_search_chained(work, weights, device) for work in works)
@@ -154,6 +156,18 @@ def candidates(size: int, rows: int, chip: Chip) -> Iterator[Tactic]:
         is_odd |= outputs < 32 if by_tma else stages > 6
         is_odd |= by_tma > chip.has_tma
         if tile >= (24_000 if by_tma else 48_000) and not is_odd and fitted(tactic, rows, size, chip) == tactic:
+            yield tactic
+
+
+def gated_candidates(size: int, rows: int, chip: Chip) -> Iterator[Tactic]:
+    """Tactics worth trying with the gate in the product, half of whose outputs the tensor cores take at once."""
+    from tradewind.kernels.linear.triton import fitted
+
+    choices = itertools.product((64, 128), (128, 256), (4, 8), (2, 3, 4, 5), (False, True))
+    for outputs, row_bytes, warps, stages, rows_first in choices:
+        tactic = Tactic(outputs, row_bytes // size, warps, stages, rows_first, chip.has_tma)
+        is_odd = outputs == 64 and (warps == 8 or not rows_first)
+        if not is_odd and fitted(tactic, rows, size, chip) == tactic:
             yield tactic
 
 
@@ -357,6 +371,28 @@ def _search(form: str, place: str, weights: list[LinearWeight], device: torch.de
         yield Measured(bits, rows, outputs, inputs, best, round(best_s * 1e6, 1), round(vendor_s * 1e6, 1))
 
 
+def _search_gated(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[Measured]:
+    """With the gate in it; beside it the vendor's product and a gate."""
+    from tradewind.kernels.gated_linear.triton import TritonGatedLinear
+    from tradewind.kernels.silu_mul.triton import TritonSiluMul
+
+    chip, size = Chip.of(device), weights[0].data.itemsize
+    shape, gates = (weights[0].out_features, weights[0].in_features), TritonSiluMul(chip)
+    gate = gates.quantising if form == "fp8" else gates.plain
+    for rows in ROWS:
+        x = _rows(form, rows, shape[1], device)
+
+        def calls(tactic: Tactic, rows: int = rows, x: Activations = x) -> list[Callable[[], object]]:
+            table = Tactics("", (Measured(8 * size, rows, *shape, tactic, None, None, gated=True),))
+            run = TritonGatedLinear(chip, table)
+            return [functools.partial(run, x, weight) for weight in weights]
+
+        best, best_s = _fastest(gated_candidates(size, rows, chip), calls)
+        vendor_s = replayed_s([functools.partial(_gate_vendor, x, weight, gate) for weight in weights], 4)
+        us, vendor_us = (round(each_s * 1e6, 1) for each_s in (best_s, vendor_s))
+        yield Measured(8 * size, rows, *shape, best, us, vendor_us, gated=True)
+
+
 def _search_fused(work: FusedWork, weights: list[LinearWeight], device: torch.device) -> MeasuredFused:
     chip = Chip.of(device)
     best, best_s = _fastest(
@@ -377,6 +413,12 @@ def _search_chained(work: ChainedWork, weights: list[LinearWeight], device: torc
     layout, outputs, inputs = layout_of(weights[0].layout), weights[0].out_features, weights[0].in_features
     us = round(best_s * 1e6, 1)
     return MeasuredChained(layout, work.rows, outputs, inputs, is_gated(work.place), best, us)
+
+
+def _gate_vendor(
+    x: torch.Tensor | QuantisedRows, weight: LinearWeight, gate: Callable[[torch.Tensor], Activations]
+) -> Activations:
+    return gate(_vendor(x, weight))
 
 
 def _vendor(x: torch.Tensor | QuantisedRows, weight: LinearWeight) -> torch.Tensor:

@@ -14,6 +14,7 @@ from tradewind.kernels import (
     embedding,
     fused_attention,
     fused_linear,
+    gated_linear,
     gpu,
     linear,
     native,
@@ -26,6 +27,7 @@ from tradewind.kernels.chained_linear import ChainedLinear
 from tradewind.kernels.choice import Choice, Device
 from tradewind.kernels.fused_attention import FusedAttention
 from tradewind.kernels.fused_linear import FusedLinear
+from tradewind.kernels.gated_linear import GatedLinear
 from tradewind.kernels.linear.quantisation import Quantisation
 
 
@@ -58,6 +60,7 @@ class Ops:
     fused_linear: FusedLinear | None  # for up to `fused_rows` rows, where one kernel is faster than its parts
     fused_rows: int
     fused_attention: FusedAttention | None  # for steps that it `takes`, instead of its parts
+    gated_linear: GatedLinear | None  # for rows and weights that it `takes`, instead of its parts
     chained_linear: ChainedLinear | None  # for as many rows as are in its `steps`, before the one above
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
@@ -112,6 +115,8 @@ def choose_ops(
     is_fp8 = quantisation is not None and quantisation.layout == "fp8"
     fused_rows = 1 if is_fp8 else fused_linear.MOST_ROWS
     chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
+    is_gated = matmul.kind == "triton" and (quantisation is None or quantises)
+    gated = gated_linear.choose(device, dtype, exact=exact) if is_gated else None
     releases = is_fp8 and chained is not None
     whole = None
     if attention.kind == "triton":
@@ -127,6 +132,9 @@ def choose_ops(
     if matmul.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         most = f"{fused_rows} token{'s' * (fused_rows > 1)}"
         chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, in steps of at most {most}")
+    if is_gated and gpu.may_fuse(device, dtype, exact=exact):
+        about = f"product and gate in one kernel, in steps of up to {gpu.FEW_TOKENS} tokens where no other does it"
+        chosen["gated_linear"] = Chosen("triton", about)
     if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         about = f"all of attention in one kernel, in decodes of up to {gpu.FEW_TOKENS} rows"
         chosen["fused_attention"] = Chosen("triton", about)
@@ -154,6 +162,7 @@ def choose_ops(
         fused_linear=fused,
         fused_rows=fused_rows,
         fused_attention=whole,
+        gated_linear=gated,
         chained_linear=chained,
         chosen=chosen,
     )

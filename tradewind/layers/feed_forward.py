@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tradewind.kernels.gated_linear import GatedLinear
 from tradewind.kernels.quantised_rows import Activations
 from tradewind.kernels.silu_mul import QuantisingSiluMul, SiluMul
 from tradewind.layers.linear import Linear
@@ -16,9 +17,12 @@ class FeedForward:
     gate_up: Linear
     down: Linear
     silu_mul: SiluMul | QuantisingSiluMul
+    gated: GatedLinear | None = None  # for what it `takes`, instead of its parts
 
     def __call__(self, x: Activations) -> Tensor:
         """x_TD -> y_TD."""
+        if self.gated is not None and self.gated.takes(x, self.gate_up.weight):
+            return self.down(self.gated(x, self.gate_up.weight))
         return self.down(self.silu_mul(self.gate_up(x)))
 
     @property

@@ -199,7 +199,9 @@ def _build_layer(
         input_norm=RmsNorm(loader.tensor(declared.input_norm), spec.norm_eps, ops.norm_for_linear),
         attention=attention,
         post_norm=RmsNorm(loader.tensor(declared.post_norm), spec.norm_eps, ops.norm_for_linear),
-        feed_forward=FeedForward(loader.linear(declared.gate_up), loader.linear(declared.down), ops.silu_mul),
+        feed_forward=FeedForward(
+            loader.linear(declared.gate_up), loader.linear(declared.down), ops.silu_mul, ops.gated_linear
+        ),
         fused=ops.fused_linear,
         fused_rows=ops.fused_rows,
     )

@@ -127,6 +127,21 @@ def test_exact_rows_are_multiplied_with_exact_tactics_only(dtype: torch.dtype) -
             assert is_exact(find_exact(table, rows, weight), 8 * dtype.itemsize)
 
 
+def test_products_with_and_without_a_gate_are_apart() -> None:
+    """Those of a table that has none with gates come from the next."""
+    plain, gated = entry(4096, 16, NARROW), replace(entry(4096, 64, WIDE), gated=True, us=None, vendor_us=None)
+    table = Tactics("", (plain, gated))
+    bits = plain.bits
+    assert table.find(bits, 9, 4096, 4096) == NARROW
+    assert table.find(bits, 9, 4096, 4096, gated=True) == WIDE
+    assert table.find(bits, 65, 4096, 4096, gated=True) is None
+    assert Tactics("", (plain,)).find(bits, 9, 4096, 4096, gated=True) is None
+    for name in ("h100", "h200"):
+        shipped = Tactics.on(Chip.of(ABSENT_GPUS[name]))
+        assert shipped.find(8, 40, 28672, 4096, gated=True) is not None
+        assert shipped.find(16, 40, 28672, 4096, gated=True) is not None
+
+
 def test_a_fused_product_finds_its_place_rows_and_shape() -> None:
     def of(layout: str, rows: int, outputs: int, normed: bool, gated: bool, tactic: FusedTactic) -> MeasuredFused:
         return MeasuredFused(layout, rows, outputs, 4096, normed, gated, tactic, 1.0)

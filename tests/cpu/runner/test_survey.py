@@ -37,7 +37,7 @@ def test_a_gpu_that_is_not_here_is_explained(directory: Path, name: str) -> None
     """Without Triton or a GPU being touched, and within its own memory."""
     found = survey(directory, config(directory), name)
     around = {"mask_logits", "step_inputs", "host_copy"}
-    assert set(found.chosen) == {*OPS, *around, "fused_linear", "fused_attention"}
+    assert set(found.chosen) == {*OPS, *around, "fused_linear", "fused_attention", "gated_linear"}
     assert {found.chosen[op].kind for op in OPS - {"embedding"}} == {"triton"}
     assert ABSENT_GPUS[name].name in found.described
     assert found.free_bytes == ABSENT_GPUS[name].memory_bytes
@@ -45,7 +45,7 @@ def test_a_gpu_that_is_not_here_is_explained(directory: Path, name: str) -> None
     assert (found.graphs.wanted > 50, found.graphs.budget.seconds) == (True, GRAPH_SECONDS)
     exact = survey(directory, config(directory, exact=True), name).chosen
     assert "no context split" in exact["paged_attention"].reason
-    assert "fused_attention" not in exact
+    assert not {"fused_attention", "gated_linear"} & set(exact)
 
 
 def test_what_a_gpu_lacks_is_said(directory: Path) -> None:
@@ -63,4 +63,5 @@ def test_nothing_is_built_for_a_gpu_that_is_not_here() -> None:
     ops = choose_ops(ABSENT_GPUS["h200"], torch.bfloat16)
     assert ops.fused_linear is None
     assert ops.fused_attention is None
-    assert {"fused_linear", "fused_attention"} <= set(ops.chosen)
+    assert ops.gated_linear is None
+    assert {"fused_linear", "fused_attention", "gated_linear"} <= set(ops.chosen)

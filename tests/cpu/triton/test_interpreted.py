@@ -42,12 +42,14 @@ from tradewind.kernels.fused_attention.some_rows import SomeRows
 from tradewind.kernels.fused_attention.triton import TritonFusedAttention
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.triton import Extras, fused_linear, launched
+from tradewind.kernels.gated_linear import triton as gated_linear
+from tradewind.kernels.gated_linear.triton import TritonGatedLinear
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.host_copy.triton import TritonHostCopy
 from tradewind.kernels.linear import LinearWeight, Pack, blocks, fp8, fp8_blocks, int4, lossless, reference
 from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
-from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Tactics
+from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Measured, Tactics
 from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.paged_attention.triton import TritonPagedAttention
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
@@ -508,6 +510,64 @@ def test_linear_of_many_rows(warps: int) -> None:
     tactic = linear.Tactic(64, 16, warps, 1, rows_first=True)
     y_TN = linear.few_rows(x_TD, LinearWeight(weight_ND, None, 100, 16), None, torch.float32, tactic, CHIP)
     assert_near(y_TN, x_TD.double() @ weight_ND.double().T, torch.float32)
+
+
+def gated_run(tactic: linear.Tactic, bits: int, outputs: int, inputs: int, chip: Chip) -> TritonGatedLinear:
+    """With a table that has this tactic alone."""
+    return TritonGatedLinear(chip, Tactics("", (Measured(bits, 64, outputs, inputs, tactic, None, None, gated=True),)))
+
+
+def gated_truth(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor | None) -> Tensor:
+    y_TN = x_TD.double() @ weight_ND.double().T + (0 if bias_N is None else bias_N.double())
+    gate, up = y_TN.chunk(2, 1)
+    return gate / (1 + (-gate).exp()) * up
+
+
+@pytest.mark.parametrize("tokens", [2, 17, 64])
+@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize("tma", [False, True])
+def test_gated_linear(tokens: int, rows_first: bool, tma: bool) -> None:
+    outputs, inputs = 192, 128
+    x_TD, bias_N = randn(tokens, inputs, dtype=torch.float16), randn(outputs, dtype=torch.float16, seed=3)
+    weight_ND = randn(outputs, inputs, dtype=torch.float16, seed=2, scale=0.1)
+    run = gated_run(linear.Tactic(64, 64, 4, 2, rows_first, tma), 16, outputs, inputs, HOPPER)
+    for bias in (None, bias_N):
+        weight = LinearWeight(weight_ND, bias, outputs, inputs)
+        assert run.takes(x_TD, weight)
+        act = run(x_TD, weight)
+        assert isinstance(act, Tensor)
+        assert_near(act, gated_truth(x_TD, weight_ND, bias), torch.float16)
+
+
+@pytest.mark.parametrize("tokens", [2, 33])
+def test_gated_linear_of_8_bit_rows(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out is left in 32 bits: the interpreter does not round to 8 as a GPU does."""
+    monkeypatch.setattr(gated_linear, "FP8", torch.float32)
+    outputs, inputs = 192 * 32, 64  # more than are quantised at once, and not a multiple of them
+    rows = quantise_rows(randn(tokens, inputs, dtype=torch.bfloat16))
+    packed = quantise_rows(randn(outputs, inputs, dtype=torch.bfloat16, seed=2))
+    weight = LinearWeight(packed.values_TD, None, outputs, inputs, "fp8", (packed.scales_T1,))
+    run = gated_run(linear.Tactic(64, 32, 4, 2), 8, outputs, inputs, CHIP)
+    assert run.takes(rows, weight)
+    act = run(rows, weight)
+    assert not isinstance(act, Tensor)
+    truth = gated_truth(rows.dense(), packed.dense(), None)
+    assert float((act.dense().double() - truth).norm() / truth.norm()) < 4e-3
+    torch.testing.assert_close(act.values_TD.abs().amax(1), torch.full((tokens,), 448.0))
+
+
+def test_gated_linear_takes_some_rows_of_its_kind() -> None:
+    dense = LinearWeight(randn(192, 128, dtype=torch.float16), None, 192, 128)
+    run = gated_run(linear.Tactic(64, 64, 4, 2), 16, 192, 128, CHIP)
+    taken = [run.takes(randn(tokens, 128, dtype=torch.float16), dense) for tokens in (1, 2, 64, 65)]
+    assert taken == [False, True, True, False]
+    assert not run.takes(quantise_rows(randn(3, 128, dtype=torch.float16)), dense)
+    assert not run.takes(randn(3, 128, dtype=torch.float16), replace(dense, layout="lossless"))
+    assert not run.takes(
+        randn(3, 100, dtype=torch.float16), LinearWeight(randn(192, 100, dtype=torch.float16), None, 192, 100)
+    )
+    nothing = TritonGatedLinear(CHIP, Tactics("", ()))
+    assert not nothing.takes(randn(3, 128, dtype=torch.float16), dense)
 
 
 @pytest.mark.parametrize("tokens", [1, 18])

@@ -26,6 +26,7 @@ from tradewind.kernels.paged_attention.triton import (
     LOG2_E,
     NO_WINDOW,
     SMALL,
+    Tile,
     attend,
     fitted,
     load_rows,
@@ -42,6 +43,7 @@ from tradewind.kernels.rows import HeadShape, Rows
 _MOST_QUERIES = 16  # of a key-value head
 _WIDEST = 2048  # numbers that a piece finds: of all of its queries, filled up
 _LEAST_WIDTH = 32
+_REGISTERS, _BESIDE = 65_536, 8_192  # of a multiprocessor, and of them for a program of eight warps
 _ROUNDS = 4  # pieces of a program, at most, because rows differ
 _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 4, 32
 
@@ -186,10 +188,20 @@ class SomeRows:
             IN_PAIRS=itemsize == 1 and tile.in_pairs and head_dim % 2 == 0, IN_HARDWARE=self._chip.has_fp8,
             OVERLAPS=self._chip.overlaps, STAGES=tile.stages, STEP=max(16, math.gcd(tile.keys, block_tokens)),
             ROUNDS=min(_ROUNDS, tile.rounds), GP=group_padded, AT_ONCE=at_once(parts), PARTS=parts,
-            IN_TURN=not qkv_TC.is_cuda, num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
+            IN_TURN=not qkv_TC.is_cuda, num_warps=tile.warps, num_stages=tile.stages, maxnreg=registers_of(tile, width),
             **self._chip.launch,
         )  # fmt: skip
         return out_TC
+
+
+def registers_of(tile: Tile, width: int) -> int:
+    """The most that a thread may have, so that all programs of a multiprocessor have room.
+
+    The next kernel waits beside them: without room for one of its programs on each multiprocessor, it would begin where
+    attention is over first, many programs in one place. Narrow heads, with twice the keys at a time, need all.
+    """
+    left = _REGISTERS - (_BESIDE if width > 64 else 0)
+    return min(248, left // (32 * tile.warps * tile.programs) // 8 * 8)
 
 
 def at_once(parts: int) -> int:

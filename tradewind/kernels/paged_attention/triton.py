@@ -408,11 +408,6 @@ class Tile:
         return pieces_of(self.rounds)
 
     @property
-    def registers(self) -> int:
-        """How many of a multiprocessor's registers each thread may have, if all programs are there."""
-        return min(248, 65_536 // (32 * self.warps * self.programs) // 8 * 8)
-
-    @property
     def combines(self) -> int:
         """How many splits are read at once when they are added up: those of a large tile would fill shared memory."""
         return 4 if self.rows <= 16 else 1

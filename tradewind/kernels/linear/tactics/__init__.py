@@ -42,15 +42,20 @@ class Tactic:
 
 @dataclass(frozen=True)
 class Measured:
-    """The fastest tactic for up to `rows` rows of a shape, and the vendor's product beside it."""
+    """The fastest tactic for up to `rows` rows of a shape, and the vendor's product beside it.
+
+    `gated`: half of the outputs are gates of the others, which is part of the product; beside it there is the vendor's
+    and the gate. `us`, `vendor_us`: None if timed within a layer only.
+    """
 
     bits: int
     rows: int
     outputs: int
     inputs: int
     tactic: Tactic
-    us: float
-    vendor_us: float
+    us: float | None
+    vendor_us: float | None
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,8 +146,8 @@ class Tactics:
         """Of the tables that there are, the one measured on this card, or else on the nearest.
 
         What was measured on this machine goes before what is shipped for its card. The nearest is that of the nearest
-        compute capability, the first by name of several; `about` says why. Bits and layouts that it does not have come
-        from the next one, and so do numbers of rows for which it chains no products.
+        compute capability, the first by name of several; `about` says why. Bits and layouts that it does not have, or
+        not with gates, come from the next one, and so do numbers of rows for which it chains no products.
         """
         card = card_of(chip.name)
         tables = {table.card: table for table in cls.all_shipped()}
@@ -191,8 +196,8 @@ class Tactics:
         )
 
     def _filled_up(self, other: "Tactics") -> "Tactics":
-        bits = {entry.bits for entry in self.entries}
-        entries = tuple(entry for entry in other.entries if entry.bits not in bits)
+        kinds = {(entry.bits, entry.gated) for entry in self.entries}
+        entries = tuple(entry for entry in other.entries if (entry.bits, entry.gated) not in kinds)
         known = {entry.layout for entry in self.fused}
         fused = tuple(entry for entry in other.fused if entry.layout not in known)
         works = {(entry.layout, entry.rows) for entry in self.chained}
@@ -223,12 +228,15 @@ class Tactics:
         major, minor = table["capability"]
         return cls(about, entries, fused, chained, card_of(table["gpu"]), (major, minor))
 
-    def find(self, bits: int, rows: int, outputs: int, inputs: int) -> Tactic | None:
+    def find(self, bits: int, rows: int, outputs: int, inputs: int, *, gated: bool = False) -> Tactic | None:
         """For a product of so many rows: that of the nearest shape. None: the vendor's product is faster."""
-        fitting = [entry for entry in self.entries if entry.bits == bits and entry.rows >= rows]
+        kind = [entry for entry in self.entries if (entry.bits, entry.gated) == (bits, gated)]
+        fitting = [entry for entry in kind if entry.rows >= rows]
         if not fitting:
             return None
         best = _nearest(fitting, outputs, inputs)
+        if best.us is None or best.vendor_us is None:
+            return best.tactic
         return best.tactic if best.us < best.vendor_us else None
 
     def find_fused(

@@ -1,0 +1,167 @@
+"""gated_linear in Triton: gates and what they are for are two products of one program, which multiplies them.
+
+The weights are read as `tradewind.kernels.linear.triton` reads them. A program knows the largest numbers of its own
+columns only: it writes them beside the rows, and what quantises these (with 8-bit weights) finds each row's there
+instead of looking for it, and so has several programs for a row.
+
+Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time.
+"""
+
+import torch
+import triton
+from torch import Tensor
+from triton import language as tl
+
+from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
+from tradewind.kernels.gpu.order import ask_for, begin, release
+from tradewind.kernels.linear import LinearWeight, fp8, reference
+from tradewind.kernels.linear.tactics import Tactic, Tactics
+from tradewind.kernels.linear.triton import ahead_of, fitted, is_aligned, rows_of_program, tiles
+from tradewind.kernels.quantised_rows import FP8, Activations, QuantisedRows
+
+_PART = 2048  # columns of a row that are quantised at once
+
+
+@triton.jit(do_not_specialize=["T"])
+def gated_linear_kernel(
+    x, x_stride, x_tiles, x_scales, w, w_tiles, w_scales, bias, y, largest, T, N, D, ahead,
+    SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAPS: tl.constexpr, ROWS_FIRST: tl.constexpr, BN: tl.constexpr,
+    BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, W_TMA: tl.constexpr, X_TMA: tl.constexpr,
+):  # fmt: skip
+    """Program i: outputs [i * BN, ...) of all rows; w has N rows of gates, then N others. BN divides N, BK divides D.
+
+    `largest` [T, N / BN], if SCALED. W_TMA, X_TMA, ROWS_FIRST, `ahead`: as for `few_rows_kernel`.
+    """
+    output = tl.program_id(0) * BN + tl.arange(0, BN)
+    token = tl.arange(0, BT)
+    inner = tl.arange(0, BK)
+    gate_at = w + output.to(tl.int64) * D
+    up_at = gate_at + N.to(tl.int64) * D
+    if OVERLAPS:
+        ask_for(gate_at, ahead)
+        ask_for(up_at, ahead)
+    # What is multiplied or added at the end is asked for at the beginning, not once the sums are there.
+    if SCALED:
+        gate_scale, up_scale = tl.load(w_scales + output), tl.load(w_scales + N + output)
+    if HAS_BIAS:
+        gate_rise, up_rise = tl.load(bias + output).to(tl.float32), tl.load(bias + N + output).to(tl.float32)
+    begin(OVERLAPS)
+    if SCALED:
+        x_scale = tl.load(x_scales + token, mask=token < T, other=0.0)
+    gate = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
+    up = gate
+    x_at = x + token.to(tl.int64)[:, None] * x_stride + inner[None, :]
+    for k in tl.range(0, D, BK, num_stages=STAGES):
+        if W_TMA:
+            gate_tile = w_tiles.load([tl.program_id(0) * BN, k])
+            up_tile = w_tiles.load([N + tl.program_id(0) * BN, k])
+        else:
+            gate_tile = tl.load(gate_at[:, None] + (inner + k)[None, :], eviction_policy="evict_first")
+            up_tile = tl.load(up_at[:, None] + (inner + k)[None, :], eviction_policy="evict_first")
+        if X_TMA:
+            x_tile = x_tiles.load([0, k])
+        else:
+            x_tile = tl.load(x_at + k, mask=token[:, None] < T, other=0.0)
+        if ROWS_FIRST:
+            gate = tl.dot(x_tile, tl.trans(gate_tile), gate)
+            up = tl.dot(x_tile, tl.trans(up_tile), up)
+        else:
+            gate = tl.dot(gate_tile, tl.trans(x_tile), gate)
+            up = tl.dot(up_tile, tl.trans(x_tile), up)
+    release(OVERLAPS)
+    if not ROWS_FIRST:
+        gate, up = tl.trans(gate), tl.trans(up)
+    if SCALED:
+        gate *= x_scale[:, None] * gate_scale[None, :]
+        up *= x_scale[:, None] * up_scale[None, :]
+    if HAS_BIAS:
+        gate += gate_rise[None, :]
+        up += up_rise[None, :]
+    # The sigmoid as the square of a root, as in silu_mul.
+    root = tl.rsqrt(1.0 + tl.exp2(gate * -1.4426950408889634))
+    act = (gate * (root * root) * up).to(y.dtype.element_ty)
+    tl.store(y + token.to(tl.int64)[:, None] * N + output[None, :], act, mask=token[:, None] < T)
+    if SCALED:
+        most = tl.max(tl.abs(act.to(tl.float32)), 1)
+        tl.store(largest + token * tl.num_programs(0) + tl.program_id(0), most, mask=token < T)
+
+
+@triton.jit(do_not_specialize=["COUNT"])
+def quantise_parts_kernel(
+    x, largest, out, scales, D, COUNT, OVERLAPS: tl.constexpr, COUNTS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Program (t, i): the i-th BLOCK of row t, whose largest number is one of `largest` [T, COUNT]."""
+    row = tl.program_id(0)
+    release(OVERLAPS)
+    count = tl.arange(0, COUNTS)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at = row.to(tl.int64) * D + column
+    begin(OVERLAPS)
+    most = tl.load(largest + row * COUNT + count, mask=count < COUNT, other=0.0)
+    wide = tl.load(x + at, mask=column < D, other=0.0).to(tl.float32)
+    most = tl.maximum(tl.max(most, 0), 1e-30)
+    tl.store(out + at, tl.clamp(wide * (448.0 / most), -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
+    if tl.program_id(1) == 0:
+        tl.store(scales + row, most / 448.0)
+
+
+class TritonGatedLinear:
+    """See `tradewind.kernels.gated_linear.GatedLinear`."""
+
+    def __init__(self, chip: Chip, tactics: Tactics) -> None:
+        self._chip = chip
+        self._tactics = tactics
+
+    def takes(self, x: Activations, weight: LinearWeight) -> bool:
+        """See GatedLinear."""
+        layout = fp8.LAYOUT if isinstance(x, QuantisedRows) else reference.LAYOUT
+        few = 1 < x.shape[0] <= FEW_TOKENS and weight.layout == layout
+        return few and self._tactic(x.shape[0], weight) is not None
+
+    def __call__(self, x: Activations, weight: LinearWeight) -> Activations:
+        tokens = x.shape[0]
+        tactic = self._tactic(tokens, weight)
+        assert tactic is not None
+        y_TF, largest_TG = self._product(x, weight, tactic)
+        if largest_TG is None:
+            return y_TF
+        width = y_TF.shape[1]
+        values_TF = torch.empty((tokens, width), dtype=FP8, device=y_TF.device)
+        scales_T1 = torch.empty((tokens, 1), dtype=torch.float32, device=y_TF.device)
+        quantise_parts_kernel[(tokens, triton.cdiv(width, _PART))](
+            y_TF, largest_TG, values_TF, scales_T1, width, largest_TG.shape[1], OVERLAPS=self._chip.overlaps,
+            COUNTS=next_power_of_2(largest_TG.shape[1]), BLOCK=_PART, num_warps=4, **self._chip.launch,
+        )  # fmt: skip
+        return QuantisedRows(values_TF, scales_T1, y_TF.dtype)
+
+    def _product(self, x: Activations, weight: LinearWeight, tactic: Tactic) -> tuple[Tensor, Tensor | None]:
+        """The gated rows, and, if they are to be quantised, the largest numbers of each program's columns."""
+        values_TD = x.values_TD if isinstance(x, QuantisedRows) else x
+        tokens, width = values_TD.shape
+        outputs, scaled, device = weight.out_features // 2, isinstance(x, QuantisedRows), values_TD.device
+        own = tactic.outputs // 2
+        y_TF = torch.empty((tokens, outputs), dtype=x.dtype, device=device)
+        largest_TG = torch.empty((tokens, outputs // own), dtype=torch.float32, device=device) if scaled else None
+        block_t = rows_of_program(tokens, tactic)
+        w_tma = tactic.tma and self._chip.has_tma and is_aligned(weight.data)
+        x_tma = w_tma and is_aligned(values_TD) and tokens % block_t == 0
+        gated_linear_kernel[(outputs // own,)](
+            values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
+            x.scales_T1 if isinstance(x, QuantisedRows) else None,
+            weight.data, tiles(weight.data, own, tactic.inputs) if w_tma else None,
+            weight.extras[0] if scaled else None, weight.bias_N, y_TF, largest_TG, tokens, outputs, width,
+            ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, OVERLAPS=self._chip.overlaps,
+            ROWS_FIRST=tactic.rows_first, BN=own, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages, W_TMA=w_tma,
+            X_TMA=x_tma, num_warps=tactic.warps, num_stages=tactic.stages, **self._chip.launch,
+        )  # fmt: skip
+        return y_TF, largest_TG
+
+    def _tactic(self, tokens: int, weight: LinearWeight) -> Tactic | None:
+        """None where its parts are faster, or tiles would reach beyond the weight."""
+        bits = 8 * weight.data.itemsize
+        found = self._tactics.find(bits, tokens, weight.out_features, weight.in_features, gated=True)
+        if found is None:
+            return None
+        tactic = fitted(found, tokens, weight.data.itemsize, self._chip)
+        even = not (weight.out_features // 2) % (tactic.outputs // 2) and not weight.in_features % tactic.inputs
+        return tactic if even else None
