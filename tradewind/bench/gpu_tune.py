@@ -319,6 +319,8 @@ def _launches(forms: list[str], device: torch.device) -> Iterator[Callable[[], o
             x = _rows(form, rows, 4096, device)
             for tactic in candidates(weight.data.itemsize, rows, chip):
                 yield functools.partial(few_rows, x, weight, None, _BF16, tactic, chip)
+            for tactic in gated_candidates(weight.data.itemsize, rows, chip):
+                yield from _gated_calls(x, [weight], chip, tactic)
         for work in dict.fromkeys(work for name in ("qkv", "out", "gate_up") for work in _fused_works(form, name)):
             for fused_tactic in fused_candidates(work, chip):
                 yield _fused_call(work, weight, fused_tactic, device, chip)
@@ -358,6 +360,15 @@ def _few_rows_calls(
     return [functools.partial(few_rows, x, weight, None, _BF16, tactic, chip) for weight in weights]
 
 
+def _gated_calls(x: Activations, weights: list[LinearWeight], chip: Chip, tactic: Tactic) -> list[Callable[[], object]]:
+    from tradewind.kernels.gated_linear.triton import TritonGatedLinear
+
+    first, shape = weights[0].data, (weights[0].out_features, weights[0].in_features)
+    measured = Measured(8 * first.itemsize, x.shape[0], *shape, tactic, None, None, gated=True)
+    run = TritonGatedLinear(chip, Tactics("", (measured,)))
+    return [functools.partial(run, x, weight) for weight in weights]
+
+
 def _search(form: str, place: str, weights: list[LinearWeight], device: torch.device) -> Iterator[Measured]:
     chip, outputs, inputs = Chip.of(device), weights[0].out_features, weights[0].in_features
     for rows in ROWS:
@@ -373,7 +384,6 @@ def _search(form: str, place: str, weights: list[LinearWeight], device: torch.de
 
 def _search_gated(form: str, weights: list[LinearWeight], device: torch.device) -> Iterator[Measured]:
     """With the gate in it; beside it the vendor's product and a gate."""
-    from tradewind.kernels.gated_linear.triton import TritonGatedLinear
     from tradewind.kernels.silu_mul.triton import TritonSiluMul
 
     chip, size = Chip.of(device), weights[0].data.itemsize
@@ -381,13 +391,7 @@ def _search_gated(form: str, weights: list[LinearWeight], device: torch.device) 
     gate = gates.quantising if form == "fp8" else gates.plain
     for rows in ROWS:
         x = _rows(form, rows, shape[1], device)
-
-        def calls(tactic: Tactic, rows: int = rows, x: Activations = x) -> list[Callable[[], object]]:
-            table = Tactics("", (Measured(8 * size, rows, *shape, tactic, None, None, gated=True),))
-            run = TritonGatedLinear(chip, table)
-            return [functools.partial(run, x, weight) for weight in weights]
-
-        best, best_s = _fastest(gated_candidates(size, rows, chip), calls)
+        best, best_s = _fastest(gated_candidates(size, rows, chip), functools.partial(_gated_calls, x, weights, chip))
         vendor_s = replayed_s([functools.partial(_gate_vendor, x, weight, gate) for weight in weights], 4)
         us, vendor_us = (round(each_s * 1e6, 1) for each_s in (best_s, vendor_s))
         yield Measured(8 * size, rows, *shape, best, us, vendor_us, gated=True)

@@ -10,6 +10,7 @@ import torch
 from tradewind.bench import gpu_tune
 from tradewind.bench.gpu_tune import ROWS, rows_of_table
 from tradewind.kernels.chained_linear import diagonal
+from tradewind.kernels.fused_attention.some_rows import registers_of
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import ABSENT_GPUS, Chip
 from tradewind.kernels.linear import LinearWeight, choose
@@ -26,7 +27,7 @@ from tradewind.kernels.linear.tactics import (
     key_of,
 )
 from tradewind.kernels.linear.triton import fitted, is_exact, rows_of_program
-from tradewind.kernels.paged_attention.triton import LARGE
+from tradewind.kernels.paged_attention.triton import LARGE, resident, small_tile
 from tradewind.kernels.paged_attention.triton import fitted as fitted_tile
 
 each_table = pytest.mark.parametrize("table", Tactics.all_shipped(), ids=lambda table: table.card)
@@ -250,6 +251,8 @@ def test_a_search_has_candidates_that_a_card_has_room_for(card: str) -> None:
     for size, rows in itertools.product((1, 2), ROWS):
         some = list(gpu_tune.candidates(size, rows, chip))
         assert some
+        some += (gated := list(gpu_tune.gated_candidates(size, rows, chip)))
+        assert gated
         assert all(fitted(tactic, rows, size, chip) == tactic and tactic.tma <= chip.has_tma for tactic in some)
     for form, rows, gated in itertools.product(("bf16", "lossless", "fp8-blocks", "int4"), (1, *ROWS), (False, True)):
         assert any(gpu_tune.fused_candidates(gpu_tune.FusedWork(form, rows, gated, gated), chip))
@@ -266,6 +269,18 @@ def test_wide_heads_take_fewer_keys_at_a_time_where_there_is_little_room() -> No
     kept = {card: fitted_tile(tile, CARDS[card], 256, 2) for card in ("h100", "a100", "l40s")}
     assert [(one.keys, one.stages) for one in kept.values()] == [(64, 3), (64, 2), (32, 2)]
     assert fitted_tile(tile, CARDS["l40s"], 128, 2).keys == 64
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_all_programs_that_wait_for_each_other_have_a_place(card: str) -> None:
+    chip = CARDS[card]
+    for itemsize, rows, width in itertools.product((1, 2), (2, 16, 17, 64), (64, 128, 256)):
+        tile = fitted_tile(small_tile(itemsize, rows, width), chip, width, itemsize)
+        each = resident(tile, chip, width, itemsize) // chip.processors
+        tile_bytes = 2 * tile.rows * (width + tile.keys) + (tile.stages - 1) * 2 * tile.keys * width * itemsize
+        assert 1 <= each <= tile.programs
+        assert each * tile_bytes <= chip.shared_bytes
+        assert each * 32 * tile.warps * registers_of(tile, width) <= 65_536
 
 
 def test_a_row_leaves_no_multiprocessor_without_work() -> None:

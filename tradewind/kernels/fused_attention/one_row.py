@@ -191,8 +191,8 @@ def tile_on(chip: Chip, max_context: int, key_bytes: int, *, releases: bool) -> 
 class OneRow:
     """See `tradewind.kernels.fused_attention.FusedAttention`. Owns the memory that pieces meet in.
 
-    `releases`: the product after it
-    gains by beginning early. Measured on an H100, over pages of 8 bits: weights in 8-bit floats do, others do not.
+    `releases`: the product after it gains by beginning early. Measured on an H100, over pages of 8 bits: weights in
+    8-bit floats do, others do not.
     """
 
     def __init__(self, device: torch.device, chip: Chip, *, releases: bool = False) -> None:
