@@ -234,7 +234,7 @@ def _some_rows(chip: Chip) -> list[Variant]:
     types = {
         "qkv": BF16, "qkv_stride": "i32=16", "positions": I32, "write": I64, "query_starts": I32, "context_lens": I32,
         "block_tables": I32, "table_stride": "i32=16", "cos_sin": F32, "eps": "fp32", "block_stride": "i32=16",
-        "partials": F32, "marks": F32, "dealt": I32, "R": "i32", "window": "i32=16",
+        "partials": F32, "marks": F32, "dealt": I32, "R": "i32", "shares": "i32", "window": "i32=16",
         "least_split": "i32=16", "scale": "fp32", "softcap": "fp32", "out": BF16,
     }  # fmt: skip
     found = []

@@ -412,7 +412,7 @@ def test_fused_attention_of_some_rows(
     heads = LayerHeads(shape, cos_sin_PK, norms[0], norms[1], 1e-6, shape.head_dim**-0.5, window, softcap)
     wide_pool = pool.double()
     truth = attend_plainly(qkv_TC.double(), rows, wide_pool[:, 1, 0], wide_pool[:, 1, 1], heads)
-    run, given = SomeRows(CPU, Chip(4)), qkv_TC.clone()
+    run, given = SomeRows(CPU, Chip(24)), qkv_TC.clone()
     assert run.takes(rows, shape)
     assert_near(run(given, rows, pool[:, 1, 0], pool[:, 1, 1], heads), truth, dtype)
     assert torch.equal(given, qkv_TC)

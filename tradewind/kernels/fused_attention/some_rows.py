@@ -48,10 +48,11 @@ _ROUNDS = 4  # pieces of a program, at most, because rows differ
 _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 4, 32
 
 
-@triton.jit(do_not_specialize=["R"])
+@triton.jit(do_not_specialize=["R", "shares"])
 def some_rows_kernel(
     qkv, qkv_stride, positions, write, query_starts, context_lens, block_tables, table_stride, cos_sin, q_norm, k_norm,
-    eps, k_pages, v_pages, block_stride, out, partials, marks, dealt, R, window, least_split, scale, softcap,
+    eps, k_pages, v_pages, block_stride, out, partials, marks, dealt, R, shares, window, least_split, scale,
+    softcap,
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_NORM: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
@@ -60,12 +61,13 @@ def some_rows_kernel(
 ):  # fmt: skip
     """Rows of one token each, or of none.
 
-    GP: GROUP, filled up. AT_ONCE, PARTS, IN_TURN: as for pieces.add_up, and so are `partials` [pieces, GP, KP] and
-    `marks` [pieces, GP]. The rest as for `paged_attention_kernel`.
+    `shares`: programs that contexts are cut for; all of them are there, or one that does what they would. GP: GROUP,
+    filled up. AT_ONCE, PARTS, IN_TURN: as for pieces.add_up, and so are `partials` [pieces, GP, KP] and `marks`
+    [pieces, GP]. The rest as for `paged_attention_kernel`.
     """
     release(OVERLAPS)
     tiles_R, span_R = load_rows(query_starts, context_lens, R, window, 1, GROUP, GROUP, BM, BLOCK_R)
-    longest = longest_piece(tiles_R, span_R, G, least_split, BN, ROUNDS)
+    longest = longest_piece(tiles_R, span_R, shares, G, least_split, BN, ROUNDS)
     items_R = tiles_R * tl.cdiv(span_R, longest) * G
     ends_R = tl.cumsum(items_R, 0)
     total = tl.sum(items_R, 0)
@@ -174,13 +176,14 @@ class SomeRows:
         parts = parts_of(group_padded, width, tile.warps)
         # A program that waits keeps its place: all must have one, or what it waits for might never begin. Triton's
         # interpreter does one program after the other, so there is one.
-        programs = resident(tile, self._chip, width, itemsize) if qkv_TC.is_cuda else 1
+        shares = resident(tile, self._chip, width, itemsize)
+        programs = shares if qkv_TC.is_cuda else 1
         out_TC = torch.empty((len(qkv_TC), shape.heads * head_dim), dtype=qkv_TC.dtype, device=qkv_TC.device)
         some_rows_kernel[(programs,)](
             qkv_TC, qkv_TC.stride(0), rows.positions_T, rows.write_T, rows.query_starts_R1, rows.context_lens_R,
             rows.block_tables_RM, rows.block_tables_RM.stride(0), heads.cos_sin_PK, heads.q_norm_K, heads.k_norm_K,
             heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, self._partials, self._marks,
-            self._dealt, count, heads.window or NO_WINDOW, LEAST_SPLIT, heads.scale * LOG2_E,
+            self._dealt, count, shares, heads.window or NO_WINDOW, LEAST_SPLIT, heads.scale * LOG2_E,
             (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim, KP=width, BM=tile.rows,
             BN=tile.keys, BLOCK_R=padded_count(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
             HAS_NORM=heads.q_norm_K is not None, HAS_WINDOW=heads.window is not None,

@@ -45,15 +45,14 @@ def load_rows(
 
 
 @triton.jit
-def longest_piece(tiles_R, span_R, G: tl.constexpr, least, BN: tl.constexpr, ROUNDS: tl.constexpr):
-    """How many keys a piece may have.
+def longest_piece(tiles_R, span_R, programs, G: tl.constexpr, least, BN: tl.constexpr, ROUNDS: tl.constexpr):
+    """How many keys a piece may have that so many programs share out among themselves.
 
     Rows that are alike are cut into as many pieces as programs can have one of, or none if there are more rows than
     that. If rows differ, a long piece that is begun late would keep all waiting: there is one piece for each program
     if rows are few, and the more rounds the more rows there are (ROUNDS at most). Of rows that are cut anyhow, each
     leaves half a piece over, on average.
     """
-    programs = tl.num_programs(0)
     work = tl.sum(tiles_R.to(tl.float32) * span_R.to(tl.float32), 0) * G
     tiles = tl.sum(tiles_R, 0) * G
     longest = tl.max(tl.where(tiles_R > 0, span_R, 0), 0)
@@ -288,7 +287,7 @@ def paged_attention_kernel(
     release(OVERLAPS and RELEASES)
     begin(OVERLAPS and not EARLY)
     tiles_R, span_R = load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
-    longest = longest_piece(tiles_R, span_R, G, least_split, BN, ROUNDS)
+    longest = longest_piece(tiles_R, span_R, tl.num_programs(0), G, least_split, BN, ROUNDS)
     items_R = tiles_R * tl.cdiv(span_R, longest) * G
     ends_R = tl.cumsum(items_R, 0)
     total = tl.sum(items_R, 0)
