@@ -734,7 +734,7 @@ def check_chained(
     """A kernel in Gluon in all places of a layer, with rows that were prepared by as many programs as there may be."""
     interpret_gluon(monkeypatch)
     (tokens, inputs), dtype, outputs = x_TD.shape, x_TD.dtype, 256
-    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP))
+    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False)
     norms = [Norm(randn(width, dtype=dtype, seed=4), 1e-5) for width in (inputs, outputs)]
     rows = ReferenceChainedLinear(quantises=False).prepare(x_TD, norms[0] if has_norm else None)
     if rows.squares_GT is not None:  # as if of several groups
