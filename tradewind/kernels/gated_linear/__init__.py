@@ -1,4 +1,4 @@
-"""gated_linear: a product of gates and of what they are for, and the gate, for decodes of some rows.
+"""gated_linear: a product of gates and of what they are for, and the gate, for steps of some tokens.
 
 Two kernels that would follow each other are one. Where the rows are quantised for the next product, what is left to do
 is less than a quantising gate would have, which for each row looks at all numbers before it can write the first.

@@ -18,6 +18,7 @@ from tradewind.kernels.linear import LinearWeight, fp8, reference
 from tradewind.kernels.linear.tactics import Tactic, Tactics
 from tradewind.kernels.linear.triton import ahead_of, fitted, is_aligned, rows_of_program, tiles
 from tradewind.kernels.quantised_rows import FP8, Activations, QuantisedRows
+from tradewind.kernels.silu_mul.triton import gated
 
 _PART = 2048  # columns of a row that are quantised at once
 
@@ -77,9 +78,7 @@ def gated_linear_kernel(
     if HAS_BIAS:
         gate += gate_rise[None, :]
         up += up_rise[None, :]
-    # The sigmoid as the square of a root, as in silu_mul.
-    root = tl.rsqrt(1.0 + tl.exp2(gate * -1.4426950408889634))
-    act = (gate * (root * root) * up).to(y.dtype.element_ty)
+    act = gated(gate, up).to(y.dtype.element_ty)
     tl.store(y + token.to(tl.int64)[:, None] * N + output[None, :], act, mask=token[:, None] < T)
     if SCALED:
         most = tl.max(tl.abs(act.to(tl.float32)), 1)

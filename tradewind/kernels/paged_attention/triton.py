@@ -400,10 +400,7 @@ class Tile:
 
     @property
     def pieces(self) -> int:
-        """How many pieces of rows that are cut there may be, for each program.
-
-        See `pieces_of`.
-        """
+        """How many pieces of rows that are cut there may be, for each program."""
         return pieces_of(self.rounds)
 
     @property

@@ -13,6 +13,17 @@ _PIECE = 1024
 
 
 @triton.jit
+def gated(gate, up):
+    """silu(gate) * up, of float32 numbers.
+
+    The sigmoid as the square of a root: an instruction, where a quotient takes five. The exponential may overflow to
+    infinity, which gives the right 0.
+    """
+    root = tl.rsqrt(1.0 + tl.exp2(gate * -1.4426950408889634))
+    return gate * (root * root) * up
+
+
+@triton.jit
 def silu_mul_kernel(
     gate_up, stride, out, scales, F, QUANTISES: tl.constexpr, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -24,10 +35,7 @@ def silu_mul_kernel(
     begin(OVERLAPS)
     gate = tl.load(gate_up + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * stride + F + column, mask=inside, other=0.0).to(tl.float32)
-    # The sigmoid as the square of a root: an instruction, where a quotient takes five. The exponential may overflow to
-    # infinity, which gives the right 0.
-    root = tl.rsqrt(1.0 + tl.exp2(gate * -1.4426950408889634))
-    act = gate * (root * root) * up
+    act = gated(gate, up)
     if QUANTISES:
         largest = tl.maximum(tl.max(tl.abs(act), 0), 1e-30)
         act = tl.clamp(act * (448.0 / largest), -448.0, 448.0)
