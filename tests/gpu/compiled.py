@@ -25,7 +25,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
 from tradewind.kernels.chained_linear import diagonal, registers
-from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel
+from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel, scales_sums
 from tradewind.kernels.fused_attention import some_rows
 from tradewind.kernels.fused_attention.one_row import one_row_kernel, tile_on
 from tradewind.kernels.fused_attention.pieces import at_once, parts_of
@@ -60,7 +60,8 @@ BF16, FP8, F16, F32, I16, I32, I64 = "*bf16", "*fp8e4nv", "*fp16", "*fp32", "*i1
 
 @dataclass(frozen=True)
 class Variant:
-    """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use.
+    """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use,
+    "mma.sync" or "wgmma"; the latter instead of the former will do, which compilers choose differently.
 
     `least`: the capability that its instructions need, where its types do not tell. `once`: what may stand only once in
     the assembly. The compiler repeats what it can compute anew wherever another layout of it is wanted; what waits for
@@ -104,7 +105,8 @@ class Outcome:
             return found
         if self.variant.hot and self.spilled_bytes:
             found.append(f"spills {self.spilled_bytes} bytes")
-        if self.variant.matrix and self.variant.matrix not in self.instructions and not self.error:
+        enough = {"wgmma", self.variant.matrix}
+        if self.variant.matrix and not enough.intersection(self.instructions) and not self.error:
             found.append(f"no {self.variant.matrix}")
         return found
 
@@ -177,7 +179,7 @@ def _attention(chip: Chip) -> list[Variant]:
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
         is_small = kind.endswith("decode")
-        tile = small_tile(itemsize, rows, head_dim) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
+        tile = small_tile(itemsize, rows, head_dim, 4) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
         tile = paged_attention.fitted(tile, chip, head_dim, itemsize)
         constants = {
             "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys,
@@ -244,7 +246,7 @@ def _some_rows(chip: Chip) -> list[Variant]:
         (FP8, 128, 64, "window"), (BF16, 128, 64, "window"),
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
-        tile = paged_attention.fitted(small_tile(itemsize, rows, head_dim), chip, head_dim, itemsize)
+        tile = paged_attention.fitted(small_tile(itemsize, rows, head_dim, 4), chip, head_dim, itemsize)
         more = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
         parts = parts_of(4, head_dim, tile.warps)
         constants = {
@@ -433,7 +435,11 @@ def _chained(chip: Chip) -> list[Variant]:
         itemsize = _itemsize(entry.layout)
         row_itemsize = 1 if entry.layout == "fp8-blocks" else 2
         tactic = _reading(entry.layout).fitted(tactic, chip, itemsize, gated=entry.gated, row_itemsize=row_itemsize)
-        for part in parts if tactic.outputs == 128 else parts[:1]:
+        if tactic.outputs < 128 and entry.layout == "fp8-blocks":  # what quantises owns a whole group
+            parts = parts[:1]
+        if entry.inputs > 2 * entry.outputs:  # that narrows what a gate widened, which is added always
+            parts = parts[-1:]
+        for part in parts:
             name = f"chained {entry.layout} {part} {_shape(tactic)}{' rows first' if tactic.rows_first else ''}"
             found[name] = chained_variant(name, entry.layout, part, tactic)
     return list(found.values())
@@ -487,8 +493,9 @@ def chained_variant(name: str, layout: str, part: str, tactic: ChainedTactic) ->
     constants |= {
         "X_SCALED": is_fp8, "NORMED": not adds, "GATED": gated, "HAS_BIAS": False, "ADDS": adds,
         "QUANTISES": is_fp8 and part != "plain", "IN_PAIRS": True, "OVERLAPS": True, "SPLITS": tactic.programs > 0,
-        "COUNTS": 32, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": tactic.rows,
-        "BK": _inputs(tactic, constants), "STAGES": tactic.stages,
+        "COUNTS": 64 if tactic.rows <= 32 else 32, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs,
+        "BT": tactic.rows, "BK": _inputs(tactic, constants), "STAGES": tactic.stages,
+        "OF_SUMS": scales_sums(tactic, _reading(layout), gated=gated),
     }  # fmt: skip
     options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
     return Variant(name, chained_linear_kernel, types, constants, options, "wgmma")

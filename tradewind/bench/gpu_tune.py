@@ -212,11 +212,11 @@ def _chained_rows(form: str) -> tuple[int, ...]:
         return ()
     if form == "fp8":
         return (1,)
-    return (1, 8, *ROWS) if form.startswith("int4") else ROWS
+    return (1, 8, 16, 32, 64) if form.startswith("int4") else ROWS
 
 
 def chained_candidates(work: ChainedWork, chip: Chip) -> Iterator[ChainedTactic]:
-    """Tactics worth trying, likewise. What sums up squares, or quantises, owns a whole group."""
+    """Tactics worth trying, likewise. What quantises owns a whole group."""
     from tradewind.kernels.fused_linear.triton import Reading
 
     if work.rows == 1:
@@ -233,8 +233,8 @@ def chained_candidates(work: ChainedWork, chip: Chip) -> Iterator[ChainedTactic]
     if work.rows < 16:
         return
     is_int4, gated = work.form.startswith("int4"), is_gated(work.place)
-    outputs_s = (64, 128) if work.place == "qkv" else (128,)
-    programs_s = (0, 1) if work.place == "qkv" else (0,) if gated else (1,)
+    outputs_s = (64, 128) if is_int4 or work.place == "qkv" else (128,)
+    programs_s = (0,) if gated else (0, 1, 2) if is_int4 else (0, 1) if work.place == "qkv" else (1,)
     inputs, size, first_s = (64, 2, (False,)) if is_int4 else (128, 1, (False, True))
     reading = Reading(4 if is_int4 else 1)
     choices = itertools.product(outputs_s, (4, 8), (2, 3, 4, 6), programs_s, first_s)

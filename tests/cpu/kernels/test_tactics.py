@@ -275,7 +275,7 @@ def test_wide_heads_take_fewer_keys_at_a_time_where_there_is_little_room() -> No
 def test_all_programs_that_wait_for_each_other_have_a_place(card: str) -> None:
     chip = CARDS[card]
     for itemsize, rows, width in itertools.product((1, 2), (2, 16, 17, 64), (64, 128, 256)):
-        tile = fitted_tile(small_tile(itemsize, rows, width), chip, width, itemsize)
+        tile = fitted_tile(small_tile(itemsize, rows, width, 4), chip, width, itemsize)
         each = resident(tile, chip, width, itemsize) // chip.processors
         tile_bytes = 2 * tile.rows * (width + tile.keys) + (tile.stages - 1) * 2 * tile.keys * width * itemsize
         assert 1 <= each <= tile.programs

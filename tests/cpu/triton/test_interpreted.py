@@ -51,7 +51,7 @@ from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Measured, Tactics
 from tradewind.kernels.ops import choose_ops
-from tradewind.kernels.paged_attention.triton import TritonPagedAttention
+from tradewind.kernels.paged_attention.triton import LARGE, TritonPagedAttention, small_tile
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
 from tradewind.kernels.quantised_rows import FP8, quantise_rows
@@ -261,9 +261,20 @@ def test_what_is_no_number_stays_none_in_two_of_8_bits() -> None:
     assert_near(out_THK, truth, torch.float16)
 
 
-def test_attention_of_many_queries_for_a_key_value_head() -> None:
-    """Their tiles are larger than those that splits have room for."""
-    check_attention(torch.float32, Step([500, 3], [1, 1]), HeadShape(71, 1, 16))
+@pytest.mark.parametrize("heads", [8, 9, 16, 17, 71])
+def test_attention_of_many_queries_for_a_key_value_head(heads: int) -> None:
+    """They fill a tile, or two; they are its rows, not its columns; and their tiles are too large for splits."""
+    check_attention(torch.float32, Step([500, 3], [1, 1]), HeadShape(heads, 1, 16))
+
+
+def test_all_pieces_of_contexts_have_room() -> None:
+    run = TritonPagedAttention(CPU, CHIP, widest=16)
+    for itemsize, rows, group in itertools.product((1, 2, 4), (1, 16, 17, 40, 64, 65, 1000), range(1, 65)):
+        for tile in (small_tile(itemsize, rows, 16, group), LARGE[itemsize]):
+            pieces = tile.pieces * tile.programs * CHIP.processors
+            assert pieces * tile.rows * 16 <= len(run._partials)
+            assert 2 * pieces * tile.rows <= len(run._marks)
+            assert pieces <= len(run._arrivals)
 
 
 def test_attention_leaves_out_rows_without_tokens() -> None:
@@ -647,6 +658,8 @@ CHAINED = [
     (19, ChainedTactic(128, 16, 128, 4, 2, 1)),
     (19, ChainedTactic(128, 16, 128, 4, 2, 2, rows_first=True)),
 ]
+# Half a group, which nothing that quantises may own; scales of sums but with gates, and of weights.
+CHAINED_IN_4_BITS = [(19, ChainedTactic(64, 32, 64, 4, 2, 2)), (40, ChainedTactic(64, 64, 64, 4, 2, 1))]
 
 
 def places(rows: PreparedRows, weight: LinearWeight, residual_TN: Tensor, norm: Norm) -> Iterator[tuple[Place, Tensor]]:
@@ -662,8 +675,11 @@ def places(rows: PreparedRows, weight: LinearWeight, residual_TN: Tensor, norm: 
     assert_near(residual_TN, total, rows.dtype)
 
 
-@pytest.mark.parametrize("layout", ["fp8-blocks", "int4-g32", "int4-g128"])
-@pytest.mark.parametrize(("tokens", "tactic"), CHAINED)
+@pytest.mark.parametrize(
+    ("layout", "tokens", "tactic"),
+    [(layout, *how) for layout in ("fp8-blocks", "int4-g32", "int4-g128") for how in CHAINED]
+    + [(layout, *how) for layout in ("int4-g32", "int4-g128") for how in CHAINED_IN_4_BITS],
+)
 @pytest.mark.parametrize("has_norm", [False, True])
 def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_norm: bool) -> None:
     """What would be rounded to 8 bits stays as it is here, as in other tests of what is quantised."""
@@ -680,7 +696,7 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
     arrivals = torch.zeros(64, dtype=torch.int32)
     residual_TN = randn(tokens, outputs, dtype=dtype, seed=5)
     for place, expected in places(rows, weight, residual_TN, norms[1]):
-        out = room(place, expected.shape, quantises=quantises)
+        out = room(place, expected.shape, tactic.outputs, quantises=quantises)
         chained_linear(rows, weight, place, out, Launch(tactic, CHIP, arrivals))
         assert not arrivals.any()
         assert_near(out.dense().to(dtype), expected, dtype)
@@ -798,14 +814,14 @@ def of_dense(x_RD: Tensor, weight: LinearWeight) -> Tensor:
     return x_RD.float() @ fp8.dense(weight).T
 
 
-def room(place: Place, shape: torch.Size, *, quantises: bool) -> PreparedRows:
-    """For what comes out, in float32 where it would be quantised."""
+def room(place: Place, shape: torch.Size, owned: int, *, quantises: bool) -> PreparedRows:
+    """For what comes out, in float32 where it would be quantised. `owned`: outputs of a program."""
     scaled = quantises and place != Place()
-    groups = (shape[1] // 128, shape[0])
+    tokens, outputs = shape
     return PreparedRows(
         torch.full(shape, NAN, dtype=torch.float32 if scaled else torch.float16),
-        torch.full(groups, NAN) if scaled else None,
-        torch.full(groups, NAN) if place.norm else None,
+        torch.full((outputs // 128, tokens), NAN) if scaled else None,
+        torch.full((outputs // owned, tokens), NAN) if place.norm else None,
         1e-5,
         torch.float16,
     )

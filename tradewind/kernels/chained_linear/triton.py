@@ -32,29 +32,47 @@ from tradewind.kernels.linear.tactics import ChainedTactic, Tactics
 from tradewind.kernels.quantised_rows import FP8
 
 _MOST_TILES = 1 << 14
+_MOST_OF_SUMS = 2048  # rows times inputs at a time
 
 
 @triton.jit
 def _multiply(
-    acc, raw, x_tile, x_scale, scales_at,
+    acc, raw, x_tile, x_scale, scale,
     PART: tl.constexpr, PARTS: tl.constexpr, IN_PAIRS: tl.constexpr, ROWS_FIRST: tl.constexpr,
-    X_SCALED: tl.constexpr,
+    X_SCALED: tl.constexpr, OF_SUMS: tl.constexpr,
 ):  # fmt: skip
-    """X_SCALED: the weights have one scale for all outputs, else one for each, which is rounded to the rows' type."""
+    """X_SCALED: the weights have one scale for all outputs, else one for each. OF_SUMS: sums are multiplied by it, else
+    the weights are, for which it is rounded to the rows' type.
+    """
     tile = numbers(raw, x_tile, PART, PARTS, 1, IN_PAIRS)
     if X_SCALED:
-        scale = x_scale * tl.load(scales_at)
+        scale = x_scale * scale
         if ROWS_FIRST:
             acc += tl.dot(x_tile, tl.trans(tile)) * scale[:, None]
         else:
             acc += tl.dot(tile, tl.trans(x_tile)) * scale[None, :]
+    elif OF_SUMS:
+        scale = scale.to(tl.float32)
+        if ROWS_FIRST:
+            acc += tl.dot(x_tile, tl.trans(tile)) * scale[None, :]
+        else:
+            acc += tl.dot(tile, tl.trans(x_tile)) * scale[:, None]
     else:
-        tile *= tl.load(scales_at).to(tile.dtype)[:, None]
+        tile *= scale.to(tile.dtype)[:, None]
         if ROWS_FIRST:
             acc = tl.dot(x_tile, tl.trans(tile), acc)
         else:
             acc = tl.dot(tile, tl.trans(x_tile), acc)
     return acc
+
+
+@triton.jit
+def _scales(at, k, WIDTH, stride, PARTS: tl.constexpr, GROUP: tl.constexpr):
+    """Of the groups that have the k-th input of each part."""
+    found = ()
+    for part in tl.static_range(PARTS):
+        found += (tl.load(at + (part * WIDTH + k) // GROUP * stride),)  # type: ignore[assignment]  # it grows
+    return found
 
 
 @triton.jit(do_not_specialize=["T", "STEPS", "COUNT"])
@@ -64,7 +82,7 @@ def chained_linear_kernel(
     PARTS: tl.constexpr, GROUP: tl.constexpr, SPAN: tl.constexpr, X_SCALED: tl.constexpr, NORMED: tl.constexpr,
     GATED: tl.constexpr, HAS_BIAS: tl.constexpr, ADDS: tl.constexpr, QUANTISES: tl.constexpr, IN_PAIRS: tl.constexpr,
     OVERLAPS: tl.constexpr, SPLITS: tl.constexpr, COUNTS: tl.constexpr, ROWS_FIRST: tl.constexpr,
-    BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, OF_SUMS: tl.constexpr,
 ):  # fmt: skip
     """Program (j, p): rows [j * BT, ...), and its share of the steps. GATED: w has N rows of gates, then N others.
 
@@ -73,6 +91,7 @@ def chained_linear_kernel(
     BN. NORMED: there are `squares` [COUNT, T], COUNTS filled up. ADDS: `residual` is read, overwritten by the sum, and
     what is prepared is that times `gain`. QUANTISES: what is prepared becomes 8-bit floats, and BN is a group.
     SPLITS: tiles may be cut. ROWS_FIRST: the rows are the tall operand of the tensor cores, else the weights are.
+    OF_SUMS: see `_multiply`; then a step's scales are asked for a step ahead.
     `partials` [programs * 2, 1 or (GATED) 2, BT, BN] float32; `arrivals` [tiles] int32, zero, and left so.
     """
     token = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -103,23 +122,36 @@ def chained_linear_kernel(
         hi = tl.minimum(last_step - tile * tile_steps, tile_steps)
         acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
         up_acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
+        # Scales are few bytes, but as far away as all others: those of all parts are asked for at once.
+        if OF_SUMS:
+            next_scale = _scales(scales_at, lo * BK, WIDTH, scale_stride_k, PARTS, GROUP)
+            next_up = _scales(up_scales_at, lo * BK, WIDTH, scale_stride_k, PARTS, GROUP) if GATED else next_scale
         for step in tl.range(lo, hi, num_stages=STAGES):
             k = step * BK
+            if OF_SUMS:
+                scale, up_scale = next_scale, next_up
+                next_k = tl.minimum(step + 1, hi - 1) * BK
+                next_scale = _scales(scales_at, next_k, WIDTH, scale_stride_k, PARTS, GROUP)
+                if GATED:
+                    next_up = _scales(up_scales_at, next_k, WIDTH, scale_stride_k, PARTS, GROUP)
+            else:
+                scale = _scales(scales_at, k, WIDTH, scale_stride_k, PARTS, GROUP)
             raw = load_weights(w_at, k, output, N, inner, WIDTH, 1, True)
             if GATED:
                 up_raw = load_weights(up_at, k, output, N, inner, WIDTH, 1, True)
             for part in tl.static_range(PARTS):
                 first = part * WIDTH + k
-                group = first // GROUP * scale_stride_k
+                if GATED:
+                    of_up = up_scale[part] if OF_SUMS else tl.load(up_scales_at + first // GROUP * scale_stride_k)
                 x_tile = tl.load(x_at + first, mask=inside_T[:, None], other=0.0)
                 x_scale = tl.load(x_scales + first // 128 * T + token, mask=inside_T, other=0.0) if X_SCALED else 1.0
                 acc = _multiply(
-                    acc, raw, x_tile, x_scale, scales_at + group, part, PARTS, IN_PAIRS, ROWS_FIRST, X_SCALED
+                    acc, raw, x_tile, x_scale, scale[part], part, PARTS, IN_PAIRS, ROWS_FIRST, X_SCALED, OF_SUMS
                 )
                 if GATED:
                     up_acc = _multiply(
-                        up_acc, up_raw, x_tile, x_scale, up_scales_at + group,
-                        part, PARTS, IN_PAIRS, ROWS_FIRST, X_SCALED,
+                        up_acc, up_raw, x_tile, x_scale, of_up,
+                        part, PARTS, IN_PAIRS, ROWS_FIRST, X_SCALED, OF_SUMS,
                     )  # fmt: skip
         is_done = True
         if SPLITS:  # noqa: SIM102 - decided when it is compiled
@@ -173,9 +205,9 @@ def chained_linear_kernel(
                 tl.store(y_squares + group_at, tl.sum(found * found, 1), mask=inside_T)
                 found *= tl.load(gain + output).to(tl.float32)[None, :]
             if QUANTISES:
-                scale = tl.maximum(tl.max(tl.abs(found), 1), 1e-30) / 448.0
-                tl.store(y_scales + group_at, scale, mask=inside_T)
-                found = tl.clamp(found / scale[:, None], -448.0, 448.0)
+                y_scale = tl.maximum(tl.max(tl.abs(found), 1), 1e-30) / 448.0
+                tl.store(y_scales + group_at, y_scale, mask=inside_T)
+                found = tl.clamp(found / y_scale[:, None], -448.0, 448.0)
             tl.store(y + y_at, found.to(y.dtype.element_ty), mask=inside)
 
 
@@ -245,8 +277,18 @@ def chained_linear(rows: PreparedRows, weight: LinearWeight, place: Place, out: 
         ADDS=place.residual_TN is not None, QUANTISES=out.scales_GT is not None, IN_PAIRS=weight.data.is_cuda,
         OVERLAPS=launch.chip.overlaps, SPLITS=splits, COUNTS=next_power_of_2(counts),
         ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=tactic.rows, BK=block_k, STAGES=tactic.stages,
-        num_warps=tactic.warps, num_stages=tactic.stages, **launch.chip.launch,
+        OF_SUMS=scales_sums(tactic, reading, gated=place.gated), num_warps=tactic.warps, num_stages=tactic.stages,
+        **launch.chip.launch,
     )  # fmt: skip
+
+
+def scales_sums(tactic: ChainedTactic, reading: Reading, *, gated: bool) -> bool:
+    """Whether groups' sums are scaled, and a step's scales asked for a step ahead: larger tiles leave no registers.
+
+    Of blocks, whose one scale is shared by many outputs, it gained nothing.
+    """
+    tile = tactic.rows * reading.inputs(tactic) * (2 if gated else 1)
+    return reading.parts > 1 and tile <= _MOST_OF_SUMS
 
 
 def _share(tiles: int, tile_steps: int, programs: int) -> int:
@@ -320,8 +362,7 @@ class TritonChainedLinear:
             y_TN = torch.empty((tokens, weight.out_features), dtype=dtype, device=weight.data.device)
             return PreparedRows(y_TN, None, None, 0.0, dtype)
         width = weight.out_features // 2 if place.gated else weight.out_features
-        group = GROUP if implementation(tactic) is chained_linear else tactic.outputs
-        return self._rows((tokens, width), place.norm, dtype, weight.data.device, group)
+        return self._rows((tokens, width), place.norm, dtype, weight.data.device, tactic.outputs)
 
     def _rows(
         self, shape: tuple[int, int], norm: Norm | None, dtype: torch.dtype, device: torch.device, group: int = GROUP

@@ -20,7 +20,8 @@ from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, at_once, pa
 from tradewind.kernels.fused_attention.token_row import gains, in_page, load_heads, rotated
 from tradewind.kernels.gpu import Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
-from tradewind.kernels.paged_attention.triton import LOG2_E, NO_WINDOW, attend, capped, halves, places_of
+from tradewind.kernels.paged_attention.parts import capped, halves, places_of
+from tradewind.kernels.paged_attention.triton import LOG2_E, NO_WINDOW, attend
 from tradewind.kernels.quantised_rows import FP8
 from tradewind.kernels.rows import HeadShape, Rows
 

@@ -172,7 +172,7 @@ class SomeRows:
         shape, (_, kv_heads, block_tokens, head_dim) = heads.shape, k_pages_BGSK.shape
         count, itemsize, group = len(rows.context_lens_R), k_pages_BGSK.dtype.itemsize, shape.queries_per_kv
         width, group_padded = max(_LEAST_WIDTH, next_power_of_2(head_dim)), next_power_of_2(group)
-        tile = fitted(small_tile(itemsize, count, head_dim), self._chip, width, itemsize)
+        tile = fitted(small_tile(itemsize, count, head_dim, group), self._chip, width, itemsize)
         parts = parts_of(group_padded, width, tile.warps)
         # A program that waits keeps its place: all must have one, or what it waits for might never begin. Triton's
         # interpreter does one program after the other, so there is one.
@@ -201,9 +201,10 @@ def registers_of(tile: Tile, width: int) -> int:
     """The most that a thread may have, so that all programs of a multiprocessor have room.
 
     The next kernel waits beside them: without room for one of its programs on each multiprocessor, it would begin where
-    attention is over first, many programs in one place. Narrow heads, with twice the keys at a time, need all.
+    attention is over first, many programs in one place. Narrow heads, with twice the keys at a time, need all, and so
+    do programs of four warps, whose products Triton 3.9 makes of an instruction that takes more.
     """
-    left = _REGISTERS - (_BESIDE if width > 64 else 0)
+    left = _REGISTERS - (_BESIDE if width > 64 and tile.warps < 4 else 0)
     return min(248, left // (32 * tile.warps * tile.programs) // 8 * 8)
 
 

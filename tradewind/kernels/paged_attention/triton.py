@@ -14,6 +14,7 @@ Legend beyond the package's: BM rows of a tile (packed queries), BN keys at a ti
 """
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,11 +24,14 @@ from triton import language as tl
 
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
+from tradewind.kernels.paged_attention.few_queries import attend_few
+from tradewind.kernels.paged_attention.many_queries import attend_many, in_two
 from tradewind.kernels.rows import Rows
 
 LOG2_E = 1.4426950408889634
 NO_WINDOW = 2**30
 _NO_SPLIT = 2**30
+_COLUMNS = tl.constexpr(8)  # Of a tile, at most. With twice as many, registers would not do everywhere.
 
 
 @triton.jit
@@ -71,74 +75,6 @@ def piece_of(span, longest, STEP: tl.constexpr):
 
 
 @triton.jit
-def _blocks(table, start, lo, hi, BN: tl.constexpr, RUN: tl.constexpr, S: tl.constexpr, HAS_WINDOW: tl.constexpr):
-    """The block of each RUN keys from `start` on; keys outside of [lo, hi) are looked up at its ends."""
-    key = tl.minimum(start + tl.arange(0, BN // RUN) * RUN, hi - 1)
-    if HAS_WINDOW:
-        key = tl.maximum(key, lo)
-    return tl.load(table + key // S)
-
-
-@triton.jit
-def places_of(block, key, in_run, head_at, block_stride, K: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr):
-    """Where keys of a head begin in the pages, and their values.
-
-    `block`, `key`: of the first of each run. `in_run`: what lies between it and the others, 0 among them.
-    """
-    run_at = block.to(tl.int64) * block_stride + head_at
-    if RUN != S:
-        run_at += key % S * K
-    at = tl.reshape(run_at[:, None] + in_run[None, :], [block.shape[0] * RUN])
-    if K % 16 == 0:
-        at = tl.multiple_of(at, 16)
-    return at
-
-
-@triton.jit
-def halves(words, IN_HARDWARE: tl.constexpr):
-    """The two 8-bit floats of each 16-bit word as float16: (those of the lower bytes, those of the upper ones)."""
-    if IN_HARDWARE:
-        # Of two words at once: lower bytes beside each other, upper bytes beside each other, two conversions.
-        return tl.inline_asm_elementwise(
-            "{ .reg .b32 t; .reg .b16 a, b; prmt.b32 t, $2, 0, 0x3120; mov.b32 {a, b}, t; "
-            "cvt.rn.f16x2.e4m3x2 $0, a; cvt.rn.f16x2.e4m3x2 $1, b; }",
-            "=r,=r,r", [words], dtype=(tl.float16, tl.float16), is_pure=True, pack=2,
-        )  # fmt: skip
-    low = words.to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-    high = (words >> 8).to(tl.uint8, bitcast=False).to(tl.float8e4nv, bitcast=True).to(tl.float16)
-    return low, high
-
-
-@triton.jit
-def _to_four_bits(wide):
-    """The nearest numbers of four significant bits, which is what those of 8 bits have."""
-    return ((wide.to(tl.int32, bitcast=True) + 0x80000) & -0x100000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _in_two(q_tile):
-    """(first, rest, factor): the rows of q_tile are (first + rest) * factor[:, None], both in 8 bits, to 2^-8 of each.
-
-    That is half as exact as bfloat16. Both are rounded before they are cast, which then has nothing left to round. What
-    is not a number makes its row's factor none.
-    """
-    wide = q_tile.to(tl.float32)
-    largest = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30)
-    factor = (largest + 0.0 * tl.sum(wide, 1)) / 448.0
-    wide *= (448.0 / largest)[:, None]
-    first = _to_four_bits(wide)
-    rest = _to_four_bits(wide - first)
-    return first.to(tl.float8e4nv), rest.to(tl.float8e4nv), factor
-
-
-@triton.jit
-def capped(scores, softcap):
-    """softcap * tanh(scores / softcap)."""
-    # tanh(x) = 1 - 2 / (exp(2x) + 1), and exp(2x) = exp2(2 log2(e) x)
-    return softcap * (1.0 - 2.0 / (tl.exp2(scores * (2.8853900817779268 / softcap)) + 1.0))
-
-
-@triton.jit
 def attend(
     q_tile, q_rest, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
     softcap, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr,
@@ -147,87 +83,20 @@ def attend(
 ):  # fmt: skip
     """(peak, mass, acc) of the keys [lo, hi), BN at a time. All queries see the keys [window_end, whole_end).
 
-    With IN_TWO the queries are q_tile + q_rest, and `scale` is one for each row.
-
-    The blocks of the next keys are looked up one step ahead: were they not, the loads of keys and values, which are
-    asked for as far ahead as STAGES allows, would each wait for them.
+    With IN_TWO, which few queries are not, they are q_tile + q_rest, and `scale` is one for each.
     """
-    dtype = tl.float16 if IN_TWO else q_tile.dtype
-    each_scale = scale[:, None] if IN_TWO else scale
-    peak = tl.full([BM], float("-inf"), tl.float32)
-    mass = tl.zeros([BM], tl.float32)
-    acc = tl.zeros([BM, KP], tl.float32)
-    even = tl.zeros([BM, KP // 2], tl.float32)
-    odd = tl.zeros([BM, KP // 2], tl.float32)
-    column = tl.arange(0, KP)
-    pair = tl.arange(0, KP // 2)
-    offset = tl.arange(0, BN)
-    run = tl.arange(0, BN // RUN) * RUN
-    in_run = tl.arange(0, RUN) * K
-    head_at = head * (S * K)
-    first = lo // BN * BN if HAS_WINDOW else lo
-    block = _blocks(table, first, lo, hi, BN, RUN, S, HAS_WINDOW)
-    for start in tl.range(first, hi, BN, num_stages=STAGES):
-        key = start + offset
-        there = (key >= lo) & (key < hi) if HAS_WINDOW else key < hi
-        at = places_of(block, start + run, in_run, head_at, block_stride, K, S, RUN)
-        block = _blocks(table, start + BN, lo, hi, BN, RUN, S, HAS_WINDOW)
-        if K == KP:
-            k_tile = tl.load(k_pages + at[None, :] + column[:, None])
-        else:
-            k_tile = tl.load(k_pages + at[None, :] + column[:, None], mask=(column < K)[:, None], other=0.0)
-        if IN_TWO:
-            scores = tl.dot(q_rest, k_tile, tl.dot(q_tile, k_tile))
-        else:
-            scores = tl.dot(q_tile, k_tile.to(dtype), input_precision="ieee" if EXACT_DOT else "tf32")
-        if HAS_SOFTCAP:
-            scores = capped(scores * each_scale, softcap)
-        is_cut = start + BN > whole_end
-        if HAS_WINDOW:
-            is_cut |= start < window_end
-        if is_cut:
-            seen = (key[None, :] <= position[:, None]) & there[None, :]
-            if HAS_WINDOW:
-                seen &= key[None, :] > position[:, None] - window
-            scores = tl.where(seen, scores, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(scores, 1))
-        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        if HAS_SOFTCAP:
-            weights = tl.exp2(scores - base[:, None])
-            fade = tl.exp2(peak - base)
-        else:
-            base *= scale
-            weights = tl.exp2(scores * each_scale - base[:, None])
-            fade = tl.exp2(peak * scale - base)
-        mass = mass * fade + tl.sum(weights, 1)
-        peak = new_peak
-        weights = weights.to(dtype)
-        if IN_PAIRS:
-            v_at = v_pages.to(tl.pointer_type(tl.int16), bitcast=True) + (at >> 1)[:, None] + pair[None, :]
-            if K == KP:
-                words = tl.load(v_at, mask=there[:, None], other=0)
-            else:
-                words = tl.load(v_at, mask=there[:, None] & (pair < K // 2)[None, :], other=0)
-            low, high = halves(words, IN_HARDWARE)
-            if IN_TWO:
-                v_tile = tl.reshape(tl.permute(tl.join(low, high), (0, 2, 1)), [BN, KP])
-                acc = tl.dot(weights, v_tile, acc * fade[:, None])
-            else:
-                even = tl.dot(weights, low, even * fade[:, None])
-                odd = tl.dot(weights, high, odd * fade[:, None])
-        else:
-            v_at = v_pages + at[:, None] + column[None, :]
-            if K == KP:
-                v_tile = tl.load(v_at, mask=there[:, None], other=0.0)
-            else:
-                v_tile = tl.load(v_at, mask=there[:, None] & (column < K)[None, :], other=0.0)
-            acc = acc * fade[:, None]
-            acc = tl.dot(weights, v_tile.to(dtype), acc, input_precision="ieee" if EXACT_DOT else "tf32")
-    if IN_PAIRS and IN_TWO:
-        acc = tl.reshape(tl.permute(tl.reshape(acc, [BM, 2, KP // 2]), (0, 2, 1)), [BM, KP])
-    elif IN_PAIRS:
-        acc = tl.reshape(tl.join(even, odd), [BM, KP])
-    return peak if HAS_SOFTCAP else peak * scale, mass, acc
+    if BM <= _COLUMNS:
+        peak, mass, acc = attend_few(
+            q_tile, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end, window, scale,
+            softcap, K, KP, BM, BN, S, RUN, HAS_WINDOW, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, IN_HARDWARE, STAGES,
+        )  # fmt: skip
+    else:
+        peak, mass, acc = attend_many(
+            q_tile, q_rest, k_pages, v_pages, block_stride, table, position, head, lo, hi, whole_end, window_end,
+            window, scale, softcap, K, KP, BM, BN, S, RUN, HAS_WINDOW, HAS_SOFTCAP, EXACT_DOT, IN_PAIRS, IN_TWO,
+            IN_HARDWARE, STAGES,
+        )  # fmt: skip
+    return peak, mass, acc
 
 
 @triton.jit
@@ -327,7 +196,7 @@ def paged_attention_kernel(
         q_tile = tl.load(q_row + (token * q_stride + q_head * K)[:, None] + column[None, :], mask=written, other=0.0)
         q_rest, row_scale = q_tile, scale
         if IN_TWO:
-            q_tile, q_rest, factor = _in_two(q_tile)
+            q_tile, q_rest, factor = in_two(q_tile)
             row_scale = scale * factor
         elif EIGHT_BITS:
             q_tile = q_tile.to(tl.float16)
@@ -410,15 +279,16 @@ class Tile:
 
 
 # By the bytes of a key's number; measured on an H200.
-SMALL = {2: Tile(16, 64, 4, 3, 2), 1: Tile(16, 128, 4, 2, 2, in_pairs=True), 4: Tile(16, 32, 4, 2, 2)}
+SMALL = {2: Tile(8, 64, 4, 3, 2), 1: Tile(8, 128, 4, 2, 2, in_pairs=True), 4: Tile(8, 32, 4, 2, 2)}
 LARGE = {
     2: Tile(64, 64, 4, 3, 2),
     1: Tile(64, 64, 4, 3, 2, in_pairs=True, in_two=True),
     4: Tile(64, 32, 8, 2, 1),
 }
-# Instead of the small ones, where there are so many rows that twice as many programs all find work.
-CROWDED = {1: Tile(16, 64, 2, 3, 4, in_pairs=True)}
-CROWD = 17
+# Instead of the small ones, for so many rows: twice as many programs all find work. Of more rows of 16 bits, those that
+# differ were slower so on an H100.
+CROWDED = {1: Tile(8, 64, 2, 3, 4, in_pairs=True), 2: Tile(8, 64, 2, 2, 4)}
+_CROWDS = {1: range(17, sys.maxsize), 2: range(33, FEW_TOKENS + 1)}
 _SHORT_STAGES = 2  # Of such a tile, where the next kernels begin beside it and need room. Measured on an H100.
 DEALT = 512  # Of more rows of few queries, what a program knows of them takes the registers that the counter needs.
 EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
@@ -427,14 +297,27 @@ MOST_ROWS = max(tile.rows for tile in LARGE.values())  # of a tile whose splits 
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
 
 
-def small_tile(itemsize: int, rows: int, head_dim: int) -> Tile:
-    """The tile for rows of few queries, by the bytes of a key's number. Narrow heads take twice the keys at a time."""
+def small_tile(itemsize: int, rows: int, head_dim: int, group: int) -> Tile:
+    """The tile for rows of few queries, by the bytes of a key's number: for those of a token at least.
+
+    Narrow heads take twice the keys at a time.
+    """
     tile = SMALL[itemsize]
-    if rows >= CROWD and itemsize in CROWDED:
+    is_crowd = itemsize in CROWDED and rows in _CROWDS[itemsize]
+    if is_crowd and head_dim <= 128 and (itemsize == 1 or group <= _COLUMNS.value):  # others would spill
         tile = CROWDED[itemsize]
         if rows <= FEW_TOKENS:
             tile = replace(tile, stages=_SHORT_STAGES)
-    return replace(tile, keys=2 * tile.keys) if head_dim <= 64 else tile
+    keys = 2 * tile.keys if head_dim <= 64 else tile.keys
+    return replace(tile, rows=max(tile.rows, next_power_of_2(group)), keys=keys)
+
+
+def grown_tiles() -> list[Tile]:
+    """The tiles for rows of few queries, for groups of all sizes whose splits have room."""
+    sizes = [2**power for power in range(next_power_of_2(MOST_ROWS).bit_length())]
+    return [
+        replace(tile, rows=rows) for tile in (*SMALL.values(), *CROWDED.values()) for rows in sizes if rows >= tile.rows
+    ]
 
 
 def fitted(tile: Tile, chip: Chip, width: int, itemsize: int) -> Tile:
@@ -471,7 +354,7 @@ class TritonPagedAttention:
         """`widest`: the largest head_dim that splits make room for."""
         self._chip = chip
         self._exact = exact
-        tiles = [*SMALL.values(), *LARGE.values(), *CROWDED.values()]
+        tiles = [*LARGE.values(), *grown_tiles()]
         items = [tile.pieces * tile.programs * chip.processors for tile in tiles]
         numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
         self._partials = torch.empty(0 if exact else numbers * widest, dtype=torch.float32, device=device)
@@ -492,13 +375,13 @@ class TritonPagedAttention:
         out_THK = torch.empty(q_THK.shape, dtype=q_THK.dtype, device=q_THK.device)
         group = q_THK.shape[1] // k_pages_BGSK.shape[1]
         itemsize = k_pages_BGSK.dtype.itemsize
-        small, large = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2]), LARGE[itemsize]
-        few = max(small.rows, next_power_of_2(group))  # the most packed queries of a row that takes the small tile
+        small, large = small_tile(itemsize, len(rows.context_lens_R), q_THK.shape[2], group), LARGE[itemsize]
+        few = small.rows  # the most packed queries of a row that takes the small tile
         pages = (k_pages_BGSK, v_pages_BGSK)
         if len(rows.context_lens_R) and self._exact:
             self._launch(EXACT, 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         elif len(rows.context_lens_R):
-            self._launch(replace(small, rows=few), 1, few, q_THK, pages, rows, out_THK, scale, window, softcap)
+            self._launch(small, 1, few, q_THK, pages, rows, out_THK, scale, window, softcap)
             if rows.max_query * group > few:
                 self._launch(large, few + 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         return out_THK
