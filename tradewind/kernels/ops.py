@@ -111,9 +111,9 @@ def choose_ops(
 
         bind_layers = Bind(native.load(level), quantisation)
     fused = fused_linear.choose(device, dtype, exact=exact) if matmul.kind == "triton" else None
-    # Rows that weights with one scale an output are multiplied with are best quantised, but for a single one.
+    # Of products whose tiles of weights the accelerator can bring as they are, a single row's alone are faster so.
     is_fp8 = quantisation is not None and quantisation.layout == "fp8"
-    fused_rows = 1 if is_fp8 else fused_linear.MOST_ROWS
+    fused_rows = 1 if is_fp8 or quantisation is None else fused_linear.MOST_ROWS
     chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
     is_gated = matmul.kind == "triton" and (quantisation is None or quantises)
     gated = gated_linear.choose(device, dtype, exact=exact) if is_gated else None

@@ -20,7 +20,7 @@ class DecoderLayer:
     attention: Attention
     post_norm: RmsNorm
     feed_forward: FeedForward
-    fused: FusedLinear | None = None  # for steps of a few tokens: six kernels, with the residual sum always complete
+    fused: FusedLinear | None = None  # for steps of a few tokens: five kernels, with the residual sum always complete
     fused_rows: int = 0  # so many tokens at most
 
     def __call__(

@@ -1,4 +1,4 @@
-"""fused_linear: a norm, a product and a gate in one, for the few rows of a decode: a layer is six kernels then.
+"""fused_linear: a norm, a product and a gate in one, for the few rows of a decode: a layer is five kernels then.
 
 x -> [norm] -> linear -> [silu_mul] -> [+ residual]
 """
