@@ -176,13 +176,17 @@ def _attention(chip: Chip) -> list[Variant]:
         ("prefill", FP8, 128, 1024), ("prefill", BF16, 64, 256), ("prefill", FP8, 64, 256),
         ("exact", BF16, 128, 256), ("exact", FP8, 128, 256), ("decode", BF16, 64, 64), ("decode", FP8, 64, 64),
         ("decode", BF16, 256, 64), ("prefill", BF16, 256, 64), ("prefill", FP8, 256, 64),
+        ("16 queries decode", BF16, 128, 64), ("16 queries decode", FP8, 128, 16), ("16 queries decode", FP8, 128, 512),
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
         is_small = kind.endswith("decode")
-        tile = small_tile(itemsize, rows, head_dim, 4) if is_small else EXACT if kind == "exact" else LARGE[itemsize]
+        group = 16 if kind.startswith("16") else 4
+        tile = EXACT if kind == "exact" else LARGE[itemsize]
+        if is_small:
+            tile = small_tile(itemsize, rows, head_dim, group)
         tile = paged_attention.fitted(tile, chip, head_dim, itemsize)
         constants = {
-            "G": 8, "GROUP": 4, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys,
+            "G": 8, "GROUP": group, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys,
             "BLOCK_R": max(16, rows), "S": 16, "RUN": 16, "EARLY": is_small and rows <= FEW_TOKENS,
             "RELEASES": is_small and 1 < rows <= FEW_TOKENS,
             "HAS_WINDOW": kind.startswith("window"), "HAS_SOFTCAP": False, "EXACT_DOT": False,
@@ -243,18 +247,20 @@ def _some_rows(chip: Chip) -> list[Variant]:
     for pages, head_dim, rows, part in (
         (BF16, 128, 16, ""), (BF16, 128, 64, ""), (BF16, 128, 64, "qk-norm"), (BF16, 64, 64, ""),
         (FP8, 128, 16, ""), (FP8, 128, 64, ""), (FP8, 128, 64, "qk-norm"), (FP8, 64, 64, ""),
-        (FP8, 128, 64, "window"), (BF16, 128, 64, "window"),
+        (FP8, 128, 64, "window"), (BF16, 128, 64, "window"), (FP8, 128, 16, "16 queries"),
+        (FP8, 128, 64, "16 queries"), (BF16, 128, 64, "16 queries"),
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
-        tile = paged_attention.fitted(small_tile(itemsize, rows, head_dim, 4), chip, head_dim, itemsize)
+        group = 16 if part.startswith("16") else 4
+        tile = paged_attention.fitted(small_tile(itemsize, rows, head_dim, group), chip, head_dim, itemsize)
         more = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
-        parts = parts_of(4, head_dim, tile.warps)
+        parts = parts_of(group, head_dim, tile.warps)
         constants = {
-            **{name: None for name in ("q_norm", "k_norm") if name not in more}, "G": 8, "GROUP": 4,
+            **{name: None for name in ("q_norm", "k_norm") if name not in more}, "G": 8, "GROUP": group,
             "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "S": 16, "RUN": 16,
             "HAS_NORM": "q_norm" in more, "HAS_WINDOW": "window" in part, "HAS_SOFTCAP": False,
             "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs, "IN_HARDWARE": True,
-            "OVERLAPS": True, "STAGES": tile.stages, "STEP": 16, "ROUNDS": 4, "GP": 4, "PARTS": parts,
+            "OVERLAPS": True, "STAGES": tile.stages, "STEP": 16, "ROUNDS": 4, "GP": group, "PARTS": parts,
             "AT_ONCE": some_rows.at_once(parts), "IN_TURN": False,
         }  # fmt: skip
         name = f"attention of some rows {head_dim} {pages[1:]} R<={rows} {part}".strip()

@@ -6,9 +6,8 @@ quarter as many tiles (https://arxiv.org/abs/2301.03598). The program that finis
 parts up, in their order, so that the result does not depend on who that was, and does what comes after the product.
 
 The weights are blocks of 8-bit floats (fp8_blocks.py), and then the rows are quantised, too; or numbers of 4 bits
-(int4.py), which become numbers of the rows' type, scale included, between shared memory and the tensor cores. Of one
-row with those, or with 8-bit floats that have one scale an output, diagonal.py has a kernel of its own, and of up to 16
-registers.py.
+(int4.py), which become numbers of the rows' type between shared memory and the tensor cores. Of one row with those, or
+with 8-bit floats that have one scale an output, diagonal.py has a kernel of its own, and of some more registers.py.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time (of each part of int4.py).
 """

@@ -1,8 +1,8 @@
 """Attention of a tile of few queries, in Triton: keys are the rows of a product, and queries its columns.
 
-The tensor cores take sixteen rows at once, but only eight columns, which is as many as the queries of a key-value head
-are. Of products, sums and exponentials it is half of what there would be with queries as rows, and values come
-transposed from shared memory as they are.
+The tensor cores take sixteen rows at once, but only eight columns, and a key-value head seldom has more queries. Of
+products, sums and exponentials it is half of what there would be with queries as rows, and values come transposed from
+shared memory as they are.
 
 Legend as in triton.py.
 """
@@ -20,7 +20,7 @@ def attend_few(
     HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, EXACT_DOT: tl.constexpr, IN_PAIRS: tl.constexpr,
     IN_HARDWARE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """(peak, mass, acc) of the keys [lo, hi), BN at a time. All queries see the keys [window_end, whole_end).
+    """See `tradewind.kernels.paged_attention.triton.attend`.
 
     The blocks of the next keys are looked up one step ahead: were they not, the loads of keys and values, which are
     asked for as far ahead as STAGES allows, would each wait for them.
