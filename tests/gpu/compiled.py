@@ -459,7 +459,7 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
     """`part`: "plain", "gated" or "adds"."""
     types = {
         "x": BF16, "w": I16, "scales": F16, "scale_stride": "i32=16", "y": BF16, "N": "i32=16", "D": "i32=16",
-        "WIDTH": "i32=16", "COUNT": "i32", "eps": "fp32",
+        "WIDTH": "i32=16", "T": "i32", "COUNT": "i32", "eps": "fp32",
     }  # fmt: skip
     is_fp8 = entry.layout == "fp8"
     types |= {"x": I32, "scales": F32, "scale_stride": "i32"} if is_fp8 else {}
@@ -473,10 +473,11 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
     }  # fmt: skip
     if diagonal.takes(tactic):
         kernel = diagonal.diagonal_kernel
+        constants |= {"ROWS": tactic.rows}
         constants |= diagonal.steps_of(entry.inputs // (2 if is_fp8 else int4.PARTS), tactic)
     else:
         kernel = registers.registers_kernel
-        types |= {"T": "i32", "SHARE": "i32=16"}
+        types |= {"SHARE": "i32=16"}
         constants |= {"BK": _inputs(tactic, {"GROUP": group}), "TT": tactic.rows}
     least = 89 if is_fp8 else 80
     return Variant(name, kernel, types, constants, {"num_warps": tactic.warps}, "mma.sync", least=least)

@@ -96,7 +96,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         nargs="+",
         choices=PARTS,
         default=_USUAL,
-        help="'tune' searches for tactics by themselves, 'tune-layers' for those of one row within layers",
+        help="'tune' searches for tactics by themselves, 'tune-layers' for those of one row, or two, within layers",
     )
     forms: dict[str, Any] = {"nargs": "+", "choices": FORMS, "default": ["bf16", "fp8"]}
     parser.add_argument("--forms", **forms, help="of the weights; keys and values are in 8 bits beside all but bf16")

@@ -176,7 +176,7 @@ def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
     run = ops.chained_linear
     assert run is not None
     limit = _LIMIT_FP8 if kind == "fp8-blocks" else _LIMIT
-    counts, scale = ((1,), 3e5) if kind == "fp8" else ((1, 2, 5, 8, 16, 17, 40, 64, 65, 128), 3.0)
+    counts, scale = ((1, 2), 3e5) if kind == "fp8" else ((1, 2, 5, 8, 16, 17, 40, 64, 65, 128), 3.0)
     norms = {width: Norm(_randn(device, width), 1e-5) for width in (HIDDEN, FFN, UNEVEN)}
     for outputs, inputs in ((6144, HIDDEN), (HIDDEN, HIDDEN), (2 * FFN, HIDDEN), (HIDDEN, FFN), (6144, UNEVEN)):
         bias_N = _randn(device, outputs) if outputs == 6144 else None

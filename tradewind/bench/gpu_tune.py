@@ -211,21 +211,20 @@ def _chained_rows(form: str) -> tuple[int, ...]:
     if form in ("bf16", "lossless"):
         return ()
     if form == "fp8":
-        return (1,)
-    return (1, 8, 16, 32, 64) if form.startswith("int4") else ROWS
+        return (1, 2)
+    return (1, 2, 8, 16, 32, 64) if form.startswith("int4") else ROWS
 
 
 def chained_candidates(work: ChainedWork, chip: Chip) -> Iterator[ChainedTactic]:
     """Tactics worth trying, likewise. What quantises owns a whole group."""
+    from tradewind.kernels.chained_linear.diagonal import MOST_ROWS, WARP_WORDS
     from tradewind.kernels.fused_linear.triton import Reading
 
-    if work.rows == 1:
-        from tradewind.kernels.chained_linear.diagonal import WARP_WORDS
-
+    if work.rows <= MOST_ROWS:
         warps_s, most = ((2, 4, 8), 32) if work.form == "fp8" else ((1, 2, 4), 16)
         for outputs, warps, stages in itertools.product((4, 8, 16), warps_s, (1, 2, 4)):
-            if outputs * stages <= most:
-                yield ChainedTactic(outputs, 1, WARP_WORDS, warps, stages, 0)
+            if outputs * stages <= most * work.rows:
+                yield ChainedTactic(outputs, work.rows, WARP_WORDS, warps, stages, 0)
         return
     if work.form.startswith("int4") and work.rows <= 16:
         for outputs, inputs, warps in itertools.product((16, 32), (32, 64, 128), (1, 2, 4, 8)):

@@ -1,4 +1,4 @@
-"""The search for tactics of one row within whole layers: `bench gpu --parts tune-layers`.
+"""The search for tactics of one row, or two, within whole layers: `bench gpu --parts tune-layers`.
 
 What a product takes by itself says little of what it takes in a layer: how much of its weights is on its way before its
 row is there, and what it leaves of the chip to the product after it. So one place's tactic is changed while the others
@@ -75,22 +75,27 @@ Picks = Mapping[Place, AnyTactic]
 
 def tune_layers(options: argparse.Namespace, device: torch.device) -> Path:
     """Search for all of options.forms; the table's path, in options.out. It is kept."""
-    tables = [_search(options, form, device) for form in dict.fromkeys(options.forms)]
+    tables = [table for form in dict.fromkeys(options.forms) for table in _search(options, form, device)]
     fused = [entry for table in tables for entry in table.fused]
     chained = [entry for table in tables for entry in table.chained]
     return write_table(options.out, device, "-layers", linear=(), fused=fused, chained=chained)
 
 
-def _search(options: argparse.Namespace, form: str, device: torch.device) -> Tactics:
-    layers = Layers(load(options.config, form, device), form, Chip.of(device))
-    rows, pool = (
-        row(layers.model, options.max_model_len),
-        KVPool.allocate(pool_shape(layers.model), _pages(form), device),
-    )
+def _search(options: argparse.Namespace, form: str, device: torch.device) -> Iterator[Tactics]:
+    model, chip = load(options.config, form, device), Chip.of(device)
+    has_two = model.chained is not None and 1 in model.chained.steps
+    for count in (1, 2) if has_two else (1,):
+        yield _search_for(Layers(model, form, chip, count), options.max_model_len)
+
+
+def _search_for(layers: "Layers", most_context: int) -> Tactics:
+    model, form, count = layers.model, layers.form, layers.count
+    rows = rows_of(model, count, most_context)
+    pool = KVPool.allocate(pool_shape(model, count), _pages(form), model.device)
 
     def layer_us(picks: Picks) -> float:
         step = layers.step(picks, rows, pool)
-        return seconds_of(lambda: replayed_s([step], _REPEAT)) * 1e6 / len(layers.model.layers)
+        return seconds_of(lambda: replayed_s([step], _REPEAT)) * 1e6 / len(model.layers)
 
     ReadyKernels(usable_cpus()).prepare(
         lambda: [layers.step(picks, rows, pool)() for picks in layers.all_launched()],
@@ -98,7 +103,8 @@ def _search(options: argparse.Namespace, form: str, device: torch.device) -> Tac
         tell_of_refusals,
     )
     found = descend(layers.begin, layers.candidates, layer_us)
-    print(f"{form}: {layer_us(layers.begin):.2f} us a layer before, {layer_us(found):.2f} with what was found")
+    what = f"{form}, {count} row{'s' * (count > 1)}"
+    print(f"{what}: {layer_us(layers.begin):.2f} us a layer before, {layer_us(found):.2f} with what was found")
     return layers.table_of(found)
 
 
@@ -126,16 +132,16 @@ def load(config: Path, form: str, device: torch.device) -> Model:
     return replace(model, layers=model.layers[:count])
 
 
-def row(model: Model, most: int) -> Rows:
-    """One token, after a context whose blocks lie anywhere, where contexts of up to `most` tokens are served."""
+def rows_of(model: Model, count: int, most: int) -> Rows:
+    """One token each, after contexts whose blocks lie anywhere, where those of up to `most` tokens are served."""
     context = min(_CONTEXT, model.spec.max_position)
-    table_1M = torch.randperm(-(-context // BLOCK), device=model.device).int().unsqueeze(0)
-    return replace(equal_rows(table_1M, context, 1), max_context=most)
+    tables_RM = torch.randperm(count * -(-context // BLOCK), device=model.device).int().view(count, -1)
+    return replace(equal_rows(tables_RM, context, 1), max_context=most)
 
 
-def pool_shape(model: Model) -> PoolShape:
-    """For that context."""
-    return model.spec.pool_shape(-(-_CONTEXT // BLOCK), BLOCK)
+def pool_shape(model: Model, count: int) -> PoolShape:
+    """For those contexts."""
+    return model.spec.pool_shape(count * -(-_CONTEXT // BLOCK), BLOCK)
 
 
 def _pages(form: str) -> torch.dtype:
@@ -143,13 +149,14 @@ def _pages(form: str) -> torch.dtype:
 
 
 class Layers:
-    """A model's layers for one row, by tactics that can be picked."""
+    """A model's layers for `count` rows, by tactics that can be picked."""
 
-    def __init__(self, model: Model, form: str, chip: Chip) -> None:
+    def __init__(self, model: Model, form: str, chip: Chip, count: int) -> None:
         self.model = model
-        self._form = form
+        self.form = form
+        self.count = count
         self._chip = chip
-        self._is_chained = model.chained is not None and 1 in model.chained.steps
+        self._is_chained = model.chained is not None and count in model.chained.steps
         layer = model.layers[0]
         weights = {
             "out": layer.attention.out.weight,
@@ -168,28 +175,25 @@ class Layers:
         if self._is_chained:
             from tradewind.kernels.chained_linear.triton import TritonChainedLinear
 
-            run = TritonChainedLinear(model.device, self._chip, table, quantises=False, steps=range(1, 2))
+            run = TritonChainedLinear(model.device, self._chip, table, quantises=False, steps=range(1, 3))
             model = replace(model, chained=run)
         else:
             from tradewind.kernels.fused_linear.triton import TritonFusedLinear
 
             fused = TritonFusedLinear(self._chip, table)
             model = replace(model, layers=tuple(replace(layer, fused=fused) for layer in model.layers), chained=None)
-        token_1 = torch.zeros(1, dtype=torch.int32, device=model.device)
-        return lambda: model.forward(token_1, rows, pool)
+        tokens_R = torch.zeros(self.count, dtype=torch.int32, device=model.device)
+        return lambda: model.forward(tokens_R, rows, pool)
 
     def table_of(self, picks: Picks) -> Tactics:
         """With these and no others."""
         fused, chained = [], []
         for place, tactic in picks.items():
+            shape = (self._layout, self.count, place.outputs, place.inputs)
             if isinstance(tactic, ChainedTactic):
-                shape = (self._layout, 1, place.outputs, place.inputs, place.gated)
-                chained.append(MeasuredChained(*shape, tactic, None))
+                chained.append(MeasuredChained(*shape, place.gated, tactic, None))
             else:
-                normed = place.normed
-                fused.append(
-                    MeasuredFused(self._layout, 1, place.outputs, place.inputs, normed, place.gated, tactic, None)
-                )
+                fused.append(MeasuredFused(*shape, place.normed, place.gated, tactic, None))
         return Tactics("", (), tuple(fused), tuple(chained))
 
     def all_launched(self) -> Iterator[Picks]:
@@ -207,12 +211,12 @@ class Layers:
 
     def _candidates(self, place: Place) -> Iterator[AnyTactic]:
         if self._is_chained:
-            yield from chained_candidates(ChainedWork(self._form, 1, place.name), self._chip)
+            yield from chained_candidates(ChainedWork(self.form, self.count, place.name), self._chip)
         else:
-            yield from fused_candidates(FusedWork(self._form, 1, place.normed, place.gated), self._chip)
+            yield from fused_candidates(FusedWork(self.form, self.count, place.normed, place.gated), self._chip)
 
     def _in_use(self, place: Place) -> AnyTactic:
-        table, shape = Tactics.on(self._chip), (self._layout, 1, place.outputs, place.inputs)
+        table, shape = Tactics.on(self._chip), (self._layout, self.count, place.outputs, place.inputs)
         if self._is_chained:
             return table.find_chained(*shape, gated=place.gated)
         return table.find_fused(*shape, normed=place.normed, gated=place.gated)

@@ -258,6 +258,8 @@ def test_a_search_has_candidates_that_a_card_has_room_for(card: str) -> None:
         assert any(gpu_tune.fused_candidates(gpu_tune.FusedWork(form, rows, gated, gated), chip))
     for form, rows, place in itertools.product(("fp8-blocks", "int4-g128"), ROWS, ("qkv", "out", "gate_up")):
         assert any(gpu_tune.chained_candidates(gpu_tune.ChainedWork(form, rows, place), chip))
+    for form, rows in itertools.product(("fp8", "int4-g128"), (1, 2)):
+        assert all(map(diagonal.takes, gpu_tune.chained_candidates(gpu_tune.ChainedWork(form, rows, "out"), chip)))
 
 
 def test_a_product_without_stages_stays_so() -> None:

@@ -706,9 +706,19 @@ def test_chained_linear(layout: str, tokens: int, tactic: ChainedTactic, has_nor
             )
 
 
-# Of one row: full steps, one that is not, and more on their way than there are. Of more: one warp and several, and
-# fewer than were asked for.
-DIAGONAL = [(1, ChainedTactic(*how)) for how in ((4, 1, 256, 1, 1, 0), (8, 1, 256, 2, 2, 0), (16, 1, 256, 4, 4, 0))]
+# Of one row or two: full steps, one that is not, more on their way than there are, and a row that is not there. Of
+# more: one warp and several, and fewer than were asked for.
+DIAGONAL = [
+    (tokens, ChainedTactic(*how))
+    for tokens, how in (
+        (1, (4, 1, 256, 1, 1, 0)),
+        (1, (8, 1, 256, 2, 2, 0)),
+        (1, (16, 1, 256, 4, 4, 0)),
+        (1, (8, 2, 256, 2, 1, 0)),
+        (2, (4, 2, 256, 4, 2, 0)),
+        (2, (16, 2, 256, 4, 4, 0)),
+    )
+]
 IN_REGISTERS = [
     (tokens, ChainedTactic(outputs, 8 if tokens <= 8 else 16, inputs, warps, 1, 0))
     for tokens, outputs, inputs, warps in (
@@ -731,14 +741,15 @@ def test_chained_linear_of_few_rows(
     check_chained(Int4(group).pack, x_TD, tactic, has_norm, monkeypatch)
 
 
-@pytest.mark.parametrize(("_tokens", "tactic"), DIAGONAL)
+@pytest.mark.parametrize(("tokens", "tactic"), DIAGONAL)
 @pytest.mark.parametrize(("has_norm", "inputs"), [(False, 1536), (True, 2048)])
 @pytest.mark.parametrize("scale", [1e-6, 3.0, 1e6])
-def test_chained_linear_of_a_row_and_8_bit_floats(
-    _tokens: int, tactic: ChainedTactic, has_norm: bool, inputs: int, scale: float, monkeypatch: pytest.MonkeyPatch
+def test_chained_linear_of_few_rows_and_8_bit_floats(
+    tokens: int, tactic: ChainedTactic, has_norm: bool, inputs: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of numbers that float16 does not have, too, beside numbers that are much smaller, or 0."""
-    x_TD = randn(1, inputs, dtype=torch.bfloat16, scale=scale)
+    """Of numbers that float16 does not have, too, beside numbers that are much smaller, or 0, in one row or another."""
+    x_TD = randn(tokens, inputs, dtype=torch.bfloat16, scale=scale) * 100.0 ** -torch.arange(tokens)[:, None]
+    x_TD = x_TD.bfloat16()
     x_TD[:, ::3] /= 1000
     x_TD[:, 512:640] = 0
     check_chained(fp8.pack, x_TD, tactic, has_norm, monkeypatch)
@@ -771,7 +782,7 @@ def interpret_gluon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagonal, "diagonal_kernel", interpreted(diagonal.diagonal_kernel))
 
 
-@pytest.mark.parametrize("counts", [(2, 21), (2, 3), (1,)], ids=["tiles", "registers", "diagonal"])
+@pytest.mark.parametrize("counts", [(2, 21), (2, 3), (2,), (1,)], ids=["tiles", "registers", "two", "one"])
 def test_layers_of_chained_products(counts: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of 4-bit weights in float32, where nothing is rounded between its products."""
     interpret_gluon(monkeypatch)
@@ -789,22 +800,25 @@ def test_layers_of_chained_products(counts: tuple[int, ...], tmp_path: Path, mon
     torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-4)
 
 
-def test_layers_of_chained_8_bit_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps of a row of bfloat16, as near to the truth in float32 as the reference in bfloat16 is."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_layers_of_chained_8_bit_floats(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of a row or two of bfloat16, as near to the truth in float32 as the reference in bfloat16 is."""
     interpret_gluon(monkeypatch)
     shape = TinyModel(heads=2, kv_heads=1, head_dim=128, hidden=256, ffn=512, layers=2)
     directory = make_tiny_model(tmp_path, shape)
-    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False, steps=range(1, 2))
+    run = TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False, steps=range(1, 3))
     truth = ReferenceChainedLinear(quantises=False)
     answers = []
     for dtype, chained in ((torch.float32, truth), (torch.bfloat16, truth), (torch.bfloat16, run)):
         ops = replace(choose_ops(CPU, dtype, "reference"), pack=fp8.pack, linear=fp8.linear, logits=of_dense)
         model = load_model(directory, ModelConfig(dtype=str(dtype).removeprefix("torch.")), "cpu", ops)
         assert all(layer.fits(run) for layer in model.layers)
-        paged, sequence = PagedModel(replace(model, chained=chained), block_tokens=8), Sequence([7])
-        first = paged.step([(sequence, 1)])
-        sequence.tokens.append(3)
-        answers.append(torch.cat([*first, *paged.step([(sequence, 1)])]))
+        paged = PagedModel(replace(model, chained=chained), block_tokens=8)
+        sequences = [Sequence([token]) for token in (7, 11)[:count]]
+        first = paged.step([(sequence, 1) for sequence in sequences])
+        for sequence in sequences:
+            sequence.tokens.append(3)
+        answers.append(torch.cat([*first, *paged.step([(sequence, 1) for sequence in sequences])]))
     of_reference, of_run = ((answer - answers[0]).norm() for answer in answers[1:])
     assert 0 < of_run < 1.5 * of_reference
 

@@ -64,7 +64,7 @@ def tiny(folder: Path, form: str) -> Model:
     pack = fp8.pack if form == "fp8" else reference.pack
     ops = replace(choose_ops(CPU, torch.bfloat16, "reference"), pack=pack)
     if form == "fp8":
-        run = chained.TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False, steps=range(1, 2))
+        run = chained.TritonChainedLinear(CPU, CHIP, Tactics.on(CHIP), quantises=False, steps=range(1, 3))
         ops = replace(ops, chained_linear=run)
     else:
         ops = replace(ops, fused_linear=fused.TritonFusedLinear(CHIP, Tactics.on(CHIP)), fused_rows=16)
@@ -72,9 +72,11 @@ def tiny(folder: Path, form: str) -> Model:
     return load_model(make_tiny_model(folder, shape), ModelConfig(dtype="bfloat16"), CPU, ops)
 
 
-@pytest.mark.parametrize("form", ["fp8", "bf16"])
-def test_layers_run_with_what_was_picked(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = Layers(tiny(tmp_path / "model", form), form, CHIP)
+@pytest.mark.parametrize(("form", "count"), [("fp8", 1), ("fp8", 2), ("bf16", 1)])
+def test_layers_run_with_what_was_picked(
+    form: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = Layers(tiny(tmp_path / "model", form), form, CHIP, count)
     launched: list[object] = []
 
     def no_chained(used: ChainedTactic) -> object:
@@ -88,10 +90,10 @@ def test_layers_run_with_what_was_picked(form: str, tmp_path: Path, monkeypatch:
         return x.new_zeros(len(x), outputs)
 
     monkeypatch.setattr(chained, "implementation", no_chained)
-    monkeypatch.setattr(chained, "prepare_kernel", {(1, 1): lambda *_args, **_how: None})
+    monkeypatch.setattr(chained, "prepare_kernel", {(count, 1): lambda *_args, **_how: None})
     monkeypatch.setattr(fused, "fused_linear", no_fused)
-    rows = gpu_tune_layers.row(layers.model, 4096)
-    pool = KVPool.allocate(gpu_tune_layers.pool_shape(layers.model), torch.bfloat16)
+    rows = gpu_tune_layers.rows_of(layers.model, count, 4096)
+    pool = KVPool.allocate(gpu_tune_layers.pool_shape(layers.model, count), torch.bfloat16)
     assert all(len(tactics) > 5 for tactics in layers.candidates.values())
     for number in (0, 3):
         picks = {place: tactics[number + index] for index, (place, tactics) in enumerate(layers.candidates.items())}
@@ -100,12 +102,12 @@ def test_layers_run_with_what_was_picked(form: str, tmp_path: Path, monkeypatch:
         by_name = {place.name: tactic for place, tactic in picks.items()}
         assert launched == 2 * [by_name[name] for name in ("qkv", "out", "gate_up", "down")]
     table = layers.table_of(picks)
-    assert len(table.fused) + len(table.chained) == 4
+    assert [entry.rows for entry in (*table.fused, *table.chained)] == 4 * [count]
 
 
 def test_every_kernel_is_launched_before_the_search(tmp_path: Path) -> None:
     """One that takes a row of some number of programs, after each number of them."""
-    layers = Layers(tiny(tmp_path, "fp8"), "fp8", CHIP)
+    layers = Layers(tiny(tmp_path, "fp8"), "fp8", CHIP, 1)
     out, qkv, down, gate_up = layers.places
     launched = {
         (place.name, picks[place], picks[before].outputs)

@@ -86,9 +86,9 @@ STEPS = range(2, 65)
 
 
 def steps_of(quantisation: "Quantisation") -> range:
-    """Those; with 4-bit weights steps of one token, too; with one scale an output those alone."""
+    """Those; with 4-bit weights steps of one token, too; with one scale an output of one or two alone."""
     if not quantisation.group:
-        return range(1, 2)
+        return range(1, 3)
     return STEPS if quantisation.is_float else range(1, STEPS.stop)
 
 
@@ -115,7 +115,7 @@ def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | 
     """Whether there is an implementation that is faster than its parts.
 
     Reading weights in full, or with one scale for each output, takes long enough to hide the kernels between. But with
-    the latter a single row of bfloat16 has a faster kernel here (diagonal.py).
+    the latter one or two rows of bfloat16 have a faster kernel here (diagonal.py).
     """
     from tradewind.kernels import gpu
 

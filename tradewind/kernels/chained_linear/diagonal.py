@@ -1,17 +1,20 @@
-"""chained_linear of one row, in Gluon: the tensor cores multiply what each thread has loaded.
+"""chained_linear of one or two rows, in Gluon: the tensor cores multiply what each thread has loaded.
 
 Of one row there is nothing to share: a thread multiplies the words that it has loaded by its own part of the row. The
 tensor cores do that for it, if they are told that each four threads' part of an output is a row of the tall operand,
 and the same threads' part of the row a column of the other one: what belongs together stands on a diagonal of what
 comes out, and the rest is dropped. So words need not lie as the tensor cores' tiles do: a warp reads 512 bytes of one
-output, then of the next, which memory serves faster than 64 bytes of each of eight (see registers.py).
+output, then of the next, which memory serves faster than 64 bytes of each of eight (see registers.py). Of two rows a
+warp reads 256 bytes of each of two outputs, in four parts, and each row has four of the eight columns: as many
+instructions as for one, and twice as much of what comes out is kept.
 
 A word has 16 bits: four numbers of 4 bits, one of each of four parts of an output (linear/int4.py), or two neighbours
 of 8 bits (linear/fp8.py). The latter become float16, by one instruction for two. A row's bfloat16 may be larger than
-that, so those 64 numbers that meet in one place of the diagonal are divided by a power of two on their way, and their
-sum is multiplied by it: what float16 cannot say of them is less than 2^-24 of the largest.
+that, so those 64 numbers that meet in one column are divided by a power of two on their way, and their sums are
+multiplied by it: what float16 cannot say of them is less than 2^-24 of the largest.
 
-Legend beyond the package's: BN outputs of a program; W warps, of QUADS of four threads each.
+Legend beyond the package's: BN outputs of a program; W warps, of QUADS of four threads each; TALL rows of the tall
+operand.
 """
 
 from dataclasses import replace
@@ -33,10 +36,12 @@ from tradewind.kernels.linear.tactics import ChainedTactic
 if TYPE_CHECKING:
     from tradewind.kernels.chained_linear.triton import Launch, Place
 
-WARP_WORDS = 256
-"""So many words of an output a warp loads at once: 16 bytes a thread."""
+MOST_ROWS = 2
 
-_LEAST_OUTPUTS = 8  # of a program: the row has to be made ready for each
+WARP_WORDS = 256
+"""So many words a warp loads at once, 16 bytes a thread: of as many outputs as there are rows."""
+
+_LEAST_OUTPUTS = 8  # of a program: the rows have to be made ready for each
 
 _WIDEN = gl.constexpr("""{
     .reg .b16 first, second;
@@ -61,7 +66,7 @@ _LARGER = gl.constexpr("max.xorsign.abs.bf16x2 $0, $1, $2;")
 
 def takes(tactic: ChainedTactic) -> bool:
     """Whether it is one of these."""
-    return tactic.rows == 1
+    return tactic.rows <= MOST_ROWS
 
 
 def fitted(tactic: ChainedTactic, outputs: int, chip: Chip) -> ChainedTactic:
@@ -152,59 +157,73 @@ def _widened(words, IN_PAIRS: gl.constexpr):
 
 
 @gluon.jit
-def _multiply_floats(acc, words, row_words, nothing, L: gl.constexpr, LX: gl.constexpr, IN_PAIRS: gl.constexpr):
-    """acc [W, BN * QUADS, QUADS] plus the products of words of two, the row's being [W, QUADS, 32]."""
+def _multiply_floats(
+    acc, words, row_words, nothing, ROWS: gl.constexpr, L: gl.constexpr, LX: gl.constexpr, IN_PAIRS: gl.constexpr
+):
+    """acc [W, TALL, QUADS] plus the products of words of two, the rows' being [W, QUADS, 32]."""
     W: gl.constexpr = acc.shape[0]
+    TALL: gl.constexpr = acc.shape[1]
     QUADS: gl.constexpr = acc.shape[2]
-    BN: gl.constexpr = acc.shape[1] // QUADS
     LB: gl.constexpr = gl.DotOperandLayout(1, L, 8)
-    LP: gl.constexpr = gl.BlockedLayout([1, 1, BN], [1, QUADS, 4], [W, 1, 1], [2, 1, 0])
     power = _power(row_words, LX, IN_PAIRS)
     row_first, row_second = _divided(row_words, power, IN_PAIRS)
     row_first = gl.convert_layout(gl.permute(row_first, (0, 2, 1)), LB, assert_trivial=True)
     row_second = gl.convert_layout(gl.permute(row_second, (0, 2, 1)), LB, assert_trivial=True)
     first, second = _widened(words, IN_PAIRS)
     found = mma_v2(second, row_second, mma_v2(first, row_first, nothing))
-    # Four threads have their own power for each of the BN rows of which they have what stands on the diagonal.
-    power = gl.convert_layout(power.to(gl.float32, bitcast=True), gl.SliceLayout(2, LP), assert_trivial=True)
-    power = gl.permute(gl.expand_dims(power, 2) + gl.zeros([W, QUADS, BN], gl.float32, LP), (0, 2, 1))
-    power = gl.convert_layout(gl.reshape(power, [W, BN * QUADS]), gl.SliceLayout(2, L), assert_trivial=True)
-    return acc + found * gl.expand_dims(power, 2)
+    power = power.to(gl.float32, bitcast=True)
+    if ROWS == 1:
+        # Four threads have their own power for each output of which they have what stands on the diagonal.
+        EACH: gl.constexpr = TALL // QUADS
+        LP: gl.constexpr = gl.BlockedLayout([1, 1, EACH], [1, QUADS, 4], [W, 1, 1], [2, 1, 0])
+        power = gl.convert_layout(power, gl.SliceLayout(2, LP), assert_trivial=True)
+        power = gl.permute(gl.expand_dims(power, 2) + gl.zeros([W, QUADS, EACH], gl.float32, LP), (0, 2, 1))
+        power = gl.convert_layout(gl.reshape(power, [W, TALL]), gl.SliceLayout(2, L), assert_trivial=True)
+        power = gl.expand_dims(power, 2)
+    else:
+        power = gl.expand_dims(gl.convert_layout(power, gl.SliceLayout(1, L)), 1)
+    return acc + found * power
 
 
-@gluon.jit(do_not_specialize=["COUNT"])
+@gluon.jit(do_not_specialize=["T", "COUNT"])
 def diagonal_kernel(
-    x, squares, w, scales, scale_stride, bias, residual, gain, y, y_squares, N, D, WIDTH, COUNT, eps,
+    x, squares, w, scales, scale_stride, bias, residual, gain, y, y_squares, T, N, D, WIDTH, COUNT, eps,
     GROUP: gl.constexpr, NORMED: gl.constexpr, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, ADDS: gl.constexpr,
     IN_PAIRS: gl.constexpr, OVERLAPS: gl.constexpr, COUNTS: gl.constexpr, EVEN: gl.constexpr,
-    BN: gl.constexpr, STEPS: gl.constexpr, AHEAD: gl.constexpr, num_warps: gl.constexpr,
+    BN: gl.constexpr, ROWS: gl.constexpr, STEPS: gl.constexpr, AHEAD: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     """Program i: outputs [i * BN, ...), or (GATED) as many of the gates and of the others, half as many. The rest as
     for `tradewind.kernels.chained_linear.registers.registers_kernel`.
 
-    GROUP: 0 for weights of 8 bits, which have one scale an output, float32; their x is words of two numbers, int32. All
-    STEPS of W * 256 words of each output are written out, because what a loop carried from one turn to the next would
-    be taken apart into its halves. AHEAD: how many of them are on their way at once. EVEN: the last one is full.
+    GROUP: 0 for weights of 8 bits, which have one scale an output, float32; their x is words of two numbers, int32.
+    ROWS: 1 or 2, no fewer than T. All STEPS of W * PIECES * 32 words of each output are written out, because what a
+    loop carried from one turn to the next would be taken apart into its halves. AHEAD: how many of them are on their
+    way at once. EVEN: the last one is full.
     """
     VEC: gl.constexpr = 8  # words that a thread loads at once, 16 bytes
     QUADS: gl.constexpr = 8
-    BK: gl.constexpr = num_warps * 32 * VEC
+    PIECES: gl.constexpr = QUADS // ROWS  # of an output, one for each quad that it has
+    BK: gl.constexpr = num_warps * PIECES * 4 * VEC
     EACH: gl.constexpr = 2 if GATED else 1  # outputs that become one
     OUT: gl.constexpr = BN // EACH
+    TALL: gl.constexpr = BN // ROWS * QUADS
     L: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [num_warps, 1, 1], [1, 16, 8])
     LA: gl.constexpr = gl.DotOperandLayout(0, L, VEC)
     LB: gl.constexpr = gl.DotOperandLayout(1, L, VEC)
-    LW: gl.constexpr = gl.BlockedLayout([BN, VEC], [1, 32], [1, num_warps], [1, 0])
+    LW: gl.constexpr = gl.BlockedLayout([1, VEC], [ROWS, 32 // ROWS], [1, num_warps], [1, 0])
     LX: gl.constexpr = gl.BlockedLayout([1, 1, VEC], [1, QUADS, 4], [num_warps, 1, 1], [2, 1, 0])
     LR: gl.constexpr = gl.SliceLayout(2, L)
-    LC: gl.constexpr = gl.BlockedLayout([1], [32], [num_warps], [0])
-    # Sums of an output's threads are added up by SHARERS of them, LANES in a warp, OUT each.
-    SHARERS: gl.constexpr = num_warps * 32 // OUT
+    LC: gl.constexpr = gl.BlockedLayout([1, ROWS], [32, 1], [num_warps, 1], [1, 0])
+    # Sums of an output and a row are added up by SHARERS threads, LANES in a warp, FEW each; NEAR rows in a warp.
+    FEW: gl.constexpr = OUT // ROWS
+    SHARERS: gl.constexpr = num_warps * 32 // (OUT * ROWS)
     LANES: gl.constexpr = SHARERS if SHARERS < 32 else 32
-    THREADS: gl.constexpr = [32 // LANES, LANES]
-    WARPS: gl.constexpr = [num_warps * LANES // SHARERS, SHARERS // LANES]
-    LS: gl.constexpr = gl.BlockedLayout([EACH, OUT], THREADS, WARPS, [1, 0])
-    LY: gl.constexpr = gl.SliceLayout(1, gl.BlockedLayout([1, OUT], THREADS, WARPS, [1, 0]))
+    WARPS: gl.constexpr = SHARERS // LANES
+    NEAR: gl.constexpr = ROWS if ROWS * LANES <= 32 else 1
+    THREADS: gl.constexpr = [32 // LANES // NEAR, NEAR, LANES]
+    SPREAD: gl.constexpr = [num_warps // WARPS // (ROWS // NEAR), ROWS // NEAR, WARPS]
+    LS: gl.constexpr = gl.BlockedLayout([EACH, FEW], [32 // LANES, LANES], [num_warps // WARPS, WARPS], [1, 0])
+    LY: gl.constexpr = gl.SliceLayout(2, gl.BlockedLayout([1, 1, FEW], THREADS, SPREAD, [2, 1, 0]))
     first = gl.program_id(0) * OUT
     w_output = gl.arange(0, BN, gl.SliceLayout(1, LW))
     w_output = w_output // EACH + w_output % EACH * N
@@ -213,9 +232,13 @@ def diagonal_kernel(
     x_quad = gl.arange(0, QUADS, gl.SliceLayout(0, gl.SliceLayout(2, LX)))[None, :, None]
     x_word = gl.arange(0, 4 * VEC, gl.SliceLayout(0, gl.SliceLayout(1, LX)))[None, None, :]
     w_at = w + (first + w_output).to(gl.int64)[:, None] * WIDTH + w_inner[None, :]
-    inner = x_warp * (32 * VEC) + x_quad * (4 * VEC) + x_word
-    x_at = x + inner
-    output = first + gl.arange(0, OUT, LY)
+    inner = x_warp * (PIECES * 4 * VEC) + x_quad % PIECES * (4 * VEC) + x_word
+    # The last row stands for those that there are not.
+    x_at = x + gl.minimum(x_quad // PIECES, T - 1) * (D if GROUP else D // 2) + inner
+    output = first + gl.arange(0, OUT, gl.SliceLayout(1, LY))[:, None]
+    token = gl.arange(0, ROWS, gl.SliceLayout(0, LY))
+    y_at = token[None, :] * N + output
+    inside = (token < T)[None, :] & (output < N)
     # Weights, their scales, gains and biases are never written: they are on their way before this kernel may look at
     # what others wrote. All else that the end takes is asked for before the sums are there.
     tiles = ()
@@ -223,32 +246,34 @@ def diagonal_kernel(
         tiles += (_words(w_at, step * BK, w_inner, WIDTH, EVEN or step + 1 < STEPS),)  # type: ignore[assignment]
     if GROUP:
         scale_warp = gl.arange(0, num_warps, gl.SliceLayout(1, LR))[:, None]
-        scale_row = gl.arange(0, BN * QUADS, gl.SliceLayout(0, LR))[None, :]
-        scale_output = scale_row // QUADS // EACH + scale_row // QUADS % EACH * N
-        scale_word = scale_warp * (32 * VEC) + scale_row % QUADS * (4 * VEC)
+        scale_row = gl.arange(0, TALL, gl.SliceLayout(0, LR))[None, :]
+        scale_output = scale_row // PIECES
+        scale_output = scale_output // EACH + scale_output % EACH * N
+        scale_word = scale_warp * (PIECES * 4 * VEC) + scale_row % PIECES * (4 * VEC)
         scales_at = scales + first + scale_output
         next_scale = _scales(scales_at, 0, scale_word, WIDTH, scale_stride, GROUP, EVEN or STEPS > 1)
     else:
-        scale_output = gl.arange(0, BN, gl.SliceLayout(1, LS))
-        output_scale = gl.load(scales + first + scale_output // EACH + scale_output % EACH * N)
+        scale_output = gl.arange(0, OUT * ROWS * EACH, gl.SliceLayout(1, LS))
+        output_scale = gl.load(scales + first + scale_output // (ROWS * EACH) + scale_output % EACH * N)
     gains = gl.load(gain + output).to(gl.float32) if ADDS else 0.0
     rise = gl.load(bias + output).to(gl.float32) if HAS_BIAS else 0.0
     up_rise = gl.load(bias + N + output).to(gl.float32) if HAS_BIAS and GATED else 0.0
     if OVERLAPS:
         gdc_launch_dependents()
         gdc_wait()
-    rest = gl.load(residual + output).to(gl.float32) if ADDS else 0.0
+    rest = gl.load(residual + y_at, mask=inside, other=0.0).to(gl.float32) if ADDS else 0.0
     if NORMED:
-        count = gl.arange(0, COUNTS, LC)
-        square = gl.load(squares + count, mask=count < COUNT, other=0.0)
-    nothing = gl.zeros([num_warps, BN * QUADS, QUADS], gl.float32, L)
+        count = gl.arange(0, COUNTS, gl.SliceLayout(1, LC))[:, None]
+        each = gl.arange(0, ROWS, gl.SliceLayout(0, LC))[None, :]
+        square = gl.load(squares + count * T + each, mask=(count < COUNT) & (each < T), other=0.0)
+    nothing = gl.zeros([num_warps, TALL, QUADS], gl.float32, L)
     acc = nothing
     for step in gl.static_range(STEPS):
         if step + AHEAD < STEPS:
             more = _words(w_at, (step + AHEAD) * BK, w_inner, WIDTH, EVEN or step + AHEAD + 1 < STEPS)
             tiles += (more,)  # type: ignore[assignment]
-        words = gl.permute(gl.reshape(tiles[step], [BN, num_warps, QUADS, 4 * VEC]), (1, 0, 2, 3))
-        words = gl.convert_layout(gl.reshape(words, [num_warps, BN * QUADS, 4 * VEC]), LA, assert_trivial=True)
+        words = gl.permute(gl.reshape(tiles[step], [BN // ROWS, ROWS, num_warps, PIECES, 4 * VEC]), (2, 0, 1, 3, 4))
+        words = gl.convert_layout(gl.reshape(words, [num_warps, TALL, 4 * VEC]), LA, assert_trivial=True)
         if GROUP:
             scale = next_scale
             if step + 1 < STEPS:
@@ -262,31 +287,35 @@ def diagonal_kernel(
                 acc = multiply(acc, words, x_tile, scale[part], nothing, part, IN_PAIRS)
         else:
             some = _of_row(x_at + step * BK, step * BK, inner, WIDTH, EVEN or step + 1 < STEPS)
-            acc = _multiply_floats(acc, words, some, nothing, L, LX, IN_PAIRS)
-    row = gl.arange(0, BN * QUADS, gl.SliceLayout(0, LR))[None, :, None]
+            acc = _multiply_floats(acc, words, some, nothing, ROWS, L, LX, IN_PAIRS)
+    row = gl.arange(0, TALL, gl.SliceLayout(0, LR))[None, :, None]
     column = gl.arange(0, QUADS, gl.SliceLayout(0, gl.SliceLayout(1, L)))[None, None, :]
-    kept = gl.where(row % QUADS == column, acc, 0.0)
-    kept = gl.sum(gl.reshape(kept, [num_warps, BN * QUADS, QUADS // 2, 2]), 3)  # a thread's own
-    kept = gl.permute(gl.reshape(kept, [num_warps, BN, QUADS * QUADS // 2]), (1, 0, 2))
-    found = gl.sum(gl.convert_layout(gl.reshape(kept, [BN, num_warps * QUADS * QUADS // 2]), LS), 1)
+    kept = gl.where(row % PIECES == column % PIECES, acc, 0.0)
+    kept = gl.sum(gl.reshape(kept, [num_warps, TALL, QUADS // 2, 2]), 3)  # a thread's own
+    kept = gl.reshape(kept, [num_warps, OUT, EACH, PIECES, ROWS, PIECES // 2])
+    kept = gl.reshape(gl.permute(kept, (1, 4, 2, 0, 3, 5)), [OUT * ROWS * EACH, num_warps * PIECES * PIECES // 2])
+    found = gl.sum(gl.convert_layout(kept, LS), 1)
     if GROUP == 0:
         found *= output_scale
-    if NORMED:
-        found *= 1.0 / gl.sqrt(gl.sum(square, 0) / D + eps)
     if GATED:
-        found, up = gl.split(gl.reshape(found, [OUT, 2]))
+        found, up = gl.split(gl.reshape(found, [OUT, ROWS, 2]))
         found, up = gl.convert_layout(found, LY), gl.convert_layout(up, LY)
     else:
+        found = gl.convert_layout(gl.reshape(found, [OUT, ROWS]), LY)
         up = found
+    if NORMED:
+        root = 1.0 / gl.sqrt(gl.convert_layout(gl.sum(square, 0), gl.SliceLayout(0, LY)) / D + eps)
+        found *= root[None, :]
+        up *= root[None, :]
     finish(
-        found, up, rest, gains, rise, up_rise, residual, y, y_squares, output, gl.program_id(0), True, True,
-        GATED, HAS_BIAS, ADDS,
+        found, up, rest, gains, rise, up_rise, residual, y, y_squares, y_at, gl.program_id(0) * T + token, inside,
+        token < T, GATED, HAS_BIAS, ADDS,
     )  # fmt: skip
 
 
 def steps_of(words: int, tactic: ChainedTactic) -> dict[str, int]:
     """STEPS, EVEN and AHEAD of the kernel, for so many words of an output."""
-    full, left = divmod(words, tactic.warps * WARP_WORDS)
+    full, left = divmod(words, tactic.warps * WARP_WORDS // tactic.rows)
     steps = full + (left > 0)
     return {"STEPS": steps, "EVEN": left == 0, "AHEAD": min(tactic.stages, steps)}
 
@@ -294,19 +323,19 @@ def steps_of(words: int, tactic: ChainedTactic) -> dict[str, int]:
 def chained_diagonal(
     rows: PreparedRows, weight: LinearWeight, place: "Place", out: PreparedRows, launch: "Launch"
 ) -> None:
-    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of one row and a weight of 4 bits, or one of 8-bit
-    floats with a scale for each output and a row of bfloat16.
+    """As `tradewind.kernels.chained_linear.triton.chained_linear`, of one or two rows and a weight of 4 bits, or one of
+    8-bit floats with a scale for each output and rows of bfloat16.
 
     The sums of squares in `out` are those of as many outputs each as a program owns.
     """
     tactic, norm, x, w = launch.tactic, place.norm, rows.values_TD, weight.data
     if weight.layout == fp8.LAYOUT:
         x, w = x.view(torch.int32), w.view(torch.int16)
-    outputs, words = out.values_TD.shape[1], w.shape[1]
+    tokens, outputs, words = len(x), out.values_TD.shape[1], w.shape[1]
     counts = 0 if rows.squares_GT is None else len(rows.squares_GT)
     diagonal_kernel[(weight.out_features // tactic.outputs,)](
         x, rows.squares_GT, w, weight.extras[0], Reading.of(weight).stride_k, weight.bias_N,
-        place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, outputs,
+        place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, tokens, outputs,
         rows.values_TD.shape[1], words, counts, rows.eps,
-        num_warps=tactic.warps, **steps_of(words, tactic), **constants(rows, weight, place, launch),
+        ROWS=tactic.rows, num_warps=tactic.warps, **steps_of(words, tactic), **constants(rows, weight, place, launch),
     )  # fmt: skip

@@ -34,7 +34,7 @@ def finish(
     found, up, rest, gains, rise, up_rise, residual, y, y_squares, y_at, squares_at, inside, inside_T,
     GATED: gl.constexpr, HAS_BIAS: gl.constexpr, ADDS: gl.constexpr,
 ):  # fmt: skip
-    """Gate, add and store `found` [outputs], or [outputs, TT].
+    """Gate, add and store `found` [outputs, TT].
 
     GATED: it is gates, and `up` what they are for. ADDS: `rest` is added to it, the sum is written over `residual`, its
     squares' sum to `y_squares`, and what is stored is that times `gains`. What is not needed of the arguments is not

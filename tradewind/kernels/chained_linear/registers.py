@@ -14,7 +14,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from tradewind.kernels.chained_linear import PreparedRows
+from tradewind.kernels.chained_linear import PreparedRows, diagonal
 from tradewind.kernels.chained_linear.in_gluon import constants, finish, multiply
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.linear import LinearWeight
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def takes(tactic: ChainedTactic) -> bool:
     """Whether it is one of these: nothing is pipelined through shared memory."""
-    return tactic.stages == 1 and tactic.rows > 1
+    return tactic.stages == 1 and not diagonal.takes(tactic)
 
 
 @gluon.jit

@@ -6,8 +6,9 @@ quarter as many tiles (https://arxiv.org/abs/2301.03598). The program that finis
 parts up, in their order, so that the result does not depend on who that was, and does what comes after the product.
 
 The weights are blocks of 8-bit floats (fp8_blocks.py), and then the rows are quantised, too; or numbers of 4 bits
-(int4.py), which become numbers of the rows' type between shared memory and the tensor cores. Of one row with those, or
-with 8-bit floats that have one scale an output, diagonal.py has a kernel of its own, and of some more registers.py.
+(int4.py), which become numbers of the rows' type between shared memory and the tensor cores. Of one or two rows with
+those, or with 8-bit floats that have one scale an output, diagonal.py has a kernel of its own, and of some more
+registers.py.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time (of each part of int4.py).
 """
@@ -110,13 +111,12 @@ def chained_linear_kernel(
     for tile in tl.range(first_step // tile_steps, tl.cdiv(last_step, tile_steps), num_stages=1):
         output = tile * BN + tl.arange(0, BN)
         w_at = w + tl.cast(tile, tl.int64) * BN * WIDTH + (tl.arange(0, BN)[:, None] * WIDTH + inner[None, :])
-        up_at = w_at + N.to(tl.int64) * WIDTH
+        to_up = N.to(tl.int64) * WIDTH  # places of their own would take more registers than there are
         if X_SCALED:
             scales_at = scales + tile * BN // SPAN * scale_stride_n
-            up_scales_at = scales + (N + tile * BN) // SPAN * scale_stride_n
         else:
             scales_at = scales + output // SPAN * scale_stride_n
-            up_scales_at = scales + (N + output) // SPAN * scale_stride_n
+        up_scales_at = scales_at + N // SPAN * scale_stride_n
         lo = tl.maximum(first_step - tile * tile_steps, 0)
         hi = tl.minimum(last_step - tile * tile_steps, tile_steps)
         acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
@@ -135,13 +135,12 @@ def chained_linear_kernel(
                     next_up = _scales(up_scales_at, next_k, WIDTH, scale_stride_k, PARTS, GROUP)
             else:
                 scale = _scales(scales_at, k, WIDTH, scale_stride_k, PARTS, GROUP)
+                up_scale = _scales(up_scales_at, k, WIDTH, scale_stride_k, PARTS, GROUP) if GATED else scale
             raw = load_weights(w_at, k, output, N, inner, WIDTH, 1, True)
             if GATED:
-                up_raw = load_weights(up_at, k, output, N, inner, WIDTH, 1, True)
+                up_raw = load_weights(w_at, k + to_up, output, N, inner, WIDTH, 1, True)
             for part in tl.static_range(PARTS):
                 first = part * WIDTH + k
-                if GATED:
-                    of_up = up_scale[part] if OF_SUMS else tl.load(up_scales_at + first // GROUP * scale_stride_k)
                 x_tile = tl.load(x_at + first, mask=inside_T[:, None], other=0.0)
                 x_scale = tl.load(x_scales + first // 128 * T + token, mask=inside_T, other=0.0) if X_SCALED else 1.0
                 acc = _multiply(
@@ -149,7 +148,7 @@ def chained_linear_kernel(
                 )
                 if GATED:
                     up_acc = _multiply(
-                        up_acc, up_raw, x_tile, x_scale, of_up,
+                        up_acc, up_raw, x_tile, x_scale, up_scale[part],
                         part, PARTS, IN_PAIRS, ROWS_FIRST, X_SCALED, OF_SUMS,
                     )  # fmt: skip
         is_done = True
@@ -313,7 +312,8 @@ class TritonChainedLinear:
 
     def takes(self, weight: LinearWeight) -> bool:
         """See `ChainedLinear`; halves of gates count by themselves."""
-        is_known = max(self._steps) == 1 if weight.layout == fp8.LAYOUT else Reading.of(weight).group > 0
+        is_few = max(self._steps) <= diagonal.MOST_ROWS
+        is_known = is_few if weight.layout == fp8.LAYOUT else Reading.of(weight).group > 0
         if (weight.layout == fp8_blocks.LAYOUT) != self._quantises or not is_known:
             return False
         is_full = weight.data.shape[1] * Reading.of(weight).parts == weight.in_features  # nothing is filled up

@@ -91,9 +91,9 @@ class ChainedTactic:
     """How a chained product is launched: outputs and rows of a tile, inputs at a time, and how it is pipelined.
 
     `programs`: on each multiprocessor, which share the tiles' steps out among themselves; 0: one for each tile.
-    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. One stage: see
-    tradewind.kernels.chained_linear.registers. One row: see tradewind.kernels.chained_linear.diagonal, where each warp
-    has as many inputs at a time, and as many tiles on their way as there are stages.
+    `rows_first`: the rows are the tall operand of the tensor cores, else the weights are. One or two rows: see
+    tradewind.kernels.chained_linear.diagonal, where each warp has as many words at a time, and as many tiles on their
+    way as there are stages. One stage of more rows: see tradewind.kernels.chained_linear.registers.
     """
 
     outputs: int
