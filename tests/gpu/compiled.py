@@ -459,8 +459,9 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
     """`part`: "plain", "gated" or "adds"."""
     types = {
         "x": BF16, "w": I16, "scales": F16, "scale_stride": "i32=16", "y": BF16, "N": "i32=16", "D": "i32=16",
-        "WIDTH": "i32=16", "T": "i32", "COUNT": "i32", "eps": "fp32",
+        "WIDTH": "i32=16", "COUNT": "i32", "eps": "fp32",
     }  # fmt: skip
+    types |= {"T": "i32"} if entry.tactic.rows > 1 else {}
     is_fp8 = entry.layout == "fp8"
     types |= {"x": I32, "scales": F32, "scale_stride": "i32"} if is_fp8 else {}
     adds, tactic, group = part == "adds", entry.tactic, _LAYOUTS[entry.layout][2]["GROUP"]
@@ -473,7 +474,7 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
     }  # fmt: skip
     if diagonal.takes(tactic):
         kernel = diagonal.diagonal_kernel
-        constants |= {"ROWS": tactic.rows}
+        constants |= {"ROWS": tactic.rows, "T": 1}  # T: where there is one row, which Triton knows
         constants |= diagonal.steps_of(entry.inputs // (2 if is_fp8 else int4.PARTS), tactic)
     else:
         kernel = registers.registers_kernel
