@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from tradewind.kernels.fused_attention import FusedAttention
 from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.gated_linear import GatedLinear
 from tradewind.kernels.linear.quantisation import Quantisation
+
+if TYPE_CHECKING:
+    from tradewind.kernels.linear.tactics import Tactics
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,17 @@ def choose_ops(
         chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, in steps of at most {most}")
     if is_gated and gpu.may_fuse(device, dtype, exact=exact):
         about = f"product and gate in one kernel, in steps of up to {gpu.FEW_TOKENS} tokens where no other does it"
-        chosen["gated_linear"] = Chosen("triton", about)
+        chosen["gated_linear"] = Chosen("triton", f"{about} ({_tactics(device).about_gated(8 if quantises else 16)})")
     if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         about = f"all of attention in one kernel, in decodes of up to {gpu.FEW_TOKENS} rows"
         chosen["fused_attention"] = Chosen("triton", about)
     if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
         assert quantisation is not None
         steps = chained_linear.steps_of(quantisation)
-        tokens = f"{steps[0]} to {steps[-1]} tokens" if len(steps) > 1 else "one token"
-        about = f"what follows a product is done where it ends, in steps of {tokens}"
-        chosen["chained_linear"] = Chosen("triton", f"{about}, where sizes allow it")
+        tokens = f"{steps[0]} to {steps[-1]} tokens"
+        about = f"what follows a product is done where it ends, in steps of {tokens}, where sizes allow it"
+        origin = _tactics(device).about_chained(quantisation.layout)
+        chosen["chained_linear"] = Chosen("triton", f"{about} ({origin})")
     return Ops(
         pack=matmul.run.pack,
         linear=matmul.run.linear,
@@ -166,6 +170,12 @@ def choose_ops(
         chained_linear=chained,
         chosen=chosen,
     )
+
+
+def _tactics(device: Device) -> "Tactics":
+    from tradewind.kernels.linear.tactics import Tactics
+
+    return Tactics.on(gpu.Chip.of(device))
 
 
 def _with_quantising(reason: str, quantises: bool) -> str:

@@ -27,6 +27,7 @@ from tradewind.kernels.linear.tactics import (
     key_of,
 )
 from tradewind.kernels.linear.triton import fitted, is_exact, rows_of_program
+from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.paged_attention.triton import LARGE, resident, small_tile
 from tradewind.kernels.paged_attention.triton import fitted as fitted_tile
 
@@ -88,6 +89,16 @@ def test_layouts_that_a_table_does_not_have_come_from_the_next() -> None:
     assert h100.about_layout("lossless") == h200.about_layout("lossless") == h100.about != h200.about
     chosen = choose(ABSENT_GPUS["h200"], torch.bfloat16, quantisation=Quantisation.named("lossless"))
     assert h100.about in chosen.reason
+
+
+def test_what_a_table_has_not_for_all_of_a_form_is_said_to_come_from_the_next() -> None:
+    h100, h200 = (Tactics.on(Chip.of(ABSENT_GPUS[name])) for name in ("h100", "h200"))
+    assert h200.about_gated(8) == h100.about_gated(8) == h100.about
+    assert h100.about_chained("fp8") == h100.about
+    assert h200.about_chained("fp8") == f"of up to 1: {h200.about}; of up to 2: {h100.about}"
+    chosen = choose_ops(ABSENT_GPUS["h200"], torch.bfloat16, quantisation=Quantisation.named("fp8")).chosen
+    assert h200.about_chained("fp8") in chosen["chained_linear"].reason
+    assert h100.about in chosen["gated_linear"].reason
 
 
 @each_table

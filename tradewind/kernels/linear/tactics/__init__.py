@@ -126,7 +126,7 @@ M = TypeVar("M", Measured, MeasuredFused, MeasuredChained)
 class Tactics:
     """A table, and where it comes from: `about` names the GPU and the versions it was measured with, for people.
 
-    `about_others`: the same of the layouts that come from other tables.
+    `origins`: the same of those entries, by their keys, that come from other tables.
     """
 
     about: str
@@ -135,11 +135,32 @@ class Tactics:
     chained: tuple[MeasuredChained, ...] = ()
     card: str = ""
     capability: tuple[int, int] = (0, 0)
-    about_others: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[tuple[object, ...], str] = field(default_factory=dict)
 
     def about_layout(self, layout: str) -> str:
         """Where the tactics of this layout come from."""
-        return self.about_others.get(layout, self.about)
+        known: tuple[MeasuredFused | MeasuredChained, ...] = (*self.fused, *self.chained)
+        return next((self._origin(one) for one in known if one.layout == layout), self.about)
+
+    def about_gated(self, bits: int) -> str:
+        """Where those of products that have the gate in them come from."""
+        return next((self._origin(one) for one in self.entries if one.gated and one.bits == bits), self.about)
+
+    def about_chained(self, layout: str) -> str:
+        """Where those of chained products come from, for how many tokens if they do not all have one origin."""
+        rows_of: dict[str, list[str]] = {}
+        for rows, entry in sorted({one.rows: one for one in _of_layout(self.chained, layout)}.items()):
+            rows_of.setdefault(self._origin(entry), []).append(str(rows))
+        if len(rows_of) == 1:
+            return next(iter(rows_of))
+        return "; ".join(f"of up to {', '.join(rows)}: {origin}" for origin, rows in rows_of.items())
+
+    @property
+    def _all(self) -> tuple["Entry", ...]:
+        return (*self.entries, *self.fused, *self.chained)
+
+    def _origin(self, entry: "Entry") -> str:
+        return self.origins.get(key_of(entry), self.about)
 
     @classmethod
     def on(cls, chip: "Chip") -> "Tactics":
@@ -183,16 +204,10 @@ class Tactics:
             keys = {key_of(entry) for entry in mine}
             return mine + tuple(entry for entry in others if key_of(entry) not in keys)
 
-        layouts = {entry.layout for entry in self.fused} | {entry.layout for entry in self.chained}
-        of_mine = dict.fromkeys(layouts, self.about)
-        of_other = {entry.layout: other.about for entry in other.fused if entry.layout not in layouts}
+        entries, fused = both(self.entries, other.entries), both(self.fused, other.fused)
+        chained, about = both(self.chained, other.chained), self.about if self.entries else other.about
         return replace(
-            self,
-            about=self.about if self.entries else other.about,
-            entries=both(self.entries, other.entries),
-            fused=both(self.fused, other.fused),
-            chained=both(self.chained, other.chained),
-            about_others={**other.about_others, **(of_other if self.entries else of_mine)},
+            self, about=about, entries=entries, fused=fused, chained=chained, origins=self._origins(other, about)
         )
 
     def _filled_up(self, other: "Tactics") -> "Tactics":
@@ -202,14 +217,18 @@ class Tactics:
         fused = tuple(entry for entry in other.fused if entry.layout not in known)
         works = {(entry.layout, entry.rows) for entry in self.chained}
         chained = tuple(entry for entry in other.chained if (entry.layout, entry.rows) not in works)
-        about_others = {**{entry.layout: other.about for entry in fused}, **self.about_others}
         return replace(
             self,
             entries=self.entries + entries,
             fused=self.fused + fused,
             chained=self.chained + chained,
-            about_others=about_others,
+            origins=self._origins(other, self.about),
         )
+
+    def _origins(self, other: "Tactics", about: str) -> dict[tuple[object, ...], str]:
+        """Of both tables' entries, but of those that come from where `about` says."""
+        origins = {key_of(entry): table._origin(entry) for table in (other, self) for entry in table._all}
+        return {key: origin for key, origin in origins.items() if origin != about}
 
     @classmethod
     def all_shipped(cls) -> "list[Tactics]":
