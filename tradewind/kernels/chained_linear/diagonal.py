@@ -181,11 +181,12 @@ def _multiply_floats(
         power = gl.convert_layout(gl.reshape(power, [W, TALL]), gl.SliceLayout(2, L), assert_trivial=True)
         power = gl.expand_dims(power, 2)
     else:
+        # A thread has sums of two columns, whose powers others have.
         power = gl.expand_dims(gl.convert_layout(power, gl.SliceLayout(1, L)), 1)
     return acc + found * power
 
 
-@gluon.jit(do_not_specialize=["COUNT"])  # T: of one row nothing is looked at that could be another's
+@gluon.jit(do_not_specialize=["COUNT"])  # T: the compiler may know of a row that there is no other
 def diagonal_kernel(
     x, squares, w, scales, scale_stride, bias, residual, gain, y, y_squares, T, N, D, WIDTH, COUNT, eps,
     GROUP: gl.constexpr, NORMED: gl.constexpr, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, ADDS: gl.constexpr,
