@@ -175,7 +175,8 @@ class Layers:
         if self._is_chained:
             from tradewind.kernels.chained_linear.triton import TritonChainedLinear
 
-            run = TritonChainedLinear(model.device, self._chip, table, quantises=False, steps=range(1, 3))
+            assert model.chained is not None
+            run = TritonChainedLinear(model.device, self._chip, table, quantises=False, steps=model.chained.steps)
             model = replace(model, chained=run)
         else:
             from tradewind.kernels.fused_linear.triton import TritonFusedLinear

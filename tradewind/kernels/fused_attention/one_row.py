@@ -35,7 +35,7 @@ def _load_tile(
     """Keys [KP, BN] and values [BN, KP] from key `start` on, in `dtype`; 0 outside of [lo, hi)."""
     run = start + tl.arange(0, BN // RUN) * RUN
     block = tl.load(table + run // S, mask=run < hi, other=0)
-    at = places_of(block, run, tl.arange(0, RUN) * K, head * (S * K), block_stride, K, S, RUN)
+    at = places_of(block, run, head, block_stride, K, S, RUN)
     key = start + tl.arange(0, BN)
     there = (key >= lo) & (key < hi)
     k_at = k_pages + at[None, :] + column[:, None]

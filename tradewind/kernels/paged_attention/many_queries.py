@@ -49,14 +49,12 @@ def attend_many(
     pair = tl.arange(0, KP // 2)
     offset = tl.arange(0, BN)
     run = tl.arange(0, BN // RUN) * RUN
-    in_run = tl.arange(0, RUN) * K
-    head_at = head * (S * K)
     first = lo // BN * BN if HAS_WINDOW else lo
     block = blocks_of(table, first, lo, hi, BN, RUN, S, HAS_WINDOW)
     for start in tl.range(first, hi, BN, num_stages=STAGES):
         key = start + offset
         there = (key >= lo) & (key < hi) if HAS_WINDOW else key < hi
-        at = places_of(block, start + run, in_run, head_at, block_stride, K, S, RUN)
+        at = places_of(block, start + run, head, block_stride, K, S, RUN)
         block = blocks_of(table, start + BN, lo, hi, BN, RUN, S, HAS_WINDOW)
         if K == KP:
             k_tile = tl.load(k_pages + at[None, :] + column[:, None])

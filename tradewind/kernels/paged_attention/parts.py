@@ -17,12 +17,10 @@ def blocks_of(table, start, lo, hi, BN: tl.constexpr, RUN: tl.constexpr, S: tl.c
 
 
 @triton.jit
-def places_of(block, key, in_run, head_at, block_stride, K: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr):
-    """Where keys of a head begin in the pages, and their values.
-
-    `block`, `key`: of the first of each run. `in_run`: what lies between it and the others, 0 among them.
-    """
-    run_at = block.to(tl.int64) * block_stride + head_at
+def places_of(block, key, head, block_stride, K: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr):
+    """Where keys of a head begin in the pages, and their values. `block`, `key`: of the first of each run."""
+    run_at = block.to(tl.int64) * block_stride + head * (S * K)
+    in_run = tl.arange(0, RUN) * K
     if RUN != S:
         run_at += key % S * K
     at = tl.reshape(run_at[:, None] + in_run[None, :], [block.shape[0] * RUN])
