@@ -183,10 +183,15 @@ class RawStream:
         while self.data.count(b"data: ") < count:
             assert await self.read_some(), self.data[-500:]
 
-    async def read_all(self) -> bytes:
-        """To the end of the answer."""
-        while b"\r\n0\r\n\r\n" not in self.data and await self.read_some():
+    async def read_until(self, mark: bytes) -> bytes:
+        """Until it was seen, or the connection ends."""
+        while mark not in self.data and await self.read_some():
             pass
+        return self.data
+
+    async def read_all(self) -> bytes:
+        """To the end of an answer in chunks."""
+        await self.read_until(b"\r\n0\r\n\r\n")
         self.ended_s = time.monotonic()
         return self.data
 
