@@ -102,6 +102,25 @@ def test_an_answer_streams_and_can_be_stopped_and_the_live_view_shows_it(browser
     page.until("document.querySelector('#chart-throughput .a').getAttribute('d').length > 20")
 
 
+def test_a_fast_answer_is_laid_out_once_a_frame(browser: Browser, served: Program) -> None:
+    page = opened(browser, served)
+    page.run(
+        """{
+        window.asked = window.frames = 0;
+        const { get } = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight");
+        Object.defineProperty(Element.prototype, "scrollHeight", { get() { window.asked++; return get.call(this); } });
+        const count = () => { window.frames++; requestAnimationFrame(count); };
+        count();
+        }"""
+    )
+    set_value(page, "#seed", "4")
+    set_value(page, "#max_tokens", "300")
+    ask(page, "A long story")
+    page.until(ANSWERED)
+    assert page.run("document.querySelector('.message.assistant .body').childNodes.length") == 1
+    assert 0 < page.run("window.asked") <= page.run("window.frames")
+
+
 def test_what_is_asked_for_reaches_the_server_and_its_errors_the_reader(browser: Browser, served: Program) -> None:
     page = opened(browser, served)
     page.send("Fetch.enable", patterns=[{"urlPattern": "*/v1/chat/completions"}])

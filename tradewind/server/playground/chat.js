@@ -125,12 +125,15 @@ export class Chat {
     this.question.focus();
   }
 
-  /** Stay at the end, unless the reader has gone up. */
+  /** Stay at the end, unless the reader has gone up. Once a frame: to ask for heights lays out all that was said. */
   #follow() {
-    const { scrollHeight, scrollTop, clientHeight } = this.transcript;
-    const grown = scrollHeight - (this.lastHeight ?? scrollHeight);
-    if (scrollHeight - scrollTop - clientHeight - grown < NEAR_END) this.transcript.scrollTop = scrollHeight;
-    this.lastHeight = scrollHeight;
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      const { scrollHeight, scrollTop, clientHeight } = this.transcript;
+      const grown = scrollHeight - (this.lastHeight ?? scrollHeight);
+      if (scrollHeight - scrollTop - clientHeight - grown < NEAR_END) this.transcript.scrollTop = scrollHeight;
+      this.lastHeight = scrollHeight;
+    });
   }
 
   #refresh() {

@@ -26,7 +26,9 @@ export class MessageView {
   add(text, entries) {
     this.text += text;
     if (!entries?.length) {
-      this.body.append(text);
+      const last = this.body.lastChild;
+      if (last?.nodeType === Node.TEXT_NODE) last.appendData(text);
+      else this.body.append(text);
       return;
     }
     if (!this.body.hasAttribute("role")) explain(this.body);
