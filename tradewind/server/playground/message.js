@@ -26,9 +26,7 @@ export class MessageView {
   add(text, entries) {
     this.text += text;
     if (!entries?.length) {
-      const last = this.body.lastChild;
-      if (last?.nodeType === Node.TEXT_NODE) last.appendData(text);
-      else this.body.append(text);
+      grow(this.body, text);
       return;
     }
     if (!this.body.hasAttribute("role")) explain(this.body);
@@ -48,7 +46,7 @@ export class MessageView {
       this.thoughts = element("span");
       this.body.before(element("details", { class: "reasoning" }, element("summary", {}, "Reasoning"), this.thoughts));
     }
-    this.thoughts.append(text);
+    grow(this.thoughts, text);
   }
 
   /** All is said: fenced code becomes a block, and JSON is laid out, unless every token is to be seen. */
@@ -110,6 +108,12 @@ export class MessageView {
   scrollIntoView() {
     this.node.scrollIntoView({ block: "end" });
   }
+}
+
+/** More text at a node's end: a node for each few letters would be laid out for each. */
+function grow(node, text) {
+  if (node.lastChild?.nodeType === Node.TEXT_NODE) node.lastChild.appendData(text);
+  else node.append(text);
 }
 
 function callCard(call, onReply) {
