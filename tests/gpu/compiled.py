@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
@@ -49,6 +50,7 @@ from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, MeasuredChained, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, fitted, quantise_rows_kernel, rows_of_program
 from tradewind.kernels.paged_attention import triton as paged_attention
+from tradewind.kernels.paged_attention import warp_specialised
 from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
@@ -63,9 +65,10 @@ class Variant:
     """`types`: of the arguments that are not constants, "=16" after one that 16 divides. `matrix`: what it must use,
     "mma.sync" or "wgmma"; the latter instead of the former will do, which compilers choose differently.
 
-    `least`: the capability that its instructions need, where its types do not tell. `once`: what may stand only once in
-    the assembly. The compiler repeats what it can compute anew wherever another layout of it is wanted; what waits for
-    other programs would wait again for what they have written already.
+    `least`: the capability that its instructions need, where its types do not tell, `only`: the one that has them, if
+    others have not. `once`: what may stand only once in the assembly. The compiler repeats what it can compute anew
+    wherever another layout of it is wanted; what waits for other programs would wait again for what they have written
+    already.
     """
 
     name: str
@@ -76,10 +79,11 @@ class Variant:
     matrix: str | None = None
     hot: bool = True
     least: int = 80
+    only: int | None = None
     once: str = ""
 
     def fits(self, arch: int) -> bool:
-        return arch >= (89 if FP8 in self.types.values() else self.least)
+        return self.only in (None, arch) and arch >= (89 if FP8 in self.types.values() else self.least)
 
 
 @dataclass
@@ -117,6 +121,7 @@ def variants(arch: int) -> list[Variant]:
     return [
         *_rowwise(),
         *_attention(chip),
+        *_specialised(),
         *_one_row(chip),
         *_some_rows(chip),
         *_linear(chip),
@@ -200,6 +205,37 @@ def _attention(chip: Chip) -> list[Variant]:
                 {**types, "k_pages": pages, "v_pages": pages}, constants,
                 {"num_warps": tile.warps, "num_stages": tile.stages}, "mma.sync" if is_small else "wgmma",
                 hot=head_dim <= 128,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _specialised() -> list[Variant]:
+    """They spill what they need once for each piece of work, and nothing, or a few numbers, from tile to tile."""
+    types = {
+        "q": BF16, "q_stride": "i32=16", "block_rows": "i32=16", "query_starts": I32, "context_lens": I32,
+        "block_tables": I32, "table_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32,
+        "dealt": I32, "R": "i32", "least": "i32", "most": "i32", "window": "i32=16", "least_split": "i32=16",
+        "scale": "fp32", "softcap": "fp32",
+    }  # fmt: skip
+    found = []
+    for part, pages, head_dim, rows in (
+        ("", BF16, 128, 256), ("", FP8, 128, 256), ("", BF16, 64, 256), ("", FP8, 64, 256), ("", FP8, 128, 1024),
+        ("window ", BF16, 128, 256), ("softcap ", FP8, 128, 256),
+    ):  # fmt: skip
+        dtype = torch.bfloat16 if pages is BF16 else torch.float8_e4m3fn
+        some_pages = torch.empty(1, 8, 16, head_dim, dtype=dtype, device="meta")
+        box, layout = warp_specialised.box_of(some_pages)
+        constants = {
+            **warp_specialised.constants(some_pages), "G": 8, "GROUP": 4, "BLOCK_R": rows, "ROUNDS": 2,
+            "HAS_WINDOW": part == "window ", "HAS_SOFTCAP": part == "softcap ", "OVERLAPS": True,
+        }  # fmt: skip
+        of_pages = f"tensordesc<{pages[1:]}{box!r},{layout!r}>"
+        found.append(
+            Variant(
+                f"attention specialised {part}{head_dim} {pages[1:]} R<={rows}",
+                warp_specialised.warp_specialised_kernel, {**types, "k_pages": of_pages, "v_pages": of_pages},
+                constants, {"num_warps": constants["num_warps"]}, "wgmma", hot=False, only=90,
             )
         )  # fmt: skip
     return found
@@ -566,9 +602,9 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
     signature, attributes, constants = {}, {}, {}
     for place, name in enumerate(names):
         if name in variant.types:
-            kind, _, divisor = variant.types[name].partition("=")
+            kind = variant.types[name].removesuffix("=16")
             signature[name] = kind
-            if divisor or kind.startswith("*"):
+            if kind != variant.types[name] or kind.startswith("*"):
                 attributes[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "constexpr"

@@ -13,12 +13,14 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from tests.cpu.paged import make_rows
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.gpu.ready import ReadyKernels
 from tradewind.kernels.linear import fp8
 from tradewind.kernels.linear.gpu import OF_ANY_SHAPE
 from tradewind.kernels.linear.triton import few_rows, quantise
+from tradewind.kernels.paged_attention.triton import TritonPagedAttention
 from tradewind.kernels.quantised_rows import quantise_rows
 from tradewind.kernels.silu_mul.triton import TritonSiluMul
 
@@ -55,9 +57,10 @@ class Driver:
 
 
 def work() -> None:
-    """Eight kernels of four: strides of 1, those that 16 divides and others, and pointers that it does not.
+    """Ten kernels of six: strides of 1, those that 16 divides and others, and pointers that it does not.
 
-    The last two are products, by pointers and by descriptions of tiles.
+    The last four are products, by pointers and by descriptions of tiles, and attention of a prompt, whose second kernel
+    is in Gluon, with descriptions of pages.
     """
     gate, norm = TritonSiluMul(CHIP), TritonAddRmsNorm(CHIP)
     for width in (64, 72):
@@ -69,6 +72,10 @@ def work() -> None:
     rows = quantise_rows(torch.ones(3, 64, dtype=torch.bfloat16))
     for tactic in (OF_ANY_SHAPE, replace(OF_ANY_SHAPE, tma=True)):
         few_rows(rows, weight, None, torch.bfloat16, tactic, CHIP)
+    pool = torch.ones(3, 2, 2, 16, 64, dtype=torch.bfloat16)
+    prompt = make_rows([0], [40], [[0, 1, 2]], 16)
+    q_THK = torch.ones(40, 4, 64, dtype=torch.bfloat16)
+    TritonPagedAttention(torch.device("cpu"), CHIP)(q_THK, pool[:, 0], pool[:, 1], prompt, 1.0)
 
 
 def main() -> None:

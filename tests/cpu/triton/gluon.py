@@ -9,10 +9,14 @@ from triton.experimental.gluon._runtime import GluonJITFunction
 from triton.runtime.interpreter import InterpretedFunction
 
 
-def interpreted(kernel: Any) -> Any:
-    """`kernel` as `triton.jit` gives it where kernels are interpreted; so are those that it calls."""
+def interpreted(kernel: Any, **stand_ins: Any) -> Any:
+    """`kernel` as `triton.jit` gives it where kernels are interpreted; so are those that it calls.
+
+    `stand_ins`: for names of its module.
+    """
     own = kernel.fn.__globals__
-    known: dict[str, Any] = {**own, "gl": _Language(), "tl": tl, "mma_v2": lambda a, b, acc: tl.dot(a, b, acc)}
+    known: dict[str, Any] = {**own, "gl": Language(), "tl": tl, "mma_v2": lambda a, b, acc: tl.dot(a, b, acc)}
+    known |= stand_ins
     for name, value in own.items():
         if isinstance(value, GluonJITFunction) and value is not kernel:
             known[name] = triton.jit(_with(value.fn, known))
@@ -25,7 +29,7 @@ def _with(function: Any, known: dict[str, Any]) -> FunctionType:
     return FunctionType(function.__code__, known, function.__name__, function.__defaults__)
 
 
-class _Language:
+class Language:
     """Stands for `gluon.language`: Triton's operations, which the interpreter replaces while a kernel runs."""
 
     def __getattr__(self, name: str) -> Any:
@@ -38,6 +42,9 @@ class _Language:
 
     def zeros(self, shape: list[int], dtype: Any, _layout: None) -> Any:
         return tl.zeros(shape, dtype)
+
+    def full(self, shape: list[int], value: Any, dtype: Any, _layout: None) -> Any:
+        return tl.full(shape, value, dtype)
 
     def convert_layout(self, x: Any, _layout: None, assert_trivial: bool = False) -> Any:
         return x

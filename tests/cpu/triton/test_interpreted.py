@@ -29,6 +29,7 @@ from tests.cpu.kernels.test_ops import (
 from tests.cpu.paged import PagedModel, Sequence, make_rows
 from tests.cpu.tiny_models import TinyModel, make_tiny_model, random_prompt
 from tests.cpu.triton.gluon import interpreted
+from tests.cpu.triton.warps import Description, interpreted_by_warps
 from tradewind.config import ModelConfig
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
 from tradewind.kernels.chained_linear import PreparedRows, diagonal, registers
@@ -51,6 +52,7 @@ from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Measured, Tactics
 from tradewind.kernels.ops import choose_ops
+from tradewind.kernels.paged_attention import warp_specialised
 from tradewind.kernels.paged_attention.triton import LARGE, TritonPagedAttention, small_tile
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
@@ -185,6 +187,7 @@ def check_attention(
     window: int | None = None,
     softcap: float | None = None,
     fp8: bool = False,
+    chip: Chip = CHIP,
 ) -> None:
     q_THK, pool, rows = _attention_inputs(step, shape, dtype)
     if fp8:
@@ -193,7 +196,7 @@ def check_attention(
     truth = list(_attention_truth(q_THK, pool.to(dtype), rows, scale, window, softcap))
     expected = torch.stack(truth) if truth else torch.empty(q_THK.shape, dtype=torch.float64)
     for exact, q in ((True, q_THK), (False, strided(q_THK.flatten(1)).view(q_THK.shape))):
-        run = TritonPagedAttention(CPU, CHIP, exact=exact)
+        run = TritonPagedAttention(CPU, chip, exact=exact)
         assert_near(run(q, pool[:, 1, 0], pool[:, 1, 1], rows, scale, window, softcap), expected, dtype)
         assert not run._arrivals.any()
         assert not run._dealt.any()
@@ -259,6 +262,39 @@ def test_what_is_no_number_stays_none_in_two_of_8_bits() -> None:
     truth = torch.stack(list(_attention_truth(q_THK, pool.to(FP8).half(), rows, 0.3, None, None)))
     out_THK[9, 1] = truth[9, 1].half()
     assert_near(out_THK, truth, torch.float16)
+
+
+@pytest.mark.parametrize("fp8", [False, True], ids=["16 bits", "8 bits"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (37, None), (None, 1.5), (90, 3.0)])
+@pytest.mark.parametrize(
+    ("step", "programs"),
+    [
+        (Step([0, 200], [170, 33], 16), 1),
+        (Step([300, 5, 0], [20, 90, 1], 32), 2),
+        (Step([1000], [9], 48), 3),
+        (Step([0], [256], 16), 20),
+    ],
+    ids=["two", "mixed", "splits", "splits of which some see nothing"],
+)
+def test_attention_by_specialised_warps(
+    step: Step,
+    programs: int,
+    window: int | None,
+    softcap: float | None,
+    head_dim: int,
+    fp8: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys and values come and go in whichever order they may; what is nobody's is no number."""
+    seed = repr((step, window, head_dim, fp8))
+    kernel = interpreted_by_warps(warp_specialised.warp_specialised_kernel, seed)
+    monkeypatch.setattr(warp_specialised, "warp_specialised_kernel", kernel)
+    plain = warp_specialised.described
+    monkeypatch.setattr(warp_specialised, "described", lambda pages: Description.of(plain(pages)))
+    check_attention(
+        torch.float16, step, HeadShape(4, 2, head_dim), window, softcap, fp8, Chip(programs, capability=(9, 0))
+    )
 
 
 @pytest.mark.parametrize("heads", [8, 9, 16, 17, 71])

@@ -20,6 +20,7 @@ from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, parts_of
 from tradewind.kernels.fused_attention.token_row import gains, in_page, load_heads, rotated
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
+from tradewind.kernels.paged_attention.pieces import load_rows, longest_piece, piece_of, shared_before
 from tradewind.kernels.paged_attention.triton import (
     CROWDED,
     LEAST_SPLIT,
@@ -29,10 +30,7 @@ from tradewind.kernels.paged_attention.triton import (
     Tile,
     attend,
     fitted,
-    load_rows,
-    longest_piece,
     padded_count,
-    piece_of,
     pieces_of,
     resident,
     small_tile,
@@ -66,7 +64,8 @@ def some_rows_kernel(
     [pieces, GP]. The rest as for `paged_attention_kernel`.
     """
     release(OVERLAPS)
-    tiles_R, span_R = load_rows(query_starts, context_lens, R, window, 1, GROUP, GROUP, BM, BLOCK_R)
+    each_row = tl.arange(0, BLOCK_R)
+    tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, 1, GROUP, GROUP, BM)
     longest = longest_piece(tiles_R, span_R, shares, G, least_split, BN, ROUNDS)
     items_R = tiles_R * tl.cdiv(span_R, longest) * G
     ends_R = tl.cumsum(items_R, 0)
@@ -129,9 +128,8 @@ def some_rows_kernel(
             store(out_row, out_at, written, mass, acc)
         else:
             # Read again: what is kept of all rows would take the registers that keys and values need.
-            tiles_R, span_R = load_rows(query_starts, context_lens, R, window, 1, GROUP, GROUP, BM, BLOCK_R)
-            is_shared = (tl.arange(0, BLOCK_R) < row) & (span_R > longest)
-            first_shared = tl.sum(tl.where(is_shared, tiles_R * tl.cdiv(span_R, longest) * G, 0), 0)
+            tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, 1, GROUP, GROUP, BM)
+            first_shared = shared_before(row, each_row, tiles_R, span_R, longest, G)
             first = first_shared + head * splits
             at = ((first + part) * GP + each).to(tl.int64)
             tl.store(partials + (at * KP)[:, None] + column[None, :], acc / mass[:, None], mask=(each < GROUP)[:, None])

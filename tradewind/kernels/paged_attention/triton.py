@@ -24,54 +24,16 @@ from triton import language as tl
 
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
+from tradewind.kernels.paged_attention import warp_specialised
 from tradewind.kernels.paged_attention.few_queries import attend_few
 from tradewind.kernels.paged_attention.many_queries import attend_many, in_two
+from tradewind.kernels.paged_attention.pieces import find_piece, load_rows, longest_piece, shared_before
 from tradewind.kernels.rows import Rows
 
 LOG2_E = 1.4426950408889634
 NO_WINDOW = 2**30
 _NO_SPLIT = 2**30
 _COLUMNS = tl.constexpr(8)  # Of a tile, at most. With twice as many, registers would not do everywhere.
-
-
-@triton.jit
-def load_rows(
-    query_starts, context_lens, R, window, least, most, GROUP: tl.constexpr, BM: tl.constexpr, BLOCK_R: tl.constexpr
-):  # fmt: skip
-    """(tiles_R, span_R) of the rows with `least` to `most` packed queries; 0 tiles for the others."""
-    row = tl.arange(0, BLOCK_R)
-    begins = tl.load(query_starts + row, mask=row < R, other=0)
-    ends = tl.load(query_starts + row + 1, mask=row < R, other=0)
-    contexts = tl.load(context_lens + row, mask=row < R, other=0)
-    packed = (ends - begins) * GROUP
-    tiles = tl.where((packed >= least) & (packed <= most), (packed + BM - 1) // BM, 0)
-    return tiles, tl.minimum(contexts, ends - begins + window - 1)
-
-
-@triton.jit
-def longest_piece(tiles_R, span_R, programs, G: tl.constexpr, least, BN: tl.constexpr, ROUNDS: tl.constexpr):
-    """How many keys a piece may have that so many programs share out among themselves.
-
-    Rows that are alike are cut into as many pieces as programs can have one of, or none if there are more rows than
-    that. If rows differ, a long piece that is begun late would keep all waiting: there is one piece for each program
-    if rows are few, and the more rounds the more rows there are (ROUNDS at most). Of rows that are cut anyhow, each
-    leaves half a piece over, on average.
-    """
-    work = tl.sum(tiles_R.to(tl.float32) * span_R.to(tl.float32), 0) * G
-    tiles = tl.sum(tiles_R, 0) * G
-    longest = tl.max(tl.where(tiles_R > 0, span_R, 0), 0)
-    if longest * tiles.to(tl.float32) <= 1.25 * work:
-        piece = longest / tl.maximum((longest * programs / tl.maximum(work, 1.0)).to(tl.int32), 1)
-    else:
-        rounds = tl.minimum(1 + 2 * tiles // programs, ROUNDS)
-        piece = work / tl.maximum(rounds * programs - tiles * 0.5, programs * 0.5)
-    return tl.maximum(tl.cdiv(piece.to(tl.int32), BN) * BN, least)
-
-
-@triton.jit
-def piece_of(span, longest, STEP: tl.constexpr):
-    """The length of the pieces of a row (or of rows) of `span` keys."""
-    return tl.cdiv(tl.cdiv(span, tl.maximum(tl.cdiv(span, longest), 1)), STEP) * STEP
 
 
 @triton.jit
@@ -155,7 +117,8 @@ def paged_attention_kernel(
     int32, zero, and left so."""
     release(OVERLAPS and RELEASES)
     begin(OVERLAPS and not EARLY)
-    tiles_R, span_R = load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
+    each_row = tl.arange(0, BLOCK_R)
+    tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, least, most, GROUP, BM)
     longest = longest_piece(tiles_R, span_R, tl.num_programs(0), G, least_split, BN, ROUNDS)
     items_R = tiles_R * tl.cdiv(span_R, longest) * G
     ends_R = tl.cumsum(items_R, 0)
@@ -163,30 +126,15 @@ def paged_attention_kernel(
     programs = tl.num_programs(0)
     item = tl.program_id(0)
     while item < total:
-        row = tl.sum((ends_R <= item).to(tl.int32), 0)
-        local = item - tl.max(tl.where(ends_R <= item, ends_R, 0), 0)
-        first_token = tl.load(query_starts + row)
-        tokens = tl.load(query_starts + row + 1) - first_token
-        context = tl.load(context_lens + row)
-        tiles = tl.cdiv(tokens * GROUP, BM)
-        span = tl.minimum(context, tokens + window - 1)
-        splits = tl.cdiv(span, longest)
-        split = piece_of(span, longest, STEP)
-        # Later tiles see more keys: they come first, so that the last programs to finish have little left.
-        head = local % G
-        tile = tiles - 1 - (local // G) % tiles
-        part = local // (G * tiles)
+        row, local, first_token, tokens, context, tiles, splits, head, tile, lo, hi = find_piece(
+            item, ends_R, longest, query_starts, context_lens, window, G, GROUP, BM, STEP
+        )
         # The tile's queries, and what each may see: positions (position - window, position].
         packed = tile * BM + tl.arange(0, BM)
         token = packed // GROUP
         position = context - tokens + token
-        # -- bounds of this piece
         tile_first = context - tokens + tile * BM // GROUP
         tile_last = context - tokens + tl.minimum((tile * BM + BM - 1) // GROUP, tokens - 1)
-        row_first = tl.maximum(context - tokens - window + 1, 0)
-        seen_first = tl.maximum(tile_first - window + 1, 0)
-        lo = tl.maximum(row_first + part * split, seen_first)
-        hi = tl.minimum(row_first + (part + 1) * split, tile_last + 1)
         begin(OVERLAPS and EARLY)
         # -- queries
         column = tl.arange(0, KP)
@@ -219,9 +167,8 @@ def paged_attention_kernel(
             store(out_row, out_at, written, mass, acc)
         else:
             # Read again: what is kept of all rows would take the registers that keys and values need.
-            tiles_R, span_R = load_rows(query_starts, context_lens, R, window, least, most, GROUP, BM, BLOCK_R)
-            is_shared = (tl.arange(0, BLOCK_R) < row) & (span_R > longest)
-            first_shared = tl.sum(tl.where(is_shared, tiles_R * tl.cdiv(span_R, longest) * G, 0), 0)
+            tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, least, most, GROUP, BM)
+            first_shared = shared_before(row, each_row, tiles_R, span_R, longest, G)
             place = first_shared + local
             each = tl.arange(0, BM)
             tl.store(partials + place.to(tl.int64) * (BM * KP) + each[:, None] * KP + column[None, :], acc)
@@ -292,6 +239,7 @@ _CROWDS = {1: range(17, sys.maxsize), 2: range(33, FEW_TOKENS + 1)}
 _SHORT_STAGES = 2  # Of such a tile, where the next kernels begin beside it and need room. Measured on an H100.
 DEALT = 512  # Of more rows of few queries, what a program knows of them takes the registers that the counter needs.
 EXACT = Tile(64, 64, 4, 3, 2)  # for all rows alike
+SPECIALISED = Tile(warp_specialised.ROWS, warp_specialised.KEYS, 12, 3, 1)  # for prompts, where it is for them
 _RESERVED_BYTES = 1024  # of shared memory, for each program
 MOST_ROWS = max(tile.rows for tile in LARGE.values())  # of a tile whose splits have room
 LEAST_SPLIT = 128  # keys: a shorter piece costs more to add up than it saves
@@ -382,7 +330,9 @@ class TritonPagedAttention:
             self._launch(EXACT, 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         elif len(rows.context_lens_R):
             self._launch(small, 1, few, q_THK, pages, rows, out_THK, scale, window, softcap)
-            if rows.max_query * group > few:
+            if rows.max_query * group > few and warp_specialised.takes(q_THK, k_pages_BGSK, self._chip):
+                self._launch_specialised(few + 1, q_THK, pages, rows, out_THK, scale, window, softcap)
+            elif rows.max_query * group > few:
                 self._launch(large, few + 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         return out_THK
 
@@ -424,6 +374,30 @@ class TritonPagedAttention:
             STEP=max(16, math.gcd(tile.keys, block_tokens)), ROUNDS=tile.rounds,
             EARLY=early, RELEASES=early and count > 1, num_warps=tile.warps, num_stages=tile.stages,
             **self._chip.launch,
+        )  # fmt: skip
+
+    def _launch_specialised(
+        self,
+        least: int,
+        q_THK: Tensor,
+        pages: tuple[Tensor, Tensor],
+        rows: Rows,
+        out_THK: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> None:
+        k_pages_BGSK, v_pages_BGSK = pages
+        count, kv_heads = len(rows.context_lens_R), k_pages_BGSK.shape[1]
+        warp_specialised.warp_specialised_kernel[(SPECIALISED.programs * self._chip.processors,)](
+            q_THK, q_THK.stride(0), warp_specialised.described(k_pages_BGSK),
+            warp_specialised.described(v_pages_BGSK), k_pages_BGSK.stride(0) // q_THK.shape[2],
+            rows.query_starts_R1, rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK,
+            self._partials, self._marks, self._arrivals, self._dealt, count, least, 2**30, window or NO_WINDOW,
+            LEAST_SPLIT, scale * LOG2_E, (softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=q_THK.shape[1] // kv_heads,
+            BLOCK_R=padded_count(count), HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None,
+            ROUNDS=SPECIALISED.rounds, OVERLAPS=self._chip.overlaps,
+            **warp_specialised.constants(k_pages_BGSK), **self._chip.launch,
         )  # fmt: skip
 
 

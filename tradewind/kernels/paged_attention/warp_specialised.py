@@ -1,0 +1,584 @@
+"""Attention of many queries on Hopper, in Gluon: a program's warps do different things beside each other.
+
+Four warps find the work and bring keys and values into rings of shared memory, two times four multiply. Each of these
+two has half of a tile's rows: while one weighs its scores, the tensor cores multiply for the other, and while it weighs
+them, for itself, the values of the keys before (https://arxiv.org/abs/2407.08608). Nobody waits for all: whoever fills
+a place of a ring says so, and whoever has read it. Values of 8 bits are widened on their way, since they have to stand
+in shared memory the other way round, for which 8 bits are too few; queries are sums of two numbers of 8 bits then, and
+keys are multiplied as they are (many_queries.py). What pieces there are, and who adds them up, is as in triton.py.
+
+The accelerator brings keys and values by boxes of RUN rows, which are as many keys of one block, and of CB columns, a
+line of 128 bytes at most. A tile in shared memory is all rows' first lines, then their second ones; so boxes are put
+down one after the other.
+
+Legend beyond triton.py's: HALF rows of each of the two; KS, VS, WS places for tiles of keys, of values as they are
+multiplied, and of values as they are stored.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.language.extra.cuda import gdc_wait
+
+from tradewind.kernels.gpu import Chip
+from tradewind.kernels.paged_attention.many_queries import in_two
+from tradewind.kernels.paged_attention.parts import capped
+from tradewind.kernels.paged_attention.pieces import find_piece, load_rows, longest_piece, shared_before
+
+HALF = gl.constexpr(64)
+ROWS = 2 * HALF.value
+KEYS = 128
+_WIDTHS = (64, 128)  # of heads: one line of 16-bit numbers, or two
+_LINE_BYTES = 128
+_PLACES = {1: (3, 2, 3), 2: (3, 2, 1)}  # by the bytes of a key's number: KS, VS, WS
+_MULTIPLIES_IN, _BRINGS_IN = 208, 88  # registers of a thread; 216 and 72, or 200 and 104, are as fast or slower
+
+# What is told of a piece, in its place.
+_LETTERS = gl.constexpr(2)
+_FIELDS = gl.constexpr(16)
+_FIRST_TOKEN, _TOKENS, _CONTEXT, _HEAD, _TILE, _LO, _HI, _SPLITS, _PLACE, _FIRST_PLACE, _STRIDE, _IS_ONE = (
+    gl.constexpr(at) for at in range(12)
+)
+
+# Triton 3.6 and what came after it have other names.
+_load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+_REINTERPRETS = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
+_HAS_BARRIER = gl.constexpr(hasattr(gl, "barrier"))
+
+
+@gluon.jit
+def _seen_as(memory, dtype: gl.constexpr, shape: gl.constexpr, layout: gl.constexpr):
+    if _REINTERPRETS:
+        return memory.reinterpret(dtype, shape, layout)
+    else:
+        return memory._reinterpret(dtype, shape, layout)
+
+
+@gluon.jit
+def _meet():
+    """All warps of this part."""
+    if _HAS_BARRIER:
+        gl.barrier()
+    else:
+        gl.thread_barrier()
+
+
+@gluon.jit
+def _barriers(PLACES: gl.constexpr, COUNT: gl.constexpr):
+    """One for each place, which so many have to arrive at."""
+    made = gl.allocate_shared_memory(gl.int64, [PLACES, 1], mbarrier.MBarrierLayout())
+    for place in gl.static_range(PLACES):
+        mbarrier.init(made.index(place), count=COUNT)
+    return made
+
+
+@gluon.jit
+def _field(letter, AT: gl.constexpr):
+    """A number that was told."""
+    at = gl.arange(0, _FIELDS, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
+    return gl.sum(gl.where(at == AT, letter, 0), 0)
+
+
+@gluon.jit
+def _tiles_of(lo, hi, BN: gl.constexpr, HAS_WINDOW: gl.constexpr):
+    """(first key, count) of a piece's tiles of keys: one at least, also where its queries see none of its keys."""
+    first = lo // BN * BN if HAS_WINDOW else lo
+    return first, gl.maximum(gl.cdiv(hi - first, BN), 1)
+
+
+# --- who brings ------------------------------------------------------------------------------------------------------
+
+
+@gluon.jit
+def _send(numbers, COUNT: gl.constexpr, letters, turn):
+    """Tell the others of a piece; of none, once there is none left."""
+    memory, is_full, is_empty = letters
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    at = gl.arange(0, _FIELDS, layout)
+    letter = gl.zeros([_FIELDS], gl.int32, layout)
+    for field in gl.static_range(COUNT):
+        letter = gl.where(at == field, numbers[field], letter)
+    mbarrier.wait(is_empty.index(turn % _LETTERS), (turn // _LETTERS & 1) ^ 1)
+    memory.index(turn % _LETTERS).store(letter)
+    mbarrier.arrive(is_full.index(turn % _LETTERS), count=1)
+
+
+@gluon.jit
+def _bring(
+    pages, table, start, lo, hi, first_row, block_rows, is_full, boxes, first_box, K: gl.constexpr, BN: gl.constexpr,
+    S: gl.constexpr, RUN: gl.constexpr, CB: gl.constexpr, HAS_WINDOW: gl.constexpr,
+):  # fmt: skip
+    """Have the rows of BN keys brought; those of keys outside of [lo, hi) are of the blocks at its ends."""
+    mbarrier.expect(is_full, BN * K * boxes.dtype.primitive_bitwidth // 8)
+    for run in gl.static_range(BN // RUN):
+        key = gl.minimum(start + run * RUN, hi - 1)
+        if HAS_WINDOW:
+            key = gl.maximum(key, lo)
+        row = gl.load(table + key // S) * block_rows + first_row
+        if RUN != S:
+            row += (start + run * RUN) % S
+        for line in gl.static_range(K // CB):
+            box = boxes.index(first_box + line * (BN // RUN) + run)
+            _load_box(pages, [row, line * CB], is_full, box)
+
+
+@gluon.jit
+def _blank(v_tile, start, lo, hi, layout: gl.constexpr):
+    """Values of keys outside of [lo, hi) become 0: they may be no numbers."""
+    key = start + gl.arange(0, v_tile.shape[0], gl.SliceLayout(1, layout))
+    there = gl.expand_dims((key < hi) & (key >= lo), 1)
+    v_tile.store(gl.where(there, v_tile.load(layout), 0.0))
+
+
+@gluon.jit
+def _produce(
+    k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, dealt, R, least, most, window,
+    least_split, letters, keys, values, G: gl.constexpr, GROUP: gl.constexpr, K: gl.constexpr, BN: gl.constexpr,
+    BLOCK_R: gl.constexpr, S: gl.constexpr, RUN: gl.constexpr, CB: gl.constexpr, HAS_WINDOW: gl.constexpr,
+    EIGHT_BITS: gl.constexpr, STEP: gl.constexpr, ROUNDS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr,
+    WS: gl.constexpr,
+):  # fmt: skip
+    k_boxes, k_is_full, k_is_empty = keys
+    v_boxes, v_is_here, v_stored, v_tiles, v_is_full, v_is_empty = values
+    BM: gl.constexpr = 2 * HALF
+    BOXES: gl.constexpr = (BN // RUN) * (K // CB)
+    LAG: gl.constexpr = 2 if EIGHT_BITS else 1  # Tiles of keys that are asked for before the values of the first.
+    v_layout: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [gl.num_warps(), 1], [1, 0])
+    each_row = gl.arange(0, BLOCK_R, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
+    tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, least, most, GROUP, BM)
+    programs = gl.num_programs(0)
+    longest = longest_piece(tiles_R, span_R, programs, G, least_split, BN, ROUNDS)
+    items_R = tiles_R * gl.cdiv(span_R, longest) * G
+    ends_R = gl.associative_scan(items_R, 0, _plus)
+    total = gl.sum(items_R, 0)
+    item = gl.program_id(0)
+    brought = 0  # tiles
+    blanked = 0
+    turn = 0
+    while item < total:
+        row, local, first_token, tokens, context, tiles, splits, head, tile, lo, hi = find_piece(
+            item, ends_R, longest, query_starts, context_lens, window, G, GROUP, BM, STEP
+        )
+        shared = shared_before(row, each_row, tiles_R, span_R, longest, G)
+        stride = G * tiles
+        told = (
+            first_token,
+            tokens,
+            context,
+            head,
+            tile,
+            lo,
+            hi,
+            splits,
+            shared + local,
+            shared + local % stride,
+            stride,
+            1,
+        )
+        _send(told, 12, letters, turn)
+        turn += 1
+        table = block_tables + row.to(gl.int64) * table_stride
+        first, count = _tiles_of(lo, hi, BN, HAS_WINDOW)
+        for step in range(count + LAG):
+            if step < count:
+                at = brought + step
+                start = first + step * BN
+                mbarrier.wait(k_is_empty.index(at % KS), (at // KS & 1) ^ 1)
+                _bring(
+                    k_pages, table, start, lo, hi, head * S, block_rows, k_is_full.index(at % KS), k_boxes,
+                    at % KS * BOXES, K, BN, S, RUN, CB, HAS_WINDOW,
+                )  # fmt: skip
+                if EIGHT_BITS:
+                    _bring(
+                        v_pages, table, start, lo, hi, head * S, block_rows, v_is_here.index(at % WS), v_boxes,
+                        at % WS * BOXES, K, BN, S, RUN, CB, HAS_WINDOW,
+                    )  # fmt: skip
+            if step >= LAG:
+                at = brought + step - LAG
+                start = first + (step - LAG) * BN
+                v_tile, is_full = v_tiles.index(at % VS), v_is_full.index(at % VS)
+                mbarrier.wait(v_is_empty.index(at % VS), (at // VS & 1) ^ 1)
+                is_cut = (start + BN > hi) | (start < lo)
+                if EIGHT_BITS:
+                    mbarrier.wait(v_is_here.index(at % WS), at // WS & 1)
+                    v_tile.store(v_stored.index(at % WS).load(v_layout).to(gl.float16))
+                elif is_cut:
+                    _bring(
+                        v_pages, table, start, lo, hi, head * S, block_rows, v_is_here.index(0), v_boxes,
+                        at % VS * BOXES, K, BN, S, RUN, CB, HAS_WINDOW,
+                    )  # fmt: skip
+                    mbarrier.wait(v_is_here.index(0), blanked & 1)
+                    blanked += 1
+                else:
+                    _bring(
+                        v_pages, table, start, lo, hi, head * S, block_rows, is_full, v_boxes, at % VS * BOXES, K, BN,
+                        S, RUN, CB, HAS_WINDOW,
+                    )  # fmt: skip
+                if is_cut:
+                    _blank(v_tile, start, lo, hi, v_layout)
+                if EIGHT_BITS or is_cut:
+                    fence_async_shared()
+                    mbarrier.arrive(is_full, count=1)
+        brought += count
+        item = programs + gl.atomic_add(dealt, 1, sem="relaxed")
+    _send((0,), 1, letters, turn)
+    if gl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
+        gl.store(dealt, 0)
+        gl.store(dealt + 1, 0)
+
+
+@gluon.jit
+def _plus(a, b):
+    return a + b
+
+
+# --- who multiplies --------------------------------------------------------------------------------------------------
+
+
+@gluon.jit
+def _receive(letters, turn):
+    memory, is_full, is_empty = letters
+    mbarrier.wait(is_full.index(turn % _LETTERS), turn // _LETTERS & 1)
+    letter = memory.index(turn % _LETTERS).load(gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
+    mbarrier.arrive(is_empty.index(turn % _LETTERS), count=1)
+    return letter
+
+
+@gluon.jit
+def _packed(letter, half: gl.constexpr, layout: gl.constexpr):
+    """Which of the row's packed queries are this half's."""
+    return _field(letter, _TILE) * (2 * HALF) + half * HALF + gl.arange(0, HALF, layout)
+
+
+@gluon.jit
+def _load_queries(letter, half: gl.constexpr, q, q_stride, GROUP: gl.constexpr, K: gl.constexpr):
+    """[HALF, K], 0 where there are none; of no piece all are."""
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [gl.num_warps(), 1], [1, 0])
+    packed = _packed(letter, half, gl.SliceLayout(1, layout))
+    column = gl.expand_dims(gl.arange(0, K, gl.SliceLayout(0, layout)), 0)
+    token = packed // GROUP
+    q_row = q + _field(letter, _FIRST_TOKEN).to(gl.int64) * q_stride
+    q_at = token * q_stride + (_field(letter, _HEAD) * GROUP + packed % GROUP) * K
+    is_there = gl.expand_dims(token < _field(letter, _TOKENS), 1)
+    return gl.load(q_row + gl.expand_dims(q_at, 1) + column, mask=is_there, other=0.0)
+
+
+@gluon.jit
+def _score(q_tiles, half: gl.constexpr, keys, at, nothing, EIGHT_BITS: gl.constexpr, KS: gl.constexpr):
+    """Begin to multiply the queries with a tile of keys. `nothing`: the scores' shape."""
+    k_tiles, is_full = keys
+    mbarrier.wait(is_full.index(at % KS), at // KS & 1)
+    k_tile = k_tiles.index(at % KS).permute((1, 0))
+    if EIGHT_BITS:
+        scores = warpgroup_mma(q_tiles.index(2 * half), k_tile, nothing, use_acc=False, is_async=True)
+        scores = warpgroup_mma(q_tiles.index(2 * half + 1), k_tile, scores, is_async=True)
+    else:
+        scores = warpgroup_mma(q_tiles.index(half), k_tile, nothing, use_acc=False, is_async=True)
+    return scores
+
+
+@gluon.jit
+def _weigh(
+    scores, start, seen, seen_by_all, scale, softcap, peak, mass, HAS_WINDOW: gl.constexpr, HAS_SOFTCAP: gl.constexpr
+):
+    """(weights, fade, peak, mass) with these keys' scores: what was summed before them fades.
+
+    `seen`: of each row the first key that it sees, and the last one; `seen_by_all`: as numbers. `scale`: of each row.
+    """
+    first_seen, last_seen = seen
+    first_by_all, last_by_all = seen_by_all
+    layout: gl.constexpr = scores.type.layout
+    each_scale = gl.expand_dims(scale, 1)
+    if HAS_SOFTCAP:
+        scores = capped(scores * each_scale, softcap)
+    is_cut = start + scores.shape[1] > last_by_all + 1
+    if HAS_WINDOW:
+        is_cut |= start < first_by_all
+    if is_cut:
+        key = gl.expand_dims(start + gl.arange(0, scores.shape[1], gl.SliceLayout(0, layout)), 0)
+        is_seen = key <= gl.expand_dims(last_seen, 1)
+        if HAS_WINDOW:
+            is_seen &= key >= gl.expand_dims(first_seen, 1)
+        scores = gl.where(is_seen, scores, float("-inf"))
+    new_peak = gl.maximum(peak, gl.max(scores, 1))
+    base = gl.where(new_peak == float("-inf"), 0.0, new_peak)
+    if HAS_SOFTCAP:
+        weights = gl.exp2(scores - gl.expand_dims(base, 1))
+        fade = gl.exp2(peak - base)
+    else:
+        base *= scale
+        weights = gl.exp2(scores * each_scale - gl.expand_dims(base, 1))
+        fade = gl.exp2(peak * scale - base)
+    return weights, fade, new_peak, mass * fade + gl.sum(weights, 1)
+
+
+@gluon.jit
+def _write(
+    letter, half: gl.constexpr, out, quotients, first_column: gl.constexpr, G: gl.constexpr, GROUP: gl.constexpr,
+    K: gl.constexpr,
+):  # fmt: skip
+    """Some columns of all rows."""
+    layout: gl.constexpr = quotients.type.layout
+    packed = _packed(letter, half, gl.SliceLayout(1, layout))
+    column = gl.expand_dims(gl.arange(0, quotients.shape[1], gl.SliceLayout(0, layout)), 0) + first_column
+    token = packed // GROUP
+    out_row = out + _field(letter, _FIRST_TOKEN).to(gl.int64) * (G * GROUP * K)
+    out_at = (token * (G * GROUP) + _field(letter, _HEAD) * GROUP + packed % GROUP) * K
+    is_there = gl.expand_dims(token < _field(letter, _TOKENS), 1)
+    gl.store(out_row + gl.expand_dims(out_at, 1) + column, quotients, mask=is_there)
+
+
+@gluon.jit
+def _quotients(acc, mass, dtype: gl.constexpr):
+    """0 where nothing was seen."""
+    return (acc * gl.expand_dims(1.0 / gl.where(mass == 0.0, 1.0, mass), 1)).to(dtype)
+
+
+@gluon.jit
+def _keep(partials, memory, half_acc, at, within, layout: gl.constexpr):
+    """Half of the columns, through shared memory, so that lines are written and a few addresses do."""
+    memory.store(half_acc)
+    gl.store(partials + at + within, memory.load(layout))
+
+
+@gluon.jit
+def _finish(
+    letter, half: gl.constexpr, out, partials, marks, arrivals, peak, mass, acc, memory, G: gl.constexpr,
+    GROUP: gl.constexpr, K: gl.constexpr,
+):  # fmt: skip
+    """Write the quotients; of a piece among others, what it found, and the quotients of all if it is the last of them.
+
+    `memory`: [HALF, K] of `out`'s numbers, to write lines from.
+    """
+    splits = _field(letter, _SPLITS)
+    if splits == 1:
+        memory.store(_quotients(acc, mass, out.dtype.element_ty))
+        quotients = memory.load(gl.BlockedLayout([1, 8], [2, 16], [gl.num_warps(), 1], [1, 0]))
+        _write(letter, half, out, quotients, 0, G, GROUP, K)
+    else:
+        layout: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [gl.num_warps(), 1], [1, 0])
+        of_rows: gl.constexpr = gl.SliceLayout(1, layout)
+        each = gl.arange(0, HALF, of_rows)
+        own = gl.arange(0, HALF, gl.SliceLayout(1, acc.type.layout))
+        within = gl.expand_dims(each * K, 1) + gl.expand_dims(gl.arange(0, K // 2, gl.SliceLayout(0, layout)), 0)
+        wide = _seen_as(memory, gl.float32, [HALF, K // 2], gl.NVMMASharedLayout(128, 32, 2))
+        place = _field(letter, _PLACE) * 2 + half
+        left, right = gl.split(gl.permute(gl.reshape(acc, [HALF, 2, K // 2]), (0, 2, 1)))
+        _keep(partials, wide, left, place.to(gl.int64) * (HALF * K), within, layout)
+        _keep(partials, wide, right, place.to(gl.int64) * (HALF * K) + K // 2, within, layout)
+        gl.store(marks + place * (2 * HALF) + own, peak)
+        gl.store(marks + place * (2 * HALF) + HALF + own, mass)
+        _meet()
+        first = _field(letter, _FIRST_PLACE)
+        arrived = gl.atomic_add(arrivals + first * 2 + half, 1, sem="acq_rel")
+        if arrived == splits - 1:
+            gl.store(arrivals + first * 2 + half, 0)
+            for side in gl.static_range(2):
+                all_peak = gl.full([HALF], float("-inf"), gl.float32, of_rows)
+                all_mass = gl.zeros([HALF], gl.float32, of_rows)
+                total = gl.zeros([HALF, K // 2], gl.float32, layout)
+                for split in range(splits):
+                    place = (first + split * _field(letter, _STRIDE)) * 2 + half
+                    part_at = partials + place.to(gl.int64) * (HALF * K) + side * (K // 2) + within
+                    part_acc = gl.load(part_at, cache_modifier=".cg")
+                    part_peak = gl.load(marks + place * (2 * HALF) + each, cache_modifier=".cg")
+                    part_mass = gl.load(marks + place * (2 * HALF) + HALF + each, cache_modifier=".cg")
+                    new_peak = gl.maximum(all_peak, part_peak)
+                    base = gl.where(new_peak == float("-inf"), 0.0, new_peak)
+                    fade, part_fade = gl.exp2(all_peak - base), gl.exp2(part_peak - base)
+                    all_mass = all_mass * fade + part_mass * part_fade
+                    total = total * gl.expand_dims(fade, 1) + part_acc * gl.expand_dims(part_fade, 1)
+                    all_peak = new_peak
+                quotients = _quotients(total, all_mass, out.dtype.element_ty)
+                _write(letter, half, out, quotients, side * (K // 2), G, GROUP, K)
+
+
+@gluon.jit
+def _consume(
+    half: gl.constexpr, q, q_stride, out, partials, marks, arrivals, scale, softcap, window, letters, queries, keys,
+    k_is_empty, values, G: gl.constexpr, GROUP: gl.constexpr, K: gl.constexpr, BN: gl.constexpr,
+    HAS_WINDOW: gl.constexpr, HAS_SOFTCAP: gl.constexpr, EIGHT_BITS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr,
+):  # fmt: skip
+    q_tiles, out_tiles = queries
+    v_tiles, v_is_full, v_is_empty = values
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 32 if EIGHT_BITS else 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, K, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 2)
+    of_scores: gl.constexpr = gl.SliceLayout(1, s_layout)
+    of_sums: gl.constexpr = gl.SliceLayout(1, o_layout)
+    dtype: gl.constexpr = v_tiles.dtype
+    done = 0  # tiles
+    turn = 0
+    letter = _receive(letters, 0)
+    q_tile = _load_queries(letter, half, q, q_stride, GROUP, K)
+    while _field(letter, _IS_ONE) > 0:
+        if EIGHT_BITS:
+            q_first, q_rest, factor = in_two(q_tile)
+            q_tiles.index(2 * half).store(q_first)
+            q_tiles.index(2 * half + 1).store(q_rest)
+            each_scale = gl.convert_layout(scale * factor, of_scores)
+        else:
+            q_tiles.index(half).store(q_tile)
+            each_scale = gl.full([HALF], 0.0, gl.float32, of_scores) + scale
+        fence_async_shared()
+        lo, hi, tokens = _field(letter, _LO), _field(letter, _HI), _field(letter, _TOKENS)
+        base = _field(letter, _TILE) * (2 * HALF) + half * HALF
+        first_position = _field(letter, _CONTEXT) - tokens
+        position = first_position + (base + gl.arange(0, HALF, of_scores)) // GROUP
+        last_position = first_position + gl.minimum((base + HALF - 1) // GROUP, tokens - 1)
+        seen = (gl.maximum(position - window + 1, lo), gl.minimum(position, hi - 1))
+        seen_by_all = (gl.maximum(last_position - window + 1, lo), gl.minimum(first_position + base // GROUP, hi - 1))
+        first, count = _tiles_of(lo, hi, BN, HAS_WINDOW)
+        nothing = gl.zeros([HALF, BN], gl.float32, s_layout)
+        peak = gl.full([HALF], float("-inf"), gl.float32, of_scores)
+        mass = gl.zeros([HALF], gl.float32, of_scores)
+        acc = gl.zeros([HALF, K], gl.float32, o_layout)
+        scores = _score(q_tiles, half, keys, done, nothing, EIGHT_BITS, KS)
+        scores = warpgroup_mma_wait(0, deps=(scores,))
+        mbarrier.arrive(k_is_empty.index(done % KS), count=1)
+        weights, fade, peak, mass = _weigh(
+            scores, first, seen, seen_by_all, each_scale, softcap, peak, mass, HAS_WINDOW, HAS_SOFTCAP
+        )
+        p_tile = gl.convert_layout(weights.to(dtype), p_layout)
+        for step in range(1, count):
+            at = done + step
+            before = at - 1
+            scores = _score(q_tiles, half, keys, at, nothing, EIGHT_BITS, KS)
+            mbarrier.wait(v_is_full.index(before % VS), before // VS & 1)
+            sums = warpgroup_mma(p_tile, v_tiles.index(before % VS), acc, is_async=True)
+            scores = warpgroup_mma_wait(1, deps=(scores,))
+            mbarrier.arrive(k_is_empty.index(at % KS), count=1)
+            start = first + step * BN
+            weights, fade, peak, mass = _weigh(
+                scores, start, seen, seen_by_all, each_scale, softcap, peak, mass, HAS_WINDOW, HAS_SOFTCAP
+            )
+            acc = warpgroup_mma_wait(0, deps=(sums,))
+            mbarrier.arrive(v_is_empty.index(before % VS), count=1)
+            acc = acc * gl.expand_dims(gl.convert_layout(fade, of_sums), 1)
+            p_tile = gl.convert_layout(weights.to(dtype), p_layout)
+        done += count
+        turn += 1
+        # The next piece's queries are asked for now, so that nobody waits for them.
+        next_letter = _receive(letters, turn)
+        q_tile = _load_queries(next_letter, half, q, q_stride, GROUP, K)
+        last = done - 1
+        mbarrier.wait(v_is_full.index(last % VS), last // VS & 1)
+        acc = warpgroup_mma(p_tile, v_tiles.index(last % VS), acc)
+        mbarrier.arrive(v_is_empty.index(last % VS), count=1)
+        if not HAS_SOFTCAP:
+            peak = peak * each_scale
+        peak, mass = gl.convert_layout(peak, of_sums), gl.convert_layout(mass, of_sums)
+        _finish(letter, half, out, partials, marks, arrivals, peak, mass, acc, out_tiles.index(half), G, GROUP, K)
+        letter = next_letter
+
+
+@gluon.jit(do_not_specialize=["R", "least", "most"])
+def warp_specialised_kernel(
+    q, q_stride, k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, out, partials,
+    marks, arrivals, dealt, R, least, most, window, least_split, scale, softcap, G: gl.constexpr, GROUP: gl.constexpr,
+    K: gl.constexpr, BN: gl.constexpr, BLOCK_R: gl.constexpr, S: gl.constexpr, RUN: gl.constexpr, CB: gl.constexpr,
+    HAS_WINDOW: gl.constexpr, HAS_SOFTCAP: gl.constexpr, EIGHT_BITS: gl.constexpr, STEP: gl.constexpr,
+    ROUNDS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr, WS: gl.constexpr, OVERLAPS: gl.constexpr,
+    MULTIPLIES_IN: gl.constexpr, BRINGS_IN: gl.constexpr,
+):  # fmt: skip
+    """`k_pages`, `v_pages`: descriptions of [rows, K], by boxes of [RUN, CB]; a block is `block_rows` rows of them.
+
+    MULTIPLIES_IN, BRINGS_IN: so many registers a thread has that does. The rest as for `paged_attention_kernel`.
+    """
+    BOXES: gl.constexpr = (BN // RUN) * (K // CB)
+    BITS: gl.constexpr = 8 if EIGHT_BITS else 16
+    page: gl.constexpr = k_pages.dtype
+    wide: gl.constexpr = gl.float16 if EIGHT_BITS else page
+    lines: gl.constexpr = gl.NVMMASharedLayout(CB * BITS // 8, BITS, 2)
+    wide_lines: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    k_boxes = gl.allocate_shared_memory(page, [KS * BOXES, RUN, CB], lines)
+    k_tiles = _seen_as(k_boxes, page, [KS, BN, K], lines)
+    v_tiles = gl.allocate_shared_memory(wide, [VS, BN, K], wide_lines)
+    if EIGHT_BITS:
+        v_boxes = gl.allocate_shared_memory(page, [WS * BOXES, RUN, CB], lines)
+        v_stored = _seen_as(v_boxes, page, [WS, BN, K], lines)
+        q_tiles = gl.allocate_shared_memory(page, [4, HALF, K], lines)
+        out_tiles = _seen_as(q_tiles, out.dtype.element_ty, [2, HALF, K], wide_lines)
+    else:
+        v_boxes = _seen_as(v_tiles, page, [VS * BOXES, RUN, CB], lines)
+        v_stored = v_tiles
+        q_tiles = gl.allocate_shared_memory(page, [2, HALF, K], lines)
+        out_tiles = q_tiles
+    letters = gl.allocate_shared_memory(gl.int32, [_LETTERS, _FIELDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    all_letters = (letters, _barriers(_LETTERS, 1), _barriers(_LETTERS, 2))
+    k_is_full, k_is_empty = _barriers(KS, 1), _barriers(KS, 2)
+    v_is_here, v_is_full, v_is_empty = _barriers(WS, 1), _barriers(VS, 1), _barriers(VS, 2)
+    fence_async_shared()  # barriers, too, are seen by the accelerator
+    if OVERLAPS:
+        gdc_wait()
+    queries, of_keys, of_values = (q_tiles, out_tiles), (k_tiles, k_is_full), (v_tiles, v_is_full, v_is_empty)
+    all_values = (v_boxes, v_is_here, v_stored, v_tiles, v_is_full, v_is_empty)
+    gl.warp_specialize(
+        [
+            (_consume, (
+                0, q, q_stride, out, partials, marks, arrivals, scale, softcap, window, all_letters, queries, of_keys,
+                k_is_empty, of_values, G, GROUP, K, BN, HAS_WINDOW, HAS_SOFTCAP, EIGHT_BITS, KS, VS,
+            )),
+            (_consume, (
+                1, q, q_stride, out, partials, marks, arrivals, scale, softcap, window, all_letters, queries, of_keys,
+                k_is_empty, of_values, G, GROUP, K, BN, HAS_WINDOW, HAS_SOFTCAP, EIGHT_BITS, KS, VS,
+            )),
+            (_produce, (
+                k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, dealt, R, least,
+                most, window, least_split, all_letters, (k_boxes, k_is_full, k_is_empty), all_values, G, GROUP, K, BN,
+                BLOCK_R, S, RUN, CB, HAS_WINDOW, EIGHT_BITS, STEP, ROUNDS, KS, VS, WS,
+            )),
+        ],
+        [4, 4],
+        [MULTIPLIES_IN, BRINGS_IN],
+    )  # fmt: skip
+
+
+def takes(q_THK: Tensor, k_pages_BGSK: Tensor, chip: Chip) -> bool:
+    """Whether it is for these: on Hopper, whose tensor cores read shared memory by whole warp groups."""
+    _, _, block_tokens, head_dim = k_pages_BGSK.shape
+    in_halves = q_THK.dtype in (torch.bfloat16, torch.float16)
+    has_pages = k_pages_BGSK.dtype in (q_THK.dtype, torch.float8_e4m3fn)
+    fits = head_dim in _WIDTHS and block_tokens % 16 == 0 and k_pages_BGSK.stride(0) % head_dim == 0
+    return chip.capability == (9, 0) and in_halves and has_pages and fits
+
+
+def described(pages_BGSK: Tensor) -> TensorDescriptor:
+    """All rows of the pages, as the accelerator is told of them."""
+    blocks, heads, block_tokens, head_dim = pages_BGSK.shape
+    rows = (blocks - 1) * (pages_BGSK.stride(0) // head_dim) + heads * block_tokens
+    flat = pages_BGSK.as_strided((rows, head_dim), (head_dim, 1))
+    box, layout = box_of(pages_BGSK)
+    return TensorDescriptor.from_tensor(flat, box, layout)
+
+
+def box_of(pages_BGSK: Tensor) -> tuple[list[int], gl.NVMMASharedLayout]:
+    """(RUN, CB), and how a box lies in shared memory."""
+    _, _, block_tokens, head_dim = pages_BGSK.shape
+    columns = min(head_dim, _LINE_BYTES // pages_BGSK.itemsize)
+    layout = gl.NVMMASharedLayout(columns * pages_BGSK.itemsize, 8 * pages_BGSK.itemsize, 2)
+    return [math.gcd(KEYS, block_tokens), columns], layout
+
+
+def constants(pages_BGSK: Tensor) -> dict[str, Any]:
+    """Those that the kernel is compiled for, by the pages alone, and how it is launched."""
+    _, _, block_tokens, head_dim = pages_BGSK.shape
+    (run, columns), _ = box_of(pages_BGSK)
+    places = dict(zip(("KS", "VS", "WS"), _PLACES[pages_BGSK.itemsize], strict=True))
+    return {
+        "K": head_dim, "BN": KEYS, "S": block_tokens, "RUN": run, "CB": columns,
+        "EIGHT_BITS": pages_BGSK.itemsize == 1, "STEP": max(16, run), "MULTIPLIES_IN": _MULTIPLIES_IN,
+        "BRINGS_IN": _BRINGS_IN, "num_warps": 4, **places,
+    }  # fmt: skip
