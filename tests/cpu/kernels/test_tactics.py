@@ -93,12 +93,15 @@ def test_layouts_that_a_table_does_not_have_come_from_the_next() -> None:
 
 def test_what_a_table_has_not_for_all_of_a_form_is_said_to_come_from_the_next() -> None:
     h100, h200 = (Tactics.on(Chip.of(ABSENT_GPUS[name])) for name in ("h100", "h200"))
-    assert h200.about_gated(8) == h100.about_gated(8) == h100.about
-    assert h100.about_chained("fp8") == h100.about
-    assert h200.about_chained("fp8") == f"of up to 1: {h200.about}; of up to 2: {h100.about}"
+    assert (h100.about_chained("fp8"), h200.about_chained("fp8")) == (h100.about, h200.about)
+    assert h200.about_chained("int4-g128") == f"of up to 1, 2, 8, 16, 32: {h100.about}; of up to 64: {h200.about}"
+    assert (h100.about_gated(8), h200.about_gated(8)) == (h100.about, h200.about)
+    without = replace(h200, entries=tuple(entry for entry in h200.entries if not entry.gated))
+    assert without._filled_up(h100).about_gated(8) == h100.about
+    chosen = choose_ops(ABSENT_GPUS["h200"], torch.bfloat16, quantisation=Quantisation.named("int4-g128")).chosen
+    assert h200.about_chained("int4-g128") in chosen["chained_linear"].reason
     chosen = choose_ops(ABSENT_GPUS["h200"], torch.bfloat16, quantisation=Quantisation.named("fp8")).chosen
-    assert h200.about_chained("fp8") in chosen["chained_linear"].reason
-    assert h100.about in chosen["gated_linear"].reason
+    assert h200.about in chosen["gated_linear"].reason
 
 
 @each_table
