@@ -43,7 +43,7 @@ KEYS = 128
 _WIDTHS = (64, 128)  # of heads: one line of 16-bit numbers, or two
 _LINE_BYTES = 128
 _PLACES = {1: (3, 2, 3), 2: (3, 2, 1)}  # by the bytes of a key's number: KS, VS, WS
-_MULTIPLIES_IN, _BRINGS_IN = 208, 88  # registers of a thread; 216 and 72, or 200 and 104, are as fast or slower
+_MULTIPLIES_IN, _BRINGS_IN = 208, 88  # registers of a thread; 200 and 104 are as fast
 
 # What is told of a piece, in its place.
 _LETTERS = gl.constexpr(2)
