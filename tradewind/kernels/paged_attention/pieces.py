@@ -1,4 +1,5 @@
-"""How the queries and contexts of a ragged batch are cut into pieces, and where a piece is found: in Triton and Gluon.
+"""How the queries and contexts of a ragged batch are cut into pieces, where a piece is found, and how what two have
+found is added: in Triton and Gluon.
 
 Legend as in triton.py.
 """
@@ -81,3 +82,16 @@ def shared_before(row, each_row, tiles_R, span_R, longest, G: tl.constexpr):
     """How many pieces there are of the contexts before `row` that are cut. `each_row`: 0, 1, ..."""
     is_shared = (each_row < row) & (span_R > longest)
     return tl.sum(tl.where(is_shared, tiles_R * tl.cdiv(span_R, longest) * G, 0), 0)
+
+
+@triton.jit
+def added(peak, mass, acc, part_peak, part_mass, part_acc):
+    """(peak, mass, acc) of rows that saw the keys of both: each one's largest score, its weights' sum, its values'.
+
+    Weights are powers of two of scores less the largest; those of the one that has a smaller peak fade.
+    """
+    both_peak = tl.maximum(peak, part_peak)
+    base = tl.where(both_peak == float("-inf"), 0.0, both_peak)
+    fade, part_fade = tl.exp2(peak - base), tl.exp2(part_peak - base)
+    mass = mass * fade + part_mass * part_fade
+    return both_peak, mass, acc * fade[:, None] + part_acc * part_fade[:, None]

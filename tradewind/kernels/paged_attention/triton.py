@@ -27,7 +27,7 @@ from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.paged_attention import warp_specialised
 from tradewind.kernels.paged_attention.few_queries import attend_few
 from tradewind.kernels.paged_attention.many_queries import attend_many, in_two
-from tradewind.kernels.paged_attention.pieces import find_piece, load_rows, longest_piece, shared_before
+from tradewind.kernels.paged_attention.pieces import added, find_piece, load_rows, longest_piece, shared_before
 from tradewind.kernels.rows import Rows
 
 LOG2_E = 1.4426950408889634
@@ -81,12 +81,7 @@ def _add_up(partials, marks, first, step, splits, BM: tl.constexpr, KP: tl.const
         part_acc = tl.load(part_at, cache_modifier=".cg")
         part_peak = tl.load(marks + place * (2 * BM) + each, cache_modifier=".cg")
         part_mass = tl.load(marks + place * (2 * BM) + BM + each, cache_modifier=".cg")
-        new_peak = tl.maximum(peak, part_peak)
-        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        fade, part_fade = tl.exp2(peak - base), tl.exp2(part_peak - base)
-        mass = mass * fade + part_mass * part_fade
-        acc = acc * fade[:, None] + part_acc * part_fade[:, None]
-        peak = new_peak
+        peak, mass, acc = added(peak, mass, acc, part_peak, part_mass, part_acc)
     return mass, acc
 
 
@@ -302,12 +297,13 @@ class TritonPagedAttention:
         """`widest`: the largest head_dim that splits make room for."""
         self._chip = chip
         self._exact = exact
-        tiles = [*LARGE.values(), *grown_tiles()]
+        tiles = [*LARGE.values(), SPECIALISED, *grown_tiles()]
         items = [tile.pieces * tile.programs * chip.processors for tile in tiles]
         numbers = max(count * tile.rows for count, tile in zip(items, tiles, strict=True))
         self._partials = torch.empty(0 if exact else numbers * widest, dtype=torch.float32, device=device)
         self._marks = torch.empty(0 if exact else 2 * numbers, dtype=torch.float32, device=device)
-        self._arrivals = torch.zeros(max(items), dtype=torch.int32, device=device)
+        # Those who multiply count the halves of a tile each for itself.
+        self._arrivals = torch.zeros(2 * max(items), dtype=torch.int32, device=device)
         self._dealt = torch.zeros(2, dtype=torch.int32, device=device)
 
     def __call__(
@@ -330,9 +326,11 @@ class TritonPagedAttention:
             self._launch(EXACT, 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         elif len(rows.context_lens_R):
             self._launch(small, 1, few, q_THK, pages, rows, out_THK, scale, window, softcap)
-            if rows.max_query * group > few and warp_specialised.takes(q_THK, k_pages_BGSK, self._chip):
+            if rows.max_query * group <= few:
+                return out_THK
+            if warp_specialised.takes(q_THK, k_pages_BGSK, self._chip):
                 self._launch_specialised(few + 1, q_THK, pages, rows, out_THK, scale, window, softcap)
-            elif rows.max_query * group > few:
+            else:
                 self._launch(large, few + 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         return out_THK
 

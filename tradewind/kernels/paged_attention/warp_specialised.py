@@ -1,11 +1,12 @@
 """Attention of many queries on Hopper, in Gluon: a program's warps do different things beside each other.
 
 Four warps find the work and bring keys and values into rings of shared memory, two times four multiply. Each of these
-two has half of a tile's rows: while one weighs its scores, the tensor cores multiply for the other, and while it weighs
-them, for itself, the values of the keys before (https://arxiv.org/abs/2407.08608). Nobody waits for all: whoever fills
-a place of a ring says so, and whoever has read it. Values of 8 bits are widened on their way, since they have to stand
-in shared memory the other way round, for which 8 bits are too few; queries are sums of two numbers of 8 bits then, and
-keys are multiplied as they are (many_queries.py). What pieces there are, and who adds them up, is as in triton.py.
+two has half of a tile's rows: while one weighs its scores, the tensor cores multiply for the other
+(https://arxiv.org/abs/2407.08608). They might multiply for itself, too, the values of the keys before, which are asked
+for earlier; but compilers have a thread wait for these before it weighs. Nobody waits for all: whoever fills a place of
+a ring says so, and whoever has read it. Values of 8 bits are widened on their way, since they have to stand in shared
+memory the other way round, for which 8 bits are too few; queries are sums of two numbers of 8 bits then, and keys are
+multiplied as they are (many_queries.py). What pieces there are, and who adds them up, is as in triton.py.
 
 The accelerator brings keys and values by boxes of RUN rows, which are as many keys of one block, and of CB columns, a
 line of 128 bytes at most. A tile in shared memory is all rows' first lines, then their second ones; so boxes are put
@@ -35,7 +36,7 @@ from triton.language.extra.cuda import gdc_wait
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.paged_attention.many_queries import in_two
 from tradewind.kernels.paged_attention.parts import capped
-from tradewind.kernels.paged_attention.pieces import find_piece, load_rows, longest_piece, shared_before
+from tradewind.kernels.paged_attention.pieces import added, find_piece, load_rows, longest_piece, shared_before
 
 HALF = gl.constexpr(64)
 ROWS = 2 * HALF.value
@@ -173,20 +174,8 @@ def _produce(
         )
         shared = shared_before(row, each_row, tiles_R, span_R, longest, G)
         stride = G * tiles
-        told = (
-            first_token,
-            tokens,
-            context,
-            head,
-            tile,
-            lo,
-            hi,
-            splits,
-            shared + local,
-            shared + local % stride,
-            stride,
-            1,
-        )
+        place, first_place = shared + local, shared + local % stride
+        told = (first_token, tokens, context, head, tile, lo, hi, splits, place, first_place, stride, 1)
         _send(told, 12, letters, turn)
         turn += 1
         table = block_tables + row.to(gl.int64) * table_stride
@@ -395,12 +384,7 @@ def _finish(
                     part_acc = gl.load(part_at, cache_modifier=".cg")
                     part_peak = gl.load(marks + place * (2 * HALF) + each, cache_modifier=".cg")
                     part_mass = gl.load(marks + place * (2 * HALF) + HALF + each, cache_modifier=".cg")
-                    new_peak = gl.maximum(all_peak, part_peak)
-                    base = gl.where(new_peak == float("-inf"), 0.0, new_peak)
-                    fade, part_fade = gl.exp2(all_peak - base), gl.exp2(part_peak - base)
-                    all_mass = all_mass * fade + part_mass * part_fade
-                    total = total * gl.expand_dims(fade, 1) + part_acc * gl.expand_dims(part_fade, 1)
-                    all_peak = new_peak
+                    all_peak, all_mass, total = added(all_peak, all_mass, total, part_peak, part_mass, part_acc)
                 quotients = _quotients(total, all_mass, out.dtype.element_ty)
                 _write(letter, half, out, quotients, side * (K // 2), G, GROUP, K)
 
