@@ -229,16 +229,14 @@ def _specialised() -> list[Variant]:
     ):  # fmt: skip
         dtype = torch.bfloat16 if pages is BF16 else torch.float8_e4m3fn
         some_pages = torch.empty(1, 8, 16, head_dim, dtype=dtype, device="meta")
-        box, layout = warp_specialised.box_of(some_pages)
         constants = {
             **warp_specialised.constants(some_pages), "G": 8, "GROUP": 4, "BLOCK_R": rows, "ROUNDS": 2,
             "HAS_WINDOW": part == "window ", "HAS_SOFTCAP": part == "softcap ", "OVERLAPS": True,
         }  # fmt: skip
-        of_pages = f"tensordesc<{pages[1:]}{box!r},{layout!r}>"
         found.append(
             Variant(
                 f"attention specialised {part}{head_dim} {pages[1:]} R<={rows}",
-                warp_specialised.warp_specialised_kernel, {**types, "k_pages": of_pages, "v_pages": of_pages},
+                warp_specialised.warp_specialised_kernel, {**types, "k_pages": pages, "v_pages": pages},
                 constants, {"num_warps": constants["num_warps"]}, "wgmma", hot=False, only=90,
             )
         )  # fmt: skip

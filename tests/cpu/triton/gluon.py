@@ -18,7 +18,7 @@ def interpreted(kernel: Any, **stand_ins: Any) -> Any:
     known: dict[str, Any] = {**own, "gl": Language(), "tl": tl, "mma_v2": lambda a, b, acc: tl.dot(a, b, acc)}
     known |= stand_ins
     for name, value in own.items():
-        if isinstance(value, GluonJITFunction) and value is not kernel:
+        if isinstance(value, GluonJITFunction) and value is not kernel and name not in stand_ins:
             known[name] = triton.jit(_with(value.fn, known))
     made = InterpretedFunction(_with(kernel.fn, known))
     made.rewrite().__annotations__ = dict.fromkeys(kernel.fn.__annotations__, "constexpr")

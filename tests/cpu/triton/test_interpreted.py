@@ -29,7 +29,7 @@ from tests.cpu.kernels.test_ops import (
 from tests.cpu.paged import PagedModel, Sequence, make_rows
 from tests.cpu.tiny_models import TinyModel, make_tiny_model, random_prompt
 from tests.cpu.triton.gluon import interpreted
-from tests.cpu.triton.warps import Description, interpreted_by_warps
+from tests.cpu.triton.warps import interpreted_by_warps
 from tradewind.config import ModelConfig
 from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm_kernel
 from tradewind.kernels.chained_linear import PreparedRows, diagonal, registers
@@ -290,8 +290,6 @@ def test_attention_by_specialised_warps(
     seed = repr((step, window, head_dim, fp8))
     kernel = interpreted_by_warps(warp_specialised.warp_specialised_kernel, seed)
     monkeypatch.setattr(warp_specialised, "warp_specialised_kernel", kernel)
-    plain = warp_specialised.described
-    monkeypatch.setattr(warp_specialised, "described", lambda pages: Description.of(plain(pages)))
     check_attention(
         torch.float16, step, HeadShape(4, 2, head_dim), window, softcap, fp8, Chip(programs, capability=(9, 0))
     )

@@ -1,9 +1,9 @@
 """Gluon kernels whose warps do different things, in Triton's interpreter: shared memory, barriers, what goes on beside.
 
 Each part of the warps is a thread; one of them runs at a time, and wherever it waits, arrives or asks for something
-chance decides who goes on. What is copied beside is there at once, or late, and products read when somebody waits for
-them: so a place that is filled again too early, or read too early, gives wrong numbers here, and parts that wait for
-each other are found out.
+chance decides who goes on. What is copied beside is there at once, or not before it is waited for, and products read
+when somebody waits for them: so a place that is filled again too early, or read too early, gives wrong numbers here,
+and parts that wait for each other are found out.
 """
 
 import random
@@ -14,52 +14,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from triton import language as tl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.runtime.interpreter import TensorHandle, _get_np_dtype
 
 from tests.cpu.triton.gluon import Language, interpreted
 
 _LINE_BYTES = 128
-_DTYPES = {torch.float16: tl.float16, torch.float8_e4m3fn: tl.float8e4nv}
 
 
 def interpreted_by_warps(kernel: Any, seed: str) -> Any:
-    """See `interpreted`. Descriptions of tensors are `Description`s then."""
+    """See `interpreted`."""
     turns = Turns(seed)
+    copies = _Copies(turns)
     tl.block_type.layout = None  # what a tensor's type is asked for
     constants = {name: value.value for name, value in kernel.fn.__globals__.items() if isinstance(value, tl.constexpr)}
     products = _Products()
     stand_ins = {
         **constants, "gl": _Language(turns), "mbarrier": _Barriers(turns), "warpgroup_mma": products.multiply,
         "warpgroup_mma_wait": products.wait, "fence_async_shared": lambda: None, "gdc_wait": lambda: None,
-        "_load_box": lambda *arguments: _load_box(turns, *arguments), "_REINTERPRETS": True, "_HAS_BARRIER": True,
+        "async_copy": copies, "_copy_from": copies.copy, "_REINTERPRETS": True, "_HAS_BARRIER": True,
     }  # fmt: skip
     return interpreted(kernel, **stand_ins)
 
 
-@dataclass
-class Description:
-    """Of `rows` [R, K], by boxes of `box` numbers."""
-
-    rows: Tensor
-    box: tuple[int, int]
-
-    @classmethod
-    def of(cls, real: TensorDescriptor) -> "Description":
-        rows, columns = real.block_shape
-        return cls(real.base, (rows, columns))
-
-    @property
-    def dtype(self) -> Any:
-        return _DTYPES[self.rows.dtype]
-
-
 class Turns:
-    """Who runs. `late`: what happens beside, some time."""
+    """Who runs. `late`: what happens beside, some time, or when it is waited for."""
 
     def __init__(self, seed: str) -> None:
         self.late: list[Callable[[], None]] = []
@@ -173,18 +153,16 @@ class _Shared:
 
 @dataclass
 class _Barrier:
-    """`left` have yet to arrive, and `nbytes` to be copied, until the next phase."""
+    """`left` have yet to arrive until the next phase."""
 
     count: int = 0
     left: int = 0
-    nbytes: int = 0
     phase: int = 0
 
-    def arrived(self, count: int = 0, nbytes: int = 0) -> None:
+    def arrived(self, count: int) -> None:
         self.left -= count
-        self.nbytes += nbytes
         assert self.left >= 0
-        if self.left == self.nbytes == 0:
+        if not self.left:
             self.phase += 1
             self.left = self.count
 
@@ -209,10 +187,6 @@ class _Barriers:
     def init(self, barrier: _Barrier, count: Any) -> None:
         barrier.count = barrier.left = _number(count)
 
-    def expect(self, barrier: _Barrier, nbytes: Any) -> None:
-        barrier.arrived(1, _number(nbytes))
-        self._turns.pause()
-
     def arrive(self, barrier: _Barrier, count: Any) -> None:
         barrier.arrived(_number(count))
         self._turns.pause()
@@ -220,6 +194,33 @@ class _Barriers:
     def wait(self, barrier: _Barrier, parity: Any) -> None:
         passed = _number(parity)
         self._turns.pause(lambda: barrier.phase % 2 != passed)
+
+
+class _Copies:
+    """Stands for `async_copy`."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._groups: list[list[Callable[[], None]]] = [[]]  # of the one part that copies
+
+    def copy(self, into: _Shared, pointers: Any) -> None:
+        def now() -> None:
+            into.store(tl.load(pointers))
+
+        self._turns.late.append(now)
+        self._groups[-1].append(now)
+        self._turns.pause()
+
+    def commit_group(self) -> None:
+        self._groups.append([])
+
+    def wait_group(self, outstanding: Any) -> None:
+        late, count = self._turns.late, len(self._groups) - 1 - _number(outstanding)
+        for now in (now for group in self._groups[: max(count, 0)] for now in group):
+            if now in late:
+                late.remove(now)
+                now()
+        del self._groups[: max(count, 0)]
 
 
 class _Products:
@@ -276,19 +277,6 @@ class _Language(Language):
 
     def barrier(self) -> None:
         self._turns.pause()
-
-
-def _load_box(turns: Turns, pages: Description, place: list[Any], barrier: _Barrier, into: _Shared) -> None:
-    turns.pause()
-    (row, column), (rows, columns) = (_number(at) for at in place), pages.box
-
-    def copy() -> None:
-        box = pages.rows[row : row + rows, column : column + columns]
-        assert tuple(box.shape) == (rows, columns), (row, column)
-        into.flat.view(np.uint8)[...] = box.contiguous().view(torch.uint8).numpy().reshape(-1)
-        barrier.arrived(nbytes=-into.flat.nbytes)
-
-    turns.late.append(copy)
 
 
 def _plain(value: Any) -> Any:

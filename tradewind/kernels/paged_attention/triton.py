@@ -388,8 +388,7 @@ class TritonPagedAttention:
         k_pages_BGSK, v_pages_BGSK = pages
         count, kv_heads = len(rows.context_lens_R), k_pages_BGSK.shape[1]
         warp_specialised.warp_specialised_kernel[(SPECIALISED.programs * self._chip.processors,)](
-            q_THK, q_THK.stride(0), warp_specialised.described(k_pages_BGSK),
-            warp_specialised.described(v_pages_BGSK), k_pages_BGSK.stride(0) // q_THK.shape[2],
+            q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0) // q_THK.shape[2],
             rows.query_starts_R1, rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK,
             self._partials, self._marks, self._arrivals, self._dealt, count, least, 2**30, window or NO_WINDOW,
             LEAST_SPLIT, scale * LOG2_E, (softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=q_THK.shape[1] // kv_heads,

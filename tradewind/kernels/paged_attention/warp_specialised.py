@@ -8,29 +8,26 @@ a ring says so, and whoever has read it. Values of 8 bits are widened on their w
 memory the other way round, for which 8 bits are too few; queries are sums of two numbers of 8 bits then, and keys are
 multiplied as they are (many_queries.py). What pieces there are, and who adds them up, is as in triton.py.
 
-The accelerator brings keys and values by boxes of RUN rows, which are as many keys of one block, and of CB columns, a
-line of 128 bytes at most. A tile in shared memory is all rows' first lines, then their second ones; so boxes are put
-down one after the other.
+Keys and values are copied by threads, 16 bytes at a time. The tensor memory accelerator would have to be told of every
+run of keys that lie one after the other, which are no more than a block's: that took as long as multiplying them.
 
 Legend beyond triton.py's: HALF rows of each of the two; KS, VS, WS places for tiles of keys, of values as they are
 multiplied, and of values as they are stored.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_wait
 
 from tradewind.kernels.gpu import Chip
@@ -41,9 +38,9 @@ from tradewind.kernels.paged_attention.pieces import added, find_piece, load_row
 HALF = gl.constexpr(64)
 ROWS = 2 * HALF.value
 KEYS = 128
-_WIDTHS = (64, 128)  # of heads: one line of 16-bit numbers, or two
-_LINE_BYTES = 128
-_PLACES = {1: (3, 2, 3), 2: (3, 2, 1)}  # by the bytes of a key's number: KS, VS, WS
+_WIDTHS = (64, 128)  # of heads
+_LINE_BYTES = gl.constexpr(128)  # of shared memory, which numbers are moved about within
+_PLACES = {1: (3, 3, 2), 2: (3, 2, 0)}  # by the bytes of a key's number: KS, VS, WS
 _MULTIPLIES_IN, _BRINGS_IN = 208, 88  # registers of a thread; 200 and 104 are as fast
 
 # What is told of a piece, in its place.
@@ -54,7 +51,7 @@ _FIRST_TOKEN, _TOKENS, _CONTEXT, _HEAD, _TILE, _LO, _HI, _SPLITS, _PLACE, _FIRST
 )
 
 # Triton 3.6 and what came after it have other names.
-_load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+_copy_from = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
 _REINTERPRETS = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 _HAS_BARRIER = gl.constexpr(hasattr(gl, "barrier"))
 
@@ -117,46 +114,40 @@ def _send(numbers, COUNT: gl.constexpr, letters, turn):
 
 
 @gluon.jit
-def _bring(
-    pages, table, start, lo, hi, first_row, block_rows, is_full, boxes, first_box, K: gl.constexpr, BN: gl.constexpr,
-    S: gl.constexpr, RUN: gl.constexpr, CB: gl.constexpr, HAS_WINDOW: gl.constexpr,
-):  # fmt: skip
-    """Have the rows of BN keys brought; those of keys outside of [lo, hi) are of the blocks at its ends."""
-    mbarrier.expect(is_full, BN * K * boxes.dtype.primitive_bitwidth // 8)
-    for run in gl.static_range(BN // RUN):
-        key = gl.minimum(start + run * RUN, hi - 1)
-        if HAS_WINDOW:
-            key = gl.maximum(key, lo)
-        row = gl.load(table + key // S) * block_rows + first_row
-        if RUN != S:
-            row += (start + run * RUN) % S
-        for line in gl.static_range(K // CB):
-            box = boxes.index(first_box + line * (BN // RUN) + run)
-            _load_box(pages, [row, line * CB], is_full, box)
+def _rows_of(table, start, lo, hi, first_row, block_rows, each_key, S: gl.constexpr, HAS_WINDOW: gl.constexpr):
+    """Where the keys from `start` lie, in the pages' rows: in place of those outside of [lo, hi), the ones at its ends.
+
+    Those have no weight, but their values are multiplied with it, and must be numbers.
+    """
+    key = start + each_key
+    own = gl.minimum(key, hi - 1)
+    if HAS_WINDOW:
+        own = gl.maximum(own, lo)
+    return gl.load(table + own // S) * block_rows + first_row + own % S
 
 
 @gluon.jit
-def _blank(v_tile, start, lo, hi, layout: gl.constexpr):
-    """Values of keys outside of [lo, hi) become 0: they may be no numbers."""
-    key = start + gl.arange(0, v_tile.shape[0], gl.SliceLayout(1, layout))
-    there = gl.expand_dims((key < hi) & (key >= lo), 1)
-    v_tile.store(gl.where(there, v_tile.load(layout), 0.0))
+def _numbers(pages, row, K: gl.constexpr, layout: gl.constexpr):
+    """Where all numbers of these rows are."""
+    column = gl.expand_dims(gl.arange(0, K, gl.SliceLayout(0, layout)), 0)
+    return pages + (gl.expand_dims(row.to(gl.int64) * K, 1) + column)
 
 
 @gluon.jit
 def _produce(
     k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, dealt, R, least, most, window,
     least_split, letters, keys, values, G: gl.constexpr, GROUP: gl.constexpr, K: gl.constexpr, BN: gl.constexpr,
-    BLOCK_R: gl.constexpr, S: gl.constexpr, RUN: gl.constexpr, CB: gl.constexpr, HAS_WINDOW: gl.constexpr,
-    EIGHT_BITS: gl.constexpr, STEP: gl.constexpr, ROUNDS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr,
-    WS: gl.constexpr,
+    BLOCK_R: gl.constexpr, S: gl.constexpr, HAS_WINDOW: gl.constexpr, EIGHT_BITS: gl.constexpr, STEP: gl.constexpr,
+    ROUNDS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr, WS: gl.constexpr,
 ):  # fmt: skip
-    k_boxes, k_is_full, k_is_empty = keys
-    v_boxes, v_is_here, v_stored, v_tiles, v_is_full, v_is_empty = values
+    k_tiles, k_is_full, k_is_empty = keys
+    v_stored, v_tiles, v_is_full, v_is_empty = values
     BM: gl.constexpr = 2 * HALF
-    BOXES: gl.constexpr = (BN // RUN) * (K // CB)
-    LAG: gl.constexpr = 2 if EIGHT_BITS else 1  # Tiles of keys that are asked for before the values of the first.
-    v_layout: gl.constexpr = gl.BlockedLayout([1, 16], [4, 8], [gl.num_warps(), 1], [1, 0])
+    AT_ONCE: gl.constexpr = 128 // k_tiles.dtype.primitive_bitwidth  # numbers of 16 bytes
+    layout: gl.constexpr = gl.BlockedLayout(
+        [1, AT_ONCE], [32 * AT_ONCE // K, K // AT_ONCE], [gl.num_warps(), 1], [1, 0]
+    )
+    each_key = gl.arange(0, BN, gl.SliceLayout(1, layout))
     each_row = gl.arange(0, BLOCK_R, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
     tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, least, most, GROUP, BM)
     programs = gl.num_programs(0)
@@ -166,62 +157,57 @@ def _produce(
     total = gl.sum(items_R, 0)
     item = gl.program_id(0)
     brought = 0  # tiles
-    blanked = 0
     turn = 0
+    row_before = each_key
     while item < total:
-        row, local, first_token, tokens, context, tiles, splits, head, tile, lo, hi = find_piece(
+        owner, local, first_token, tokens, context, tiles, splits, head, tile, lo, hi = find_piece(
             item, ends_R, longest, query_starts, context_lens, window, G, GROUP, BM, STEP
         )
-        shared = shared_before(row, each_row, tiles_R, span_R, longest, G)
+        shared = shared_before(owner, each_row, tiles_R, span_R, longest, G)
         stride = G * tiles
         place, first_place = shared + local, shared + local % stride
         told = (first_token, tokens, context, head, tile, lo, hi, splits, place, first_place, stride, 1)
         _send(told, 12, letters, turn)
         turn += 1
-        table = block_tables + row.to(gl.int64) * table_stride
-        first, count = _tiles_of(lo, hi, BN, HAS_WINDOW)
-        for step in range(count + LAG):
-            if step < count:
-                at = brought + step
-                start = first + step * BN
-                mbarrier.wait(k_is_empty.index(at % KS), (at // KS & 1) ^ 1)
-                _bring(
-                    k_pages, table, start, lo, hi, head * S, block_rows, k_is_full.index(at % KS), k_boxes,
-                    at % KS * BOXES, K, BN, S, RUN, CB, HAS_WINDOW,
-                )  # fmt: skip
-                if EIGHT_BITS:
-                    _bring(
-                        v_pages, table, start, lo, hi, head * S, block_rows, v_is_here.index(at % WS), v_boxes,
-                        at % WS * BOXES, K, BN, S, RUN, CB, HAS_WINDOW,
-                    )  # fmt: skip
-            if step >= LAG:
-                at = brought + step - LAG
-                start = first + (step - LAG) * BN
-                v_tile, is_full = v_tiles.index(at % VS), v_is_full.index(at % VS)
-                mbarrier.wait(v_is_empty.index(at % VS), (at // VS & 1) ^ 1)
-                is_cut = (start + BN > hi) | (start < lo)
-                if EIGHT_BITS:
-                    mbarrier.wait(v_is_here.index(at % WS), at // WS & 1)
-                    v_tile.store(v_stored.index(at % WS).load(v_layout).to(gl.float16))
-                elif is_cut:
-                    _bring(
-                        v_pages, table, start, lo, hi, head * S, block_rows, v_is_here.index(0), v_boxes,
-                        at % VS * BOXES, K, BN, S, RUN, CB, HAS_WINDOW,
-                    )  # fmt: skip
-                    mbarrier.wait(v_is_here.index(0), blanked & 1)
-                    blanked += 1
-                else:
-                    _bring(
-                        v_pages, table, start, lo, hi, head * S, block_rows, is_full, v_boxes, at % VS * BOXES, K, BN,
-                        S, RUN, CB, HAS_WINDOW,
-                    )  # fmt: skip
-                if is_cut:
-                    _blank(v_tile, start, lo, hi, v_layout)
-                if EIGHT_BITS or is_cut:
-                    fence_async_shared()
-                    mbarrier.arrive(is_full, count=1)
-        brought += count
+        # The next piece is asked for now, so that nobody waits for the answer.
         item = programs + gl.atomic_add(dealt, 1, sem="relaxed")
+        table = block_tables + owner.to(gl.int64) * table_stride
+        first, count = _tiles_of(lo, hi, BN, HAS_WINDOW)
+        # In each step a tile's keys are asked for, what was asked for in the step before has come, and then there is
+        # room for the values of the keys before.
+        for step in range(count + 1):
+            at = brought + step
+            start = first + step * BN
+            row = row_before
+            if step < count:
+                mbarrier.wait(k_is_empty.index(at % KS), (at // KS & 1) ^ 1)
+                row = _rows_of(table, start, lo, hi, head * S, block_rows, each_key, S, HAS_WINDOW)
+                _copy_from(k_tiles.index(at % KS), _numbers(k_pages, row, K, layout))
+                if EIGHT_BITS:
+                    _copy_from(v_stored.index(at % WS), _numbers(v_pages, row, K, layout))
+            async_copy.commit_group()
+            if step > 0:
+                async_copy.wait_group(1)
+                fence_async_shared()
+                mbarrier.arrive(k_is_full.index((at - 1) % KS), count=1)
+                if not EIGHT_BITS:  # noqa: SIM102 - known when the kernel is compiled
+                    if step > 1:
+                        mbarrier.arrive(v_is_full.index((at - 2) % VS), count=1)
+                v_tile = v_tiles.index((at - 1) % VS)
+                mbarrier.wait(v_is_empty.index((at - 1) % VS), ((at - 1) // VS & 1) ^ 1)
+                if EIGHT_BITS:
+                    v_tile.store(v_stored.index((at - 1) % WS).load(layout).to(gl.float16))
+                    fence_async_shared()
+                    mbarrier.arrive(v_is_full.index((at - 1) % VS), count=1)
+                else:
+                    _copy_from(v_tile, _numbers(v_pages, row_before, K, layout))
+                    async_copy.commit_group()
+            row_before = row
+        brought += count
+        if not EIGHT_BITS:
+            async_copy.wait_group(0)
+            fence_async_shared()
+            mbarrier.arrive(v_is_full.index((brought - 1) % VS), count=1)
     _send((0,), 1, letters, turn)
     if gl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
         gl.store(dealt, 0)
@@ -472,43 +458,38 @@ def _consume(
 def warp_specialised_kernel(
     q, q_stride, k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, out, partials,
     marks, arrivals, dealt, R, least, most, window, least_split, scale, softcap, G: gl.constexpr, GROUP: gl.constexpr,
-    K: gl.constexpr, BN: gl.constexpr, BLOCK_R: gl.constexpr, S: gl.constexpr, RUN: gl.constexpr, CB: gl.constexpr,
-    HAS_WINDOW: gl.constexpr, HAS_SOFTCAP: gl.constexpr, EIGHT_BITS: gl.constexpr, STEP: gl.constexpr,
-    ROUNDS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr, WS: gl.constexpr, OVERLAPS: gl.constexpr,
-    MULTIPLIES_IN: gl.constexpr, BRINGS_IN: gl.constexpr,
+    K: gl.constexpr, BN: gl.constexpr, BLOCK_R: gl.constexpr, S: gl.constexpr, HAS_WINDOW: gl.constexpr,
+    HAS_SOFTCAP: gl.constexpr, EIGHT_BITS: gl.constexpr, STEP: gl.constexpr, ROUNDS: gl.constexpr, KS: gl.constexpr,
+    VS: gl.constexpr, WS: gl.constexpr, OVERLAPS: gl.constexpr, MULTIPLIES_IN: gl.constexpr, BRINGS_IN: gl.constexpr,
 ):  # fmt: skip
-    """`k_pages`, `v_pages`: descriptions of [rows, K], by boxes of [RUN, CB]; a block is `block_rows` rows of them.
+    """`block_rows`: how many rows of K numbers the pages of a block are away from the next one's.
 
     MULTIPLIES_IN, BRINGS_IN: so many registers a thread has that does. The rest as for `paged_attention_kernel`.
     """
-    BOXES: gl.constexpr = (BN // RUN) * (K // CB)
     BITS: gl.constexpr = 8 if EIGHT_BITS else 16
-    page: gl.constexpr = k_pages.dtype
+    page: gl.constexpr = k_pages.dtype.element_ty
     wide: gl.constexpr = gl.float16 if EIGHT_BITS else page
-    lines: gl.constexpr = gl.NVMMASharedLayout(CB * BITS // 8, BITS, 2)
-    wide_lines: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    k_boxes = gl.allocate_shared_memory(page, [KS * BOXES, RUN, CB], lines)
-    k_tiles = _seen_as(k_boxes, page, [KS, BN, K], lines)
+    line_bytes: gl.constexpr = K * BITS // 8 if K * BITS // 8 < _LINE_BYTES else _LINE_BYTES
+    lines: gl.constexpr = gl.NVMMASharedLayout(line_bytes, BITS, 2)
+    wide_lines: gl.constexpr = gl.NVMMASharedLayout(_LINE_BYTES, 16, 2)
+    k_tiles = gl.allocate_shared_memory(page, [KS, BN, K], lines)
     v_tiles = gl.allocate_shared_memory(wide, [VS, BN, K], wide_lines)
     if EIGHT_BITS:
-        v_boxes = gl.allocate_shared_memory(page, [WS * BOXES, RUN, CB], lines)
-        v_stored = _seen_as(v_boxes, page, [WS, BN, K], lines)
+        v_stored = gl.allocate_shared_memory(page, [WS, BN, K], lines)
         q_tiles = gl.allocate_shared_memory(page, [4, HALF, K], lines)
         out_tiles = _seen_as(q_tiles, out.dtype.element_ty, [2, HALF, K], wide_lines)
     else:
-        v_boxes = _seen_as(v_tiles, page, [VS * BOXES, RUN, CB], lines)
         v_stored = v_tiles
         q_tiles = gl.allocate_shared_memory(page, [2, HALF, K], lines)
         out_tiles = q_tiles
     letters = gl.allocate_shared_memory(gl.int32, [_LETTERS, _FIELDS], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     all_letters = (letters, _barriers(_LETTERS, 1), _barriers(_LETTERS, 2))
     k_is_full, k_is_empty = _barriers(KS, 1), _barriers(KS, 2)
-    v_is_here, v_is_full, v_is_empty = _barriers(WS, 1), _barriers(VS, 1), _barriers(VS, 2)
-    fence_async_shared()  # barriers, too, are seen by the accelerator
+    v_is_full, v_is_empty = _barriers(VS, 1), _barriers(VS, 2)
     if OVERLAPS:
         gdc_wait()
     queries, of_keys, of_values = (q_tiles, out_tiles), (k_tiles, k_is_full), (v_tiles, v_is_full, v_is_empty)
-    all_values = (v_boxes, v_is_here, v_stored, v_tiles, v_is_full, v_is_empty)
+    all_values = (v_stored, v_tiles, v_is_full, v_is_empty)
     gl.warp_specialize(
         [
             (_consume, (
@@ -521,8 +502,8 @@ def warp_specialised_kernel(
             )),
             (_produce, (
                 k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, dealt, R, least,
-                most, window, least_split, all_letters, (k_boxes, k_is_full, k_is_empty), all_values, G, GROUP, K, BN,
-                BLOCK_R, S, RUN, CB, HAS_WINDOW, EIGHT_BITS, STEP, ROUNDS, KS, VS, WS,
+                most, window, least_split, all_letters, (k_tiles, k_is_full, k_is_empty), all_values, G, GROUP, K, BN,
+                BLOCK_R, S, HAS_WINDOW, EIGHT_BITS, STEP, ROUNDS, KS, VS, WS,
             )),
         ],
         [4, 4],
@@ -532,37 +513,18 @@ def warp_specialised_kernel(
 
 def takes(q_THK: Tensor, k_pages_BGSK: Tensor, chip: Chip) -> bool:
     """Whether it is for these: on Hopper, whose tensor cores read shared memory by whole warp groups."""
-    _, _, block_tokens, head_dim = k_pages_BGSK.shape
+    head_dim = k_pages_BGSK.shape[3]
     in_halves = q_THK.dtype in (torch.bfloat16, torch.float16)
     has_pages = k_pages_BGSK.dtype in (q_THK.dtype, torch.float8_e4m3fn)
-    fits = head_dim in _WIDTHS and block_tokens % 16 == 0 and k_pages_BGSK.stride(0) % head_dim == 0
+    fits = head_dim in _WIDTHS and k_pages_BGSK.stride(0) % head_dim == 0
     return chip.capability == (9, 0) and in_halves and has_pages and fits
-
-
-def described(pages_BGSK: Tensor) -> TensorDescriptor:
-    """All rows of the pages, as the accelerator is told of them."""
-    blocks, heads, block_tokens, head_dim = pages_BGSK.shape
-    rows = (blocks - 1) * (pages_BGSK.stride(0) // head_dim) + heads * block_tokens
-    flat = pages_BGSK.as_strided((rows, head_dim), (head_dim, 1))
-    box, layout = box_of(pages_BGSK)
-    return TensorDescriptor.from_tensor(flat, box, layout)
-
-
-def box_of(pages_BGSK: Tensor) -> tuple[list[int], gl.NVMMASharedLayout]:
-    """(RUN, CB), and how a box lies in shared memory."""
-    _, _, block_tokens, head_dim = pages_BGSK.shape
-    columns = min(head_dim, _LINE_BYTES // pages_BGSK.itemsize)
-    layout = gl.NVMMASharedLayout(columns * pages_BGSK.itemsize, 8 * pages_BGSK.itemsize, 2)
-    return [math.gcd(KEYS, block_tokens), columns], layout
 
 
 def constants(pages_BGSK: Tensor) -> dict[str, Any]:
     """Those that the kernel is compiled for, by the pages alone, and how it is launched."""
     _, _, block_tokens, head_dim = pages_BGSK.shape
-    (run, columns), _ = box_of(pages_BGSK)
     places = dict(zip(("KS", "VS", "WS"), _PLACES[pages_BGSK.itemsize], strict=True))
     return {
-        "K": head_dim, "BN": KEYS, "S": block_tokens, "RUN": run, "CB": columns,
-        "EIGHT_BITS": pages_BGSK.itemsize == 1, "STEP": max(16, run), "MULTIPLIES_IN": _MULTIPLIES_IN,
-        "BRINGS_IN": _BRINGS_IN, "num_warps": 4, **places,
+        "K": head_dim, "BN": KEYS, "S": block_tokens, "EIGHT_BITS": pages_BGSK.itemsize == 1, "STEP": 16,
+        "MULTIPLIES_IN": _MULTIPLIES_IN, "BRINGS_IN": _BRINGS_IN, "num_warps": 4, **places,
     }  # fmt: skip
