@@ -53,7 +53,7 @@ from tradewind.kernels.paged_attention import triton as paged_attention
 from tradewind.kernels.paged_attention import warp_specialised
 from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
-from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel, filters_kernel
+from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
 from tradewind.kernels.step_inputs.triton import step_inputs_kernel
 
@@ -573,22 +573,22 @@ def _blocks() -> list[Variant]:
 def _sampling() -> list[Variant]:
     on = {"OVERLAPS": True, "CHUNK": 4096}
     common = {"logits": F32, "V": "i32=16", "count": I32, "temperatures": F32, "largest": F32, "masses": F32}
-    filters = {**common, "top_ks": I32, "top_ps": F32, "min_ps": F32, "floors": I64, "C": "i32=16"}
     choose = {
-        **common, "uniforms": "*fp64", "places": I32, "floors": I64, "C": "i32=16", "drawn": I64, "slots": I32,
-        "positions": I32, "tokens": I32, "tokens_stride": "i32",
+        **common, "top_ks": I32, "top_ps": F32, "min_ps": F32, "uniforms": "*fp64", "places": I32, "C": "i32=16",
+        "drawn": I64, "told": I64, "turn": I32, "told_stride": "i32", "slots": I32, "positions": I32, "tokens": I32,
+        "tokens_stride": "i32",
     }  # fmt: skip
     inputs = {
-        "slots": I32, "computed": I32, "starts": I32, "tokens": I32, "tokens_stride": "i32", "blocks": I32,
-        "blocks_stride": "i32=16", "spare_place": "i32", "ids": I32, "positions": I32, "write": I64,
+        "slots": I32, "computed": I32, "starts": I32, "new_blocks": I32, "block_places": I64, "block_ids": I32,
+        "tokens": I32, "tokens_stride": "i32", "blocks": I32, "blocks_stride": "i32=16", "entries": "i32",
+        "spare_place": "i32", "ids": I32, "positions": I32, "write": I64,
         "context_lens": I32, "block_tables": I32, "table_stride": "i32=16", "R": "i32", "T": "i32", "S": "i32=16",
     }  # fmt: skip
     copied = {"source": I64, "into": I64, "count": "i32"}
     sized, four = {"OVERLAPS": True, "BLOCK": 256}, {"num_warps": 4}
     return [
         Variant("draw: chunks", chunks_kernel, {**common, "places": I32}, on, {"num_warps": 4}),
-        Variant("draw: filters", filters_kernel, filters, {**on, "CHUNKS": 32, "BLOCK": 2048}, {"num_warps": 16}),
-        Variant("draw: choose", choose_kernel, choose, {**on, "CHUNKS": 32}, {"num_warps": 4}),
+        Variant("draw: choose", choose_kernel, choose, {**on, "CHUNKS": 32, "BLOCK": 2048}, {"num_warps": 16}),
         Variant("step inputs", step_inputs_kernel, inputs, sized, four),
         *(
             Variant(f"host copy {way} the device", host_copy_kernel, copied, {**sized, "FROM_HOST": way == "to"}, four)

@@ -407,16 +407,19 @@ def _draw(device: torch.device) -> Iterator[Check]:
 
     each = torch.arange(count, dtype=torch.int32, device=device)
     on_device = DrawColumns(
-        torch.tensor([count], dtype=torch.int32, device=device), each, each % 9,
+        torch.tensor([count], dtype=torch.int32, device=device), torch.ones(1, dtype=torch.int32, device=device), each,
+        each % 9,
         send(rows.temperature_R, torch.float32), send(rows.top_k_R, torch.int32), send(rows.top_p_R, torch.float32),
         send(rows.min_p_R, torch.float32), send(rows.uniforms_R, torch.float64),
     )  # fmt: skip
     tokens_SP = torch.full((count, 9), -7, dtype=torch.int32, device=device)
     drawn_N = torch.full((count,), -9, dtype=torch.int64, device=device)
-    sampling.choose_draw(device).run(logits_NV, on_device, tokens_SP, drawn_N)
+    told_UN = torch.full((2, count), -9, pin_memory=True)
+    sampling.choose_draw(device).run(logits_NV, on_device, tokens_SP, drawn_N, told_UN)
+    torch.cuda.synchronize(device)
     expected = sample_reference.sample(logits_NV.cpu(), rows)
     stored = tokens_SP[each.long(), (each % 9).long()].cpu()
-    wrong = (drawn_N.cpu() != expected) | (stored != expected.clamp(min=0))
+    wrong = (drawn_N.cpu() != expected) | (told_UN[1] != expected) | (stored != expected.clamp(min=0))
     # A number within float32's rounding of an edge may fall on either side.
     yield Check("draw", float(wrong.double().mean()), 1.5 / count)
 

@@ -23,11 +23,12 @@ def token_buckets(most: int) -> tuple[int, ...]:
 def wanted_graphs(max_running: int, step_tokens: int) -> list[tuple[str, int]]:
     """(kind, size) of all graphs there might be, the most worth having first.
 
-    "decode": steps of one token a row, by rows; "mixed": all others, by tokens; "head": what follows either, by rows.
+    "plain": whole steps of one token a row, by rows; "decode": their first half alone; "mixed": that of all other
+    steps, by tokens; "head": the second half of either, by rows.
     """
     by_tokens, by_rows = coarse_first(token_buckets(step_tokens)), coarse_first(row_buckets(max_running))
     heads = [("head", size) for size in by_rows]
-    decodes = [("decode", size) for size in by_rows if size <= step_tokens]
+    decodes = [(kind, size) for kind in ("plain", "decode") for size in by_rows if size <= step_tokens]
     # The largest first: the others use its memory.
     return [("mixed", by_tokens[0]), *heads, *decodes, *(("mixed", size) for size in by_tokens[1:])]
 

@@ -1,14 +1,16 @@
 """A GPU as a runner: inputs that keep their place, prepared on the device, and steps that are replayed from graphs.
 
 A step is two graphs. The first makes the step's inputs from the row columns and the slots' tables, runs the model, and
-leaves the hidden states that tokens are drawn from. The second makes logits of them, draws, and stores the tokens where
-the next step reads them. So the host sends one small copy, starts two graphs, and has one small copy sent back,
-whatever the step is made of; it need not wait for anything. Steps of one token a row have graphs by the number of
-rows, all others by the number of tokens; both are rounded up to a bucket (buckets.py).
+leaves the hidden states that tokens are drawn from. The second makes logits of them, draws, stores the tokens where the
+next step reads them, and tells the host. So the host sends one small copy and starts two graphs, whatever the step is
+made of; it need not wait for anything. A step of one token a row, all of which draw and ask for nothing beyond
+temperature and filters, is one graph. Steps of one token a row have graphs by the number of rows, all others by the
+number of tokens; both are rounded up to a bucket (buckets.py).
 
-Legend: T tokens of a step, R rows, N rows that sample, D hidden, V vocabulary, S slots, M blocks of a table.
+Legend: T tokens of a step, R rows, N rows that sample, D hidden, V vocabulary, S slots, M blocks of a table, U turns.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -34,8 +36,8 @@ from tradewind.runner.pending import Done, Finish, Halved, Issued, result_of
 from tradewind.runner.prompt_logprobs import ROWS_AT_ONCE, PromptColumns, prompt_columns
 from tradewind.runner.sample import Drawn, Mask, draw, masking
 from tradewind.runner.state import StateRows, StateShape
-from tradewind.runner.step_columns import StepColumns, StepShape
-from tradewind.runner.transfer import to_device, to_host
+from tradewind.runner.step_columns import IN_FLIGHT, StepColumns, StepShape
+from tradewind.runner.transfer import to_device
 
 _NO_MEMORY = "the device ran out of memory for this request's step; send it again when less is running"
 
@@ -83,7 +85,10 @@ class GraphRunner:
         self._last_ND = torch.zeros(slots, model.spec.hidden, dtype=model.spec.dtype, device=device)
         self._hidden_TD = self._last_ND.new_empty(info.step_tokens, model.spec.hidden)
         self._drawn_N = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._sizes: dict[str, tuple[int, ...]] = {"decode": (), "mixed": (), "head": ()}
+        self._told_UN = torch.zeros(IN_FLIGHT, slots, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._turn = 0
+        self._open: deque[Issued] = deque()
+        self._sizes: dict[str, tuple[int, ...]] = {"plain": (), "decode": (), "mixed": (), "head": ()}
 
     @property
     def info(self) -> RunnerInfo:
@@ -123,7 +128,6 @@ class GraphRunner:
         for rows in row_buckets(min(ROWS_AT_ONCE, len(self._hidden_TD))):
             self._model.logits(self._hidden_TD[:rows])
         self._columns.clear()
-        to_host(self._drawn_N[:1], self._ops.host_copy)
 
     @torch.inference_mode()
     def record(self, progress: Callable[[float], None] = lambda _share: None) -> None:
@@ -161,24 +165,28 @@ class GraphRunner:
         state = self._state
         refused = state.begin(plan)
         places_B = plan.block_slots.astype(np.int64) * self._tables.blocks_SM.shape[1] + plan.block_starts
-        if not len(plan.slots):
+        if not len(plan.slots) or not self._columns.has_room(len(places_B)):
             self._append_blocks(places_B, plan.block_ids)
+        if not len(plan.slots):
             return Done(result_of(plan.step, None, [], 0.0))
-        shape = self._columns.fill(plan, state, places_B)
-        self._append_blocks(places_B, plan.block_ids, self._columns.blocks(len(places_B)))
+        shape = self._columns.fill(plan, state, places_B, self._take_turn())
         try:
-            hidden_TD = self._forward(shape)
+            hidden_TD, is_drawn = self._forward(shape, self._is_plain(plan, shape))
         except torch.OutOfMemoryError:
             # The next step may have been planned already: it must find a token where this one would have left it.
             state.store(shape.slots_N, shape.positions_N, torch.zeros_like(self._drawn_N[: len(shape.slots_N)]))
             return Halved.failed(_all_shed(plan, shape)) if len(plan.masked) else Done(_all_shed(plan, shape))
 
         def sample(masks: TokenMasks | None) -> Finish:
+            if is_drawn:
+                drawn = self._told(shape)
+                return lambda device_s: result_of(plan.step, drawn, [], device_s)
             return self._second_half(plan, shape, hidden_TD, masks, refused)
 
         if ended is None or begun is None:
             return Halved(sample, 0.0) if len(plan.masked) else Done(sample(None)(0.0))
         step = Issued(begun, ended, sample)
+        self._open.append(step)
         if not len(plan.masked):
             step.mask(None)
         return step
@@ -216,32 +224,50 @@ class GraphRunner:
         if self._model.device.type == "cpu":
             return None, None
         begun, ended = (torch.Event(self._model.device, enable_timing=True) for _ in range(2))
+        if self._open and self._open[-1].is_under_way:
+            return self._open[-1].ended, ended
         begun.record()
         return begun, ended
 
-    def _append_blocks(
-        self, places_B: NDArray[np.int64], ids_B: NDArray[np.int32], sent: tuple[Tensor, Tensor] | None = None
-    ) -> None:
-        """Put new blocks into the slots' tables. `sent`: both, if they are on the device already."""
-        if not len(places_B):
-            return
-        device = self._model.device
-        places, ids = sent or (to_device(places_B, device), to_device(ids_B, device))
-        self._tables.blocks_SM.view(-1).index_copy_(0, places, ids)
+    def _take_turn(self) -> int:
+        """Which of the host's rows is told what the next step draws. Whoever was told there has read it then."""
+        if len(self._open) == IN_FLIGHT:
+            self._open.popleft().result()
+        self._turn = (self._turn + 1) % IN_FLIGHT
+        return self._turn
+
+    def _append_blocks(self, places_B: NDArray[np.int64], ids_B: NDArray[np.int32]) -> None:
+        """Put new blocks into the slots' tables."""
+        if len(places_B):
+            device = self._model.device
+            self._tables.blocks_SM.view(-1).index_copy_(0, to_device(places_B, device), to_device(ids_B, device))
 
     # --- the first half of a step ------------------------------------------------------------------------------------
 
-    def _forward(self, shape: StepShape) -> Tensor:
-        """hidden_TD of the step's tokens; what comes after them is of nobody's."""
+    def _is_plain(self, plan: StepPlan, shape: StepShape) -> bool:
+        """One token a row, all of which draw, and no row asks for more than temperature and filters."""
+        is_decode = shape.max_query == 1 and len(shape.slots_N) == shape.rows
+        return is_decode and not len(plan.masked) and not self._state.flags_S[shape.slots_N].any()
+
+    def _forward(self, shape: StepShape, is_plain: bool) -> tuple[Tensor, bool]:
+        """hidden_TD of the step's tokens, and whether tokens were drawn, too; what comes after them is of nobody's."""
+        if is_plain and (size := fitting(self._sizes["plain"], shape.tokens)) is not None:
+            return self._replay("plain", size), True
         kind = "decode" if shape.max_query == 1 else "mixed"
         size = fitting(self._sizes[kind], shape.tokens)
         if self._graphs is None or size is None:
             self._report.eager += 1
-            return self._compute(self._model, shape.tokens, shape.rows, shape.max_query)
+            return self._compute(self._model, shape.tokens, shape.rows, shape.max_query), False
+        return self._replay(kind, size), False
+
+    def _replay(self, kind: str, size: int) -> Tensor:
+        assert self._graphs is not None
         hidden_TD: Tensor = self._graphs.replay((kind, size))
         return hidden_TD
 
     def _work(self, kind: str, size: int, model: Model) -> Callable[[], Tensor]:
+        if kind == "plain":
+            return lambda: self._compute_and_draw(model, size)
         if kind == "decode":
             return lambda: self._compute(model, size, size, 1)
         if kind == "mixed":
@@ -249,15 +275,23 @@ class GraphRunner:
         return lambda: self._head(size)
 
     def _compute(self, model: Model, tokens: int, rows: int, max_query: int) -> Tensor:
-        assert self._pool is not None, "the runner is closed"
-        into = _part(self._step, tokens, rows, max_query)
-        self._ops.inputs(self._columns.rows, self._tables, into)
-        hidden_TD = model.forward(into.ids_T, into.rows, self._pool)
+        hidden_TD = self._hidden(model, tokens, rows, max_query)
         torch.index_select(hidden_TD, 0, self._columns.last_N[:rows], out=self._last_ND[:rows])
         if max_query == 1:
             return hidden_TD
         # What a graph returns cannot be used by others as memory: the many tokens of mixed steps share theirs.
         return self._hidden_TD[:tokens].copy_(hidden_TD)
+
+    def _compute_and_draw(self, model: Model, rows: int) -> Tensor:
+        hidden_TD = self._hidden(model, rows, rows, 1)
+        self._choose(self._model.logits(hidden_TD).contiguous())
+        return hidden_TD
+
+    def _hidden(self, model: Model, tokens: int, rows: int, max_query: int) -> Tensor:
+        assert self._pool is not None, "the runner is closed"
+        into = _part(self._step, tokens, rows, max_query)
+        self._ops.inputs(self._columns.rows, self._tables, into)
+        return model.forward(into.ids_T, into.rows, self._pool)
 
     # --- the second half ---------------------------------------------------------------------------------------------
 
@@ -280,14 +314,17 @@ class GraphRunner:
             self._head(count)
         else:
             self._graphs.replay(("head", size))
-        return Drawn(shape.slots_N, to_host(self._drawn_N[:count], self._ops.host_copy), _nobody(), None)
+        return self._told(shape)
+
+    def _told(self, shape: StepShape) -> Drawn:
+        return Drawn(shape.slots_N, self._told_UN[shape.turn, : len(shape.slots_N)], _nobody(), None)
 
     def _head(self, rows: int) -> Tensor:
         return self._choose(self._model.logits(self._last_ND[:rows]).contiguous())
 
     def _choose(self, logits_NV: Tensor) -> Tensor:
         """Tokens by the columns on the device, stored where the next step reads them. All rows are drawn alike."""
-        self._ops.draw(logits_NV, self._columns.draw, self._tables.tokens_SP, self._drawn_N)
+        self._ops.draw(logits_NV, self._columns.draw, self._tables.tokens_SP, self._drawn_N, self._told_UN)
         return self._drawn_N
 
 

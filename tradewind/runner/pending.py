@@ -64,27 +64,33 @@ class Halved:
 class Issued:
     """A step on a GPU's stream: its forward, and what `sample` issues then, at once or when the masks are there.
 
-    `begun` was recorded before the forward; `ended` is recorded here.
+    `begun` was recorded before the forward, or when the step before was over; `ended` is recorded here.
     """
 
     def __init__(self, begun: torch.Event, ended: torch.Event, sample: SecondHalf) -> None:
-        self._begun, self._ended, self._sample = begun, ended, sample
+        self.ended = ended
+        self._begun, self._sample = begun, sample
         self._finish: Finish | None = None
         self._answer: StepResult | None = None
 
     @torch.inference_mode()
     def mask(self, masks: TokenMasks | None) -> None:
         self._finish = self._sample(masks)
-        self._ended.record()
+        self.ended.record()
 
     def done(self) -> bool:
-        return self._answer is not None or (self._finish is not None and self._ended.query())
+        return self._answer is not None or (self._finish is not None and self.ended.query())
+
+    @property
+    def is_under_way(self) -> bool:
+        """All of it has been issued, and it is not over."""
+        return self._answer is None and self._finish is not None and not self.ended.query()
 
     def result(self) -> StepResult:
         if self._answer is None:
             assert self._finish is not None, "the step waits for its masks"
-            self._ended.synchronize()
-            self._answer = self._finish(self._begun.elapsed_time(self._ended) / 1e3)
+            self.ended.synchronize()
+            self._answer = self._finish(self._begun.elapsed_time(self.ended) / 1e3)
         return self._answer
 
 

@@ -19,7 +19,7 @@ from tradewind.kernels.step_inputs import RowColumns
 from tradewind.protocol.plan import StepPlan
 from tradewind.runner.state import StateRows
 
-_IN_FLIGHT = 3  # steps whose columns the host may have written before the device has read the first
+IN_FLIGHT = 3  # steps whose columns the host may have written before the device has read the first
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,13 @@ class _Column:
     name: str
     dtype: str
     more: int = 0  # entries beyond one for each slot
+    is_one: bool = False  # a number of the step
+
+    def count(self, slots: int) -> int:
+        return 1 if self.is_one else slots + self.more
 
     def nbytes(self, slots: int) -> int:
-        return -(-(slots + self.more) * np.dtype(self.dtype).itemsize // 16) * 16
+        return -(-self.count(slots) * np.dtype(self.dtype).itemsize // 16) * 16
 
 
 _COLUMNS = (
@@ -37,7 +41,8 @@ _COLUMNS = (
     _Column("computed", "int32"),
     _Column("starts", "int32", 1),
     _Column("last", "int64"),  # the token whose hidden state each sampling row goes on from
-    _Column("count", "int32"),
+    _Column("count", "int32", is_one=True),  # rows that sample
+    _Column("turn", "int32", is_one=True),  # which of the host's rows is told what was drawn
     _Column("drawn_slots", "int32"),
     _Column("drawn_positions", "int32"),
     _Column("temperature", "float32"),
@@ -45,6 +50,7 @@ _COLUMNS = (
     _Column("top_p", "float32"),
     _Column("min_p", "float32"),
     _Column("uniforms", "float64"),
+    _Column("blocks", "int32", is_one=True),
     _Column("block_places", "int64"),
     _Column("block_ids", "int32"),
 )
@@ -54,7 +60,7 @@ _COLUMNS = (
 class StepShape:
     """What the host knows of a step.
 
-    `starts_R`: each row's first token. `slots_N`, `positions_N`: where drawn tokens go.
+    `starts_R`: each row's first token. `slots_N`, `positions_N`: where drawn tokens go. `turn`: see `fill`.
     """
 
     tokens: int
@@ -63,6 +69,7 @@ class StepShape:
     starts_R: NDArray[np.int64]
     slots_N: NDArray[np.int64]
     positions_N: NDArray[np.int64]
+    turn: int
 
 
 class StepColumns:
@@ -72,7 +79,7 @@ class StepColumns:
         self._slots, self._device, self._copy = slots, device, host_copy
         nbytes = sum(column.nbytes(slots) for column in _COLUMNS)
         on_gpu = device.type == "cuda"
-        self._host = [torch.zeros(nbytes, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(_IN_FLIGHT)]
+        self._host = [torch.zeros(nbytes, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(IN_FLIGHT)]
         self._arrays = [_views(buffer, slots) for buffer in self._host]
         self._bytes = torch.zeros(nbytes, dtype=torch.uint8, device=device)
         self._views = {
@@ -84,7 +91,8 @@ class StepColumns:
     @property
     def rows(self) -> RowColumns:
         """As the step's inputs are made from; all slots long."""
-        return RowColumns(self._views["slots"], self._views["computed"], self._views["starts"])
+        names = ("slots", "computed", "starts", "blocks", "block_places", "block_ids")
+        return RowColumns(*(self._views[name] for name in names))
 
     @property
     def last_N(self) -> Tensor:
@@ -94,22 +102,19 @@ class StepColumns:
     @property
     def draw(self) -> DrawColumns:
         """As tokens are drawn by; all slots long."""
-        names = ("drawn_slots", "drawn_positions", "temperature", "top_k", "top_p", "min_p", "uniforms")
-        return DrawColumns(self._views["count"][:1], *(self._views[name] for name in names))
+        where = ("count", "turn", "drawn_slots", "drawn_positions")
+        how = ("temperature", "top_k", "top_p", "min_p", "uniforms")
+        return DrawColumns(*(self._views[name] for name in where + how))
 
-    def blocks(self, count: int) -> tuple[Tensor, Tensor] | None:
-        """(places, ids) of the step's new blocks: where in the slots' tables they go, int64, and what they are.
+    def has_room(self, blocks: int) -> bool:
+        """Whether so many new blocks can be sent with a step."""
+        return blocks <= self._slots
 
-        None: there are more than the columns have room for.
-        """
-        if count > self._slots:
-            return None
-        return self._views["block_places"][:count], self._views["block_ids"][:count]
-
-    def fill(self, plan: StepPlan, state: StateRows, block_places_B: NDArray[np.int64]) -> StepShape:
+    def fill(self, plan: StepPlan, state: StateRows, block_places_B: NDArray[np.int64], turn: int) -> StepShape:
         """Write the plan's columns and have them copied. `state` must have taken over what the plan brings.
 
-        block_places_B: of the plan's new blocks, which are sent too if there is room for them.
+        block_places_B: where in the slots' tables the plan's new blocks go; they are sent too if there is room for
+        them. `turn`: which of the host's rows is told what was drawn.
         """
         count = len(plan.slots)
         ends_R = np.cumsum(plan.new_tokens, dtype=np.int64)
@@ -135,13 +140,14 @@ class StepColumns:
             into["top_p"][:drawn] = state.top_p_S[slots_N]
             into["min_p"][:drawn] = state.min_p_S[slots_N]
             into["uniforms"][:drawn] = uniforms(state.keys_S[slots_N], positions_N)
-        blocks = len(block_places_B)
-        if blocks <= self._slots:
-            into["block_places"][:blocks] = block_places_B
-            into["block_ids"][:blocks] = plan.block_ids
+        into["turn"][0] = turn
+        blocks = len(block_places_B) if self.has_room(len(block_places_B)) else 0
+        into["blocks"][0] = blocks
+        into["block_places"][:blocks] = block_places_B[:blocks]
+        into["block_ids"][:blocks] = plan.block_ids[:blocks]
         self._send()
         starts_R = ends_R - plan.new_tokens
-        return StepShape(int(ends_R[-1]), count, int(plan.new_tokens.max()), starts_R, slots_N, positions_N)
+        return StepShape(int(ends_R[-1]), count, int(plan.new_tokens.max()), starts_R, slots_N, positions_N, turn)
 
     def clear(self) -> None:
         """A step without rows, for recording."""
@@ -151,8 +157,8 @@ class StepColumns:
         self._send()
 
     def _take_turn(self) -> dict[str, NDArray[Any]]:
-        self._turn = (self._turn + 1) % _IN_FLIGHT
-        if len(self._read) == _IN_FLIGHT:
+        self._turn = (self._turn + 1) % IN_FLIGHT
+        if len(self._read) == IN_FLIGHT:
             self._read.popleft().synchronize()
         return self._arrays[self._turn]
 
@@ -169,7 +175,7 @@ def _layout(slots: int) -> dict[str, tuple[slice, str]]:
     found: dict[str, tuple[slice, str]] = {}
     first = 0
     for column in _COLUMNS:
-        used = (slots + column.more) * np.dtype(column.dtype).itemsize
+        used = column.count(slots) * np.dtype(column.dtype).itemsize
         found[column.name] = (slice(first, first + used), column.dtype)
         first += column.nbytes(slots)
     return found

@@ -170,8 +170,9 @@ def test_what_there_is_no_memory_for_is_never_recorded(model: Model) -> None:
     assert (late.report.recorded, late.report.postponed) == (0, 0)
 
 
-def test_what_was_not_recorded_is_rounded_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_runner, "wanted_graphs", lambda *_sizes: [("mixed", 70), ("decode", 4), ("head", 4)])
+@pytest.mark.parametrize("kind", ["plain", "decode"])
+def test_what_was_not_recorded_is_rounded_up(model: Model, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(graph_runner, "wanted_graphs", lambda *_sizes: [("mixed", 70), (kind, 4), ("head", 4)])
     work = requests(SETTINGS[:4], model.spec.vocab)
     runner = make_graph_runner(model, budget=PLENTY)
     assert {key: one.tokens for key, one in heard(runner, work).items()} == {

@@ -952,20 +952,23 @@ def test_host_copy(count: int) -> None:
 
 @pytest.mark.parametrize(("rows", "tokens"), [(3, 12), (5, 20)])
 def test_step_inputs(rows: int, tokens: int) -> None:
-    """Rows of 7, 1 and 2 tokens, and rows and tokens to fill up, compared with the reference."""
+    """Rows of 7, 1 and 2 tokens, and rows and tokens to fill up, compared with the reference.
+
+    There are new blocks of two rows, of which one is read, and of a slot that has no row.
+    """
     generator = torch.Generator().manual_seed(0)
-    tables = SlotTables(
-        torch.randint(0, 99, (6, 70), generator=generator, dtype=torch.int32),
-        torch.randint(0, 50, (6, 18), generator=generator, dtype=torch.int32), 4, 200,
-    )  # fmt: skip
+    tokens_SP = torch.randint(0, 99, (6, 70), generator=generator, dtype=torch.int32)
+    blocks_SM = torch.randint(0, 50, (6, 18), generator=generator, dtype=torch.int32)
     counts = torch.tensor([7, 1, 2, 0, 0][:rows], dtype=torch.int32)
     starts_R1 = torch.cat([torch.zeros(1, dtype=torch.int32), counts.cumsum(0, dtype=torch.int32)])
     columns = RowColumns(
         torch.tensor([4, 0, 5, 0, 0][:rows], dtype=torch.int32),
-        torch.tensor([33, 60, 0, 0, 0][:rows], dtype=torch.int32), starts_R1,
+        torch.tensor([33, 60, 0, 0, 0][:rows], dtype=torch.int32), starts_R1, torch.tensor([4], dtype=torch.int32),
+        torch.tensor([4 * 18 + 9, 5 * 18, 4 * 18 + 17, 2 * 18 + 3, 0]), torch.arange(70, 75, dtype=torch.int32),
     )  # fmt: skip
     found = []
     for run in (TritonStepInputs(CHIP), step_inputs_reference.step_inputs):
+        tables = SlotTables(tokens_SP, blocks_SM.clone(), 4, 200)
         index = {
             name: torch.full((tokens,), -7, dtype=torch.int32 if name != "write_T" else torch.int64)
             for name in ("ids", "positions_T", "write_T")
@@ -976,7 +979,7 @@ def test_step_inputs(rows: int, tokens: int) -> None:
             index["ids"], Rows(index["positions_T"], index["write_T"], starts_R1, contexts_R, table_RM, 7, 40)
         )
         run(columns, tables, into)
-        found.append([*index.values(), table_RM, contexts_R])
+        found.append([*index.values(), table_RM, contexts_R, tables.blocks_SM])
     for actual, truth in zip(*found, strict=True):
         assert torch.equal(actual, truth)
     assert found[1][2][-1] == 200
@@ -988,16 +991,18 @@ def check_draw(logits_NV: Tensor, rows: SampleRows) -> None:
     slots_N = (torch.arange(count, dtype=torch.int32) * 5) % (count + 1)
     positions_N = torch.arange(count, dtype=torch.int32) % 8
     columns = DrawColumns(
-        torch.tensor([count], dtype=torch.int32), slots_N, positions_N,
+        torch.tensor([count], dtype=torch.int32), torch.tensor([2], dtype=torch.int32), slots_N, positions_N,
         torch.from_numpy(rows.temperature_R).float(), torch.from_numpy(rows.top_k_R).int(),
         torch.from_numpy(rows.top_p_R).float(), torch.from_numpy(rows.min_p_R).float(),
         torch.from_numpy(rows.uniforms_R),
     )  # fmt: skip
     tokens_SP, drawn_N = torch.full((count + 1, 8), -7, dtype=torch.int32), torch.full((count + 2,), -9)
     padded_NV = torch.cat([logits_NV, torch.full((2, vocab), NAN)])  # rows that are not drawn
-    TritonDraw(CHIP)(padded_NV, columns, tokens_SP, drawn_N)
+    told_UN = torch.full((3, count + 3), -9)
+    TritonDraw(CHIP)(padded_NV, columns, tokens_SP, drawn_N, told_UN)
     expected = sample_reference.sample(logits_NV, rows)
     assert drawn_N.tolist() == [*expected.tolist(), -9, -9]
+    assert told_UN.tolist() == [[-9] * (count + 3)] * 2 + [[*expected.tolist(), -9, -9, -9]]
     assert torch.equal(tokens_SP[slots_N.long(), positions_N.long()], expected.clamp(min=0).int())
     assert int((tokens_SP != -7).sum()) == count
 

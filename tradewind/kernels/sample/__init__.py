@@ -80,11 +80,12 @@ class Sample(Protocol):
 class DrawColumns:
     """The same for a device that does not ask the host: tensors there, contiguous. Rows past count_1 are not drawn.
 
-    count_1, slots_N, positions_N, top_k_N: int32. temperature_N, top_p_N, min_p_N: float32. uniforms_N: float64.
-    `slots_N` and `positions_N` say where each token goes.
+    count_1, turn_1, slots_N, positions_N, top_k_N: int32. temperature_N, top_p_N, min_p_N: float32. uniforms_N:
+    float64. `slots_N` and `positions_N` say where each token goes, `turn_1` which of the host's rows is told of them.
     """
 
     count_1: Tensor
+    turn_1: Tensor
     slots_N: Tensor
     positions_N: Tensor
     temperature_N: Tensor
@@ -95,14 +96,23 @@ class DrawColumns:
 
 
 class Draw(Protocol):
-    """`draw(logits_NV, columns, tokens_SP, drawn_N)`: as `Sample` answers, into drawn_N (int64), without the host.
+    """`draw(logits_NV, columns, tokens_SP, drawn_N, told_UN)`: as `Sample` answers, into drawn_N (int64), without the
+    host.
 
     logits_NV: float32, contiguous, left as it is. The token is also stored, as int32, at columns.positions_N of row
     columns.slots_N of tokens_SP (0 for a row that has failed), where the next step reads it. Nothing depends on the
-    host, so it may be part of a CUDA graph.
+    host, so it may be part of a CUDA graph. told_UN: int64, pinned memory of the host's, whose row columns.turn_1 gets
+    what drawn_N gets; the host may read it once the device has got that far.
     """
 
-    def __call__(self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None: ...
+    def __call__(
+        self,
+        logits_NV: Tensor,
+        columns: DrawColumns,
+        tokens_SP: Tensor,
+        drawn_N: Tensor,
+        told_UN: Tensor | None = None,
+    ) -> None: ...
 
 
 def choose(device: Device, prefer: str | None = None, level: str | None = None) -> Choice[Sample]:

@@ -6,7 +6,9 @@ from tradewind.kernels.sample import DrawColumns, SampleRows
 from tradewind.kernels.sample.vectorised import sample
 
 
-def draw(logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None:
+def draw(
+    logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor, told_UN: Tensor | None = None
+) -> None:
     """See `tradewind.kernels.sample.Draw`."""
     count = int(columns.count_1)
     rows = SampleRows(
@@ -20,3 +22,5 @@ def draw(logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Te
     tokens_SP[columns.slots_N[:count].long(), columns.positions_N[:count].long()] = (
         drawn_N[:count].clamp(min=0).to(tokens_SP.dtype)
     )
+    if told_UN is not None:
+        told_UN[int(columns.turn_1), :count] = drawn_N[:count]

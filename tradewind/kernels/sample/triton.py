@@ -1,11 +1,11 @@
 """Sampling in Triton: no host, no sort. Every row looks at its logits in chunks, a program each.
 
 1. Each chunk: its largest logit, where that is, and the mass exp((logit - largest) / temperature) of the chunk.
-2. A row with filters: the least logit that it keeps, by bisection in sixteen parts over the logits' bits, and what is
-   left of the masses. Other rows have nothing to do here.
-3. Each row: the chunk in which the running mass passes its random number, the place inside it, and the token's storage.
+2. Each row: if it has filters, the least logit that it keeps, by bisection in sixteen parts over the logits' bits, and
+   what is left of the masses; then the chunk in which the running mass passes its random number, the place inside it,
+   and the token's storage.
 
-Legend: N rows, V vocabulary, C chunks of a row.
+Legend: N rows, V vocabulary, C chunks of a row, U turns.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.sample import DrawColumns
 
 _CHUNK = 4096
@@ -39,6 +39,7 @@ def _load(row_logits, place, V):
 def chunks_kernel(logits, V, count, temperatures, largest, places, masses, OVERLAPS: tl.constexpr, CHUNK: tl.constexpr):
     """Program (n, c)."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    release(OVERLAPS)
     begin(OVERLAPS)
     if row < tl.load(count):
         place = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -87,54 +88,56 @@ def _edge(row_logits, V, best, temperature, floor, target, BY_MASS: tl.constexpr
 
 
 @triton.jit
-def filters_kernel(
-    logits, V, count, temperatures, top_ks, top_ps, min_ps, largest, masses, floors, C,
-    OVERLAPS: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """Program n: `floors[n]` is the least key that row n keeps; `masses` become those of what it keeps."""
-    row = tl.program_id(0).to(tl.int64)
-    begin(OVERLAPS)
-    if row < tl.load(count):
-        floor = tl.full([], -2147483648, tl.int64)
-        temperature = tl.load(temperatures + row)
-        top_k, top_p, min_p = tl.load(top_ks + row), tl.load(top_ps + row), tl.load(min_ps + row)
-        chunk = tl.arange(0, CHUNKS)
-        best = tl.max(tl.load(largest + row * C + chunk, mask=chunk < C, other=float("-inf")), 0)
-        is_filtered = (top_k > 0) | (top_p < 1) | (min_p > 0)
-        if (temperature > 0) & is_filtered & (best > float("-inf")) & (best < float("inf")):
-            row_logits = logits + row * V
-            if min_p > 0:
-                floor = _key(best + temperature * tl.log(min_p)).to(tl.int64)
-            if (top_k > 0) & (top_k < V):
-                floor = _edge(row_logits, V, best, temperature, floor, top_k.to(tl.float32), False, BLOCK)
-            if top_p < 1:
-                whole = _weight_from(row_logits, V, best, temperature, floor, floor, 0, True, BLOCK)
-                target = top_p * tl.max(whole, 0)
-                floor = _edge(row_logits, V, best, temperature, floor, target, True, BLOCK)
-            for c in range(C):
-                logit = _load(row_logits, c * CHUNK + tl.arange(0, CHUNK), V)
-                own = tl.load(largest + row * C + c)
-                base = tl.where(own > float("-inf"), own, 0.0)
-                kept = tl.where(_key(logit).to(tl.int64) >= floor, tl.exp((logit - base) / temperature), 0.0)
-                tl.store(masses + row * C + c, tl.sum(kept, 0))
-        tl.store(floors + row, floor)
+def _filter(
+    row_logits, V, best, temperature, top_k, top_p, min_p, largest, masses, C, BLOCK: tl.constexpr, CHUNK: tl.constexpr
+):
+    """The least key that the row keeps. `masses` [C] become those of what it keeps, given `largest` [C]."""
+    floor = tl.full([], -2147483648, tl.int64)
+    if min_p > 0:
+        floor = _key(best + temperature * tl.log(min_p)).to(tl.int64)
+    if (top_k > 0) & (top_k < V):
+        floor = _edge(row_logits, V, best, temperature, floor, top_k.to(tl.float32), False, BLOCK)
+    if top_p < 1:
+        whole = _weight_from(row_logits, V, best, temperature, floor, floor, 0, True, BLOCK)
+        target = top_p * tl.max(whole, 0)
+        floor = _edge(row_logits, V, best, temperature, floor, target, True, BLOCK)
+    for c in range(C):
+        logit = _load(row_logits, c * CHUNK + tl.arange(0, CHUNK), V)
+        own = tl.load(largest + c)
+        base = tl.where(own > float("-inf"), own, 0.0)
+        kept = tl.where(_key(logit).to(tl.int64) >= floor, tl.exp((logit - base) / temperature), 0.0)
+        tl.store(masses + c, tl.sum(kept, 0))
+    tl.debug_barrier()  # all threads read what one of them has written
+    return floor
 
 
 @triton.jit
 def choose_kernel(
-    logits, V, count, temperatures, uniforms, largest, places, masses, floors, C, drawn, slots, positions, tokens,
-    tokens_stride, OVERLAPS: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+    logits, V, count, temperatures, top_ks, top_ps, min_ps, uniforms, largest, places, masses, C, drawn, told, turn,
+    told_stride, slots, positions, tokens, tokens_stride, OVERLAPS: tl.constexpr, CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Program n: `drawn[n]` (int64) is -1 if the largest logit is not finite, and the slot's row of `tokens` gets 0."""
+    """Program n: `drawn[n]` (int64) is -1 if the largest logit is not finite, and the slot's row of `tokens` gets 0.
+
+    The host's row `turn` of `told`, if there is one, gets what `drawn` gets.
+    """
     row = tl.program_id(0).to(tl.int64)
     begin(OVERLAPS)
     if row < tl.load(count):
         chunk = tl.arange(0, CHUNKS)
         there = chunk < C
-        value = tl.load(largest + row * C + chunk, mask=there, other=float("-inf"))
-        best = tl.max(value, 0)
+        best = tl.max(tl.load(largest + row * C + chunk, mask=there, other=float("-inf")), 0)
         is_finite = (best > float("-inf")) & (best < float("inf"))
         temperature = tl.load(temperatures + row)
+        top_k, top_p, min_p = tl.load(top_ks + row), tl.load(top_ps + row), tl.load(min_ps + row)
+        floor = tl.full([], -2147483648, tl.int64)
+        if (temperature > 0) & is_finite & ((top_k > 0) | (top_p < 1) | (min_p > 0)):
+            floor = _filter(
+                logits + row * V, V, best, temperature, top_k, top_p, min_p, largest + row * C, masses + row * C, C,
+                BLOCK, CHUNK,
+            )  # fmt: skip
+        # Read again: filters need the registers.
+        value = tl.load(largest + row * C + chunk, mask=there, other=float("-inf"))
         place = tl.load(places + row * C + chunk, mask=there, other=0)
         token = tl.min(tl.where((value == best) & there, place, 2147483647), 0)
         if (temperature > 0) & is_finite:
@@ -151,14 +154,17 @@ def choose_kernel(
             before = tl.max(tl.where(chunk < which, running, 0.0), 0)
             each = tl.arange(0, CHUNK)
             logit = _load(logits + row * V, which * CHUNK + each, V)
-            is_kept = _key(logit).to(tl.int64) >= tl.load(floors + row)
+            is_kept = _key(logit).to(tl.int64) >= floor
             inside = tl.cumsum(tl.where(is_kept, tl.exp((logit - best) / temperature), 0.0).to(tl.float64), 0)
             most = tl.max(inside, 0)
             index = tl.minimum(
                 tl.sum((inside <= target - before).to(tl.int32), 0), tl.sum((inside < most).to(tl.int32), 0)
             )
             token = which * CHUNK + index
-        tl.store(drawn + row, tl.where(is_finite, token, -1).to(tl.int64))
+        answer = tl.where(is_finite, token, -1).to(tl.int64)
+        tl.store(drawn + row, answer)
+        if told is not None:
+            tl.store(told + tl.load(turn) * told_stride + row, answer)
         at = tl.load(slots + row).to(tl.int64) * tokens_stride + tl.load(positions + row)
         tl.store(tokens + at, tl.where(is_finite, token, 0))
 
@@ -169,26 +175,29 @@ class TritonDraw:
     def __init__(self, chip: Chip) -> None:
         self._chip = chip
 
-    def __call__(self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor) -> None:
+    def __call__(
+        self,
+        logits_NV: Tensor,
+        columns: DrawColumns,
+        tokens_SP: Tensor,
+        drawn_N: Tensor,
+        told_UN: Tensor | None = None,
+    ) -> None:
         rows, vocab = logits_NV.shape
         chunks = triton.cdiv(vocab, _CHUNK)
         device, overlaps, launch = logits_NV.device, self._chip.overlaps, self._chip.launch
         largest_NC = torch.empty((rows, chunks), dtype=torch.float32, device=device)
         places_NC = torch.empty((rows, chunks), dtype=torch.int32, device=device)
         masses_NC = torch.empty((rows, chunks), dtype=torch.float32, device=device)
-        floors_N = torch.empty(rows, dtype=torch.int64, device=device)
         count, temperature = columns.count_1, columns.temperature_N
         chunks_kernel[(rows, chunks)](
             logits_NV, vocab, count, temperature, largest_NC, places_NC, masses_NC,
             OVERLAPS=overlaps, CHUNK=_CHUNK, **launch,
         )  # fmt: skip
-        filters_kernel[(rows,)](
-            logits_NV, vocab, count, temperature, columns.top_k_N, columns.top_p_N, columns.min_p_N, largest_NC,
-            masses_NC, floors_N, chunks, OVERLAPS=overlaps, CHUNKS=next_power_of_2(chunks), BLOCK=_CHUNK // 2,
-            CHUNK=_CHUNK, num_warps=16, **launch,
-        )  # fmt: skip
         choose_kernel[(rows,)](
-            logits_NV, vocab, count, temperature, columns.uniforms_N, largest_NC, places_NC, masses_NC, floors_N,
-            chunks, drawn_N, columns.slots_N, columns.positions_N, tokens_SP, tokens_SP.stride(0), OVERLAPS=overlaps,
-            CHUNKS=next_power_of_2(chunks), CHUNK=_CHUNK, num_warps=4, **launch,
+            logits_NV, vocab, count, temperature, columns.top_k_N, columns.top_p_N, columns.min_p_N,
+            columns.uniforms_N, largest_NC, places_NC, masses_NC, chunks, drawn_N, told_UN, columns.turn_1,
+            0 if told_UN is None else told_UN.stride(0), columns.slots_N, columns.positions_N, tokens_SP,
+            tokens_SP.stride(0), OVERLAPS=overlaps, CHUNKS=next_power_of_2(chunks), BLOCK=_CHUNK // 2, CHUNK=_CHUNK,
+            num_warps=16, **launch,
         )  # fmt: skip

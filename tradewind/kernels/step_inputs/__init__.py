@@ -32,11 +32,16 @@ class RowColumns:
     """One step's rows, int32, contiguous, on the device. Rows past the step's have no tokens.
 
     `starts_R1`: each row's first token, and at the end the number of tokens. `computed_R`: tokens computed before.
+    The slots' tables get blocks_1 new blocks first: `block_ids_B`, at `block_places_B` (int64) of all tables' entries,
+    one table after the other.
     """
 
     slots_R: Tensor
     computed_R: Tensor
     starts_R1: Tensor
+    blocks_1: Tensor
+    block_places_B: Tensor
+    block_ids_B: Tensor
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from tradewind.kernels.step_inputs import RowColumns, SlotTables, StepTensors
 
 def step_inputs(columns: RowColumns, tables: SlotTables, into: StepTensors) -> None:
     """See `tradewind.kernels.step_inputs.StepInputs`."""
-    starts = columns.starts_R1.tolist()
+    starts, blocks = columns.starts_R1.tolist(), int(columns.blocks_1)
+    tables.blocks_SM.view(-1)[columns.block_places_B[:blocks]] = columns.block_ids_B[:blocks]
     into.ids_T.zero_()
     into.rows.positions_T.zero_()
     into.rows.write_T.fill_(tables.spare_place)
