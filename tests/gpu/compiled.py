@@ -46,7 +46,7 @@ from tradewind.kernels.linear.blocks import (
     restore_kernel,
     widen_kernel,
 )
-from tradewind.kernels.linear.gpu import OF_MANY
+from tradewind.kernels.linear.gpu import MOST_IN_PARTS, OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, MeasuredChained, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, fitted, quantise_rows_kernel, rows_of_program
 from tradewind.kernels.paged_attention import triton as paged_attention
@@ -285,6 +285,7 @@ def _some_rows(chip: Chip) -> list[Variant]:
     for pages, head_dim, rows, part in (
         (BF16, 128, 16, ""), (BF16, 128, 64, ""), (BF16, 128, 64, "qk-norm"), (BF16, 64, 64, ""),
         (FP8, 128, 16, ""), (FP8, 128, 64, ""), (FP8, 128, 64, "qk-norm"), (FP8, 64, 64, ""),
+        (FP8, 128, 16, "quantises"), (BF16, 128, 16, "quantises"), (BF16, 64, 16, "quantises"),
         (FP8, 128, 64, "window"), (BF16, 128, 64, "window"), (FP8, 128, 16, "16 queries"),
         (FP8, 128, 64, "16 queries"), (BF16, 128, 64, "16 queries"),
     ):  # fmt: skip
@@ -292,9 +293,10 @@ def _some_rows(chip: Chip) -> list[Variant]:
         group = 16 if part.startswith("16") else 4
         tile = paged_attention.fitted(small_tile(itemsize, rows, head_dim, group), chip, head_dim, itemsize)
         more = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
+        more |= {"out": FP8, "out_scales": F32} if part == "quantises" else {}
         parts = parts_of(group, head_dim, tile.warps)
         constants = {
-            **{name: None for name in ("q_norm", "k_norm") if name not in more}, "G": 8, "GROUP": group,
+            **{name: None for name in ("q_norm", "k_norm", "out_scales") if name not in more}, "G": 8, "GROUP": group,
             "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "S": 16, "RUN": 16,
             "HAS_NORM": "q_norm" in more, "HAS_WINDOW": "window" in part, "HAS_SOFTCAP": False,
             "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs, "IN_HARDWARE": True,
@@ -323,13 +325,15 @@ def _linear(chip: Chip) -> list[Variant]:
         for tma in ("", " tma", " tma of rows too")[slice(1, None) if tactic.tma and chip.has_tma else slice(1)]:
             shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
             kind = f"{'fp8' if bits == 8 else 'bf16'} T<={rows} {shape}"
-            variant = _few_rows(f"few rows {kind}{' rows first' * tactic.rows_first}{tma}", bits, rows, tactic, chip)
-            found[variant.name] = variant
+            name = f"few rows {kind}{' rows first' * tactic.rows_first}{tma}"
+            found[name] = _few_rows(name, bits, rows, tactic, chip)
+            if bits == 8 and rows <= MOST_IN_PARTS and 512 % tactic.inputs == 0:
+                found[f"{name}, parts"] = _few_rows(f"{name}, parts", bits, rows, tactic, chip)
     return list(found.values())
 
 
 def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Variant:
-    """`name`: says whether the accelerator brings tiles of weights, and of rows."""
+    """`name`: says whether the accelerator brings tiles of weights, and of rows, and if rows' parts have scales."""
     plain, block_t = FP8 if bits == 8 else BF16, rows_of_program(rows, tactic)
     types = {"x": plain, "w": plain, "y": BF16, "x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
     types |= {"ahead": "i32=16"} | ({"x_scales": F32, "w_scales": F32} if bits == 8 else {})
@@ -343,7 +347,7 @@ def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Va
         "SCALED": bits == 8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True, "EXACT_DOT": False,
         "OVERLAPS": True, "GROUPED": rows > 64, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": block_t,
         "BK": tactic.inputs, "STAGES": tactic.stages, "W_TMA": "w_tiles" in types, "X_TMA": "x_tiles" in types,
-        "FEW": rows <= 64 and chip.overlaps, "RELEASES": tactic.releases,
+        "FEW": rows <= 64 and chip.overlaps, "RELEASES": tactic.releases, "PART": 512 if "parts" in name else 0,
     }  # fmt: skip
     matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
     options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
@@ -590,10 +594,7 @@ def _sampling() -> list[Variant]:
         Variant("draw: chunks", chunks_kernel, {**common, "places": I32}, on, {"num_warps": 4}),
         Variant("draw: choose", choose_kernel, choose, {**on, "CHUNKS": 32, "BLOCK": 2048}, {"num_warps": 16}),
         Variant("step inputs", step_inputs_kernel, inputs, sized, four),
-        *(
-            Variant(f"host copy {way} the device", host_copy_kernel, copied, {**sized, "FROM_HOST": way == "to"}, four)
-            for way in ("to", "from")
-        ),
+        Variant("host copy", host_copy_kernel, copied, sized, four),
     ]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tradewind.kernels.fused_attention import FusedAttention, LayerHeads
+from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.ops import Ops
 from tradewind.kernels.quantised_rows import Activations
 from tradewind.kernels.rows import HeadShape, Rows
@@ -39,24 +39,30 @@ class Attention:
 
     def __call__(self, x: Activations, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
         """x_TD -> y_TD; the keys and values of the step's tokens are written to the layer's pages."""
-        return self.out(self.attend(self.qkv(x), rows, k_pages_BGSK, v_pages_BGSK))
+        qkv_TC, fused = self.qkv(x), self.ops.fused_attention
+        if fused is not None and fused.quantises(rows, self.shape) and self._takes_parts(len(qkv_TC)):
+            return self.out(fused.quantised(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, self._heads))
+        return self.out(self.attend(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK))
 
     def attend(self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
         """The same between the two projections: qkv_TC -> heads side by side [T, H * K]."""
         fused = self.ops.fused_attention
         if fused is not None and fused.takes(rows, self.shape):
-            return self._attend_at_once(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), fused)
+            return fused(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, self._heads)
         q_THK = self.ops.qk_norm_rope_write(
             qkv_TC, rows, self.cos_sin_PK, k_pages_BGSK, v_pages_BGSK, self.shape, *self._norms
         )
         out_THK = self.ops.paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, self.scale, self.window)
         return out_THK.flatten(1)
 
-    def _attend_at_once(
-        self, qkv_TC: Tensor, rows: Rows, pages: tuple[Tensor, Tensor], fused: FusedAttention
-    ) -> Tensor:
-        heads = LayerHeads(self.shape, self.cos_sin_PK, *self._norms, self.scale, self.window)
-        return fused(qkv_TC, rows, *pages, heads)
+    def _takes_parts(self, tokens: int) -> bool:
+        """Whether the projection back takes rows that attention has quantised."""
+        takes_parts = self.ops.takes_parts
+        return takes_parts is not None and takes_parts(tokens, self.out.weight, self.shape.kv_heads)
+
+    @property
+    def _heads(self) -> LayerHeads:
+        return LayerHeads(self.shape, self.cos_sin_PK, *self._norms, self.scale, self.window)
 
     @property
     def _norms(self) -> tuple[Tensor | None, Tensor | None, float]:

@@ -7,8 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tradewind.kernels.host_copy import HostCopy, reference
-
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """On the CPU the array's own memory; else a copy that is under way when this returns."""
@@ -24,13 +22,9 @@ def numbers(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> 
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def to_host(tensor: Tensor, host_copy: HostCopy = reference.host_copy) -> Tensor:
-    """On the CPU the tensor itself; else a copy that may be read once the device has got that far.
-
-    `host_copy`: what copies, which may take int64 alone.
-    """
+def to_host(tensor: Tensor) -> Tensor:
+    """On the CPU the tensor itself; else a copy that may be read once the device has got that far."""
     if tensor.device.type == "cpu":
         return tensor
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host_copy(tensor, copy)
-    return copy
+    return copy.copy_(tensor, non_blocking=True)

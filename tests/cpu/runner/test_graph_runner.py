@@ -1,10 +1,12 @@
 """The GPU's runner, with the CPU as its device: buckets, inputs made there, recorded steps, memory that runs out."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,11 +29,14 @@ from tradewind.kernels.pages import KVPool
 from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model
 from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
+from tradewind.protocol.result import StepResult
 from tradewind.runner import graph_runner
 from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets, wanted_graphs
 from tradewind.runner.counts import OutputCounts
 from tradewind.runner.graph_runner import GraphRunner, StepOps
 from tradewind.runner.graphs import GraphBudget, Graphs
+from tradewind.runner.pending import Issued
+from tradewind.runner.step_columns import IN_FLIGHT
 
 CPU = torch.device("cpu")
 LIMITS = Limits(max_running=9, step_tokens=70)
@@ -65,6 +70,7 @@ def make_graph_runner(model: Model, limits: Limits = LIMITS, budget: GraphBudget
     return runner
 
 
+NOTHING = StepResult(0, np.zeros(0, np.int32), np.zeros(0, np.int32))
 PLENTY = GraphBudget(seconds=1000.0, nbytes=1 << 60)
 SETTINGS = [
     GREEDY,
@@ -303,3 +309,67 @@ def test_memory_that_runs_out_in_the_model_sheds_the_step(model: Model) -> None:
     for key, one in answers.items():
         if one.reason != FinishReason.ERROR:
             assert one.tokens == expected[key].tokens
+
+
+def test_a_step_is_one_graph_where_all_rows_are_plain_and_draw(model: Model) -> None:
+    runner = make_graph_runner(model, budget=PLENTY)
+    assert runner._graphs is not None
+    replay, kinds = runner._graphs.replay, Counter[str]()
+
+    def noted(key: tuple[str, int]) -> object:
+        kinds[key[0]] += 1
+        return replay(key)
+
+    runner._graphs.replay = noted  # type: ignore[method-assign]
+    heard(runner, requests([GREEDY, RowSampling(seed=1, temperature=0.7, top_k=5)], model.spec.vocab))
+    assert kinds["mixed"] == kinds["head"] > 0
+    assert kinds["plain"] > kinds["decode"] == 0
+    kinds.clear()
+    heard(runner, requests([GREEDY, RowSampling(seed=1, temperature=0.0, logprobs=1)], model.spec.vocab))
+    assert kinds["decode"] > 0
+
+
+class Event:
+    """Stands for a device's event, which comes when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return self.is_over
+
+    def synchronize(self) -> None:
+        self.is_over = True
+
+    def elapsed_time(self, _later: object) -> float:
+        return 2.0
+
+
+def issued() -> Issued:
+    step = Issued(Event(), Event(), lambda _masks: lambda _device_s: NOTHING)  # type: ignore[arg-type]
+    step.mask(None)
+    return step
+
+
+def test_what_the_host_is_told_is_read_before_it_is_overwritten(model: Model) -> None:
+    runner = make_graph_runner(model)
+    steps = [issued() for _ in range(IN_FLIGHT + 1)]
+    turns = []
+    for step in steps:
+        turns.append(runner._take_turn())
+        runner._open.append(step)
+    assert turns[0] == turns[-1]
+    assert sorted(turns[1:]) == list(range(IN_FLIGHT))
+    assert [step.is_under_way for step in steps] == [False, *[True] * IN_FLIGHT]
+
+
+def test_a_step_is_under_way_until_it_is_over() -> None:
+    waits = Issued(Event(), Event(), lambda _masks: lambda _device_s: NOTHING)  # type: ignore[arg-type]
+    assert not waits.is_under_way  # it has yet to be issued
+    waits.mask(None)
+    assert waits.is_under_way
+    assert waits.result() is NOTHING
+    assert not waits.is_under_way

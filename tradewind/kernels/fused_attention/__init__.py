@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels.choice import Device
+from tradewind.kernels.quantised_rows import QuantisedRows
 from tradewind.kernels.rows import HeadShape, Rows
 
 
@@ -44,6 +45,16 @@ class FusedAttention(Protocol):
     def __call__(
         self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
     ) -> Tensor: ...
+
+    def quantises(self, rows: Rows, shape: HeadShape) -> bool:
+        """Whether `quantised` is for this step, too."""
+        ...
+
+    def quantised(
+        self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
+    ) -> QuantisedRows:
+        """The same, quantised for the next product before it is rounded: each key-value head's part has a scale."""
+        ...
 
 
 def choose(device: Device, dtype: torch.dtype, *, exact: bool = False, releases: bool = False) -> FusedAttention | None:

@@ -127,7 +127,9 @@ def one_row_kernel(
             own_value = tl.broadcast_to(new_v.to(tl.float32), [GP, KP])
             tl.store(partials + (own_place * KP)[:, None] + column[None, :], own_value, mask=(own < GROUP)[:, None])
             tl.store(marks + own_place, own_score, mask=own < GROUP)
-            add_up(out + head * (GROUP * K), partials, marks, pieces + 1, GROUP, GP, K, KP, AT_ONCE, PARTS, IN_TURN)
+            add_up(
+                out + head * (GROUP * K), None, partials, marks, pieces + 1, GROUP, GP, K, KP, AT_ONCE, PARTS, IN_TURN
+            )
         else:
             start = floor + part * split
             lo, hi = tl.maximum(start, seen_first), tl.minimum(start + split, last)

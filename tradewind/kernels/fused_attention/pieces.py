@@ -84,10 +84,12 @@ def _seen(at, mark_at, pieces, GP: tl.constexpr, KP: tl.constexpr, AT_ONCE: tl.c
 
 @triton.jit
 def add_up(
-    out, partials, marks, pieces, GROUP: tl.constexpr, GP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
+    out, scale_at, partials, marks, pieces, GROUP: tl.constexpr, GP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
     AT_ONCE: tl.constexpr, PARTS: tl.constexpr, IN_TURN: tl.constexpr,
 ):  # fmt: skip
     """Store what `pieces` found, weighted by their marks, in their order: `out` [GROUP, K].
+
+    scale_at: None, or where the scale goes that all of it has: then it is stored in 8 bits.
 
     `partials` [pieces, GP, KP], `marks` [pieces, GP] float32, of which GROUP rows count: averages of values, and the
     logarithm, to base 2, of what they weigh. ABSENT until they are written, and when this is over. A thread has all
@@ -122,7 +124,25 @@ def add_up(
             for part in tl.static_range(PARTS):
                 tl.store(at + (first + each) * (GP * KP) + part * COLUMNS, absent, mask=there)
             tl.store(mark_at + (first + each) * GP, absent, mask=there & (column == 0)[None, :])
+    factor = 1.0
+    if scale_at is not None:
+        largest = tl.zeros([GP, COLUMNS], tl.float32)
+        for part in tl.static_range(PARTS):
+            inside = (group < GROUP)[:, None] & (part * COLUMNS + column < K)[None, :]
+            largest = tl.maximum(largest, tl.where(inside, tl.abs(sums[part] / weight), 0.0))
+        factor = store_scale(scale_at, largest)
     for part in tl.static_range(PARTS):
         inside = (group < GROUP)[:, None] & (part * COLUMNS + column < K)[None, :]
-        result = (sums[part] / weight).to(out.dtype.element_ty)
-        tl.store(out + (group * K)[:, None] + part * COLUMNS + column[None, :], result, mask=inside)
+        result = sums[part] / weight
+        if scale_at is not None:
+            result = tl.clamp(result * factor, -448.0, 448.0)
+        at = out + (group * K)[:, None] + part * COLUMNS + column[None, :]
+        tl.store(at, result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def store_scale(at, numbers):
+    """The scale with which the largest of the numbers becomes 448. Returns what they are multiplied by."""
+    most = tl.maximum(tl.max(tl.max(tl.abs(numbers), 1), 0), 1e-30)
+    tl.store(at, most / 448.0)
+    return 448.0 / most

@@ -16,7 +16,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.fused_attention import LayerHeads
-from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, parts_of
+from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, parts_of, store_scale
 from tradewind.kernels.fused_attention.token_row import gains, in_page, load_heads, rotated
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
@@ -36,6 +36,7 @@ from tradewind.kernels.paged_attention.triton import (
     small_tile,
     store,
 )
+from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 from tradewind.kernels.rows import HeadShape, Rows
 
 _MOST_QUERIES = 16  # of a key-value head
@@ -49,7 +50,7 @@ _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 4, 32
 @triton.jit(do_not_specialize=["R", "shares"])
 def some_rows_kernel(
     qkv, qkv_stride, positions, write, query_starts, context_lens, block_tables, table_stride, cos_sin, q_norm, k_norm,
-    eps, k_pages, v_pages, block_stride, out, partials, marks, dealt, R, shares, window, least_split, scale,
+    eps, k_pages, v_pages, block_stride, out, out_scales, partials, marks, dealt, R, shares, window, least_split, scale,
     softcap,
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_NORM: tl.constexpr, HAS_WINDOW: tl.constexpr,
@@ -61,7 +62,8 @@ def some_rows_kernel(
 
     `shares`: programs that contexts are cut for; all of them are there, or one that does what they would. GP: GROUP,
     filled up. AT_ONCE, PARTS, IN_TURN: as for pieces.add_up, and so are `partials` [pieces, GP, KP] and `marks`
-    [pieces, GP]. The rest as for `paged_attention_kernel`.
+    [pieces, GP]. out_scales [T, G]: None, or those of what comes out, which is in 8 bits then. The rest as for
+    `paged_attention_kernel`.
     """
     release(OVERLAPS)
     each_row = tl.arange(0, BLOCK_R)
@@ -124,8 +126,15 @@ def some_rows_kernel(
         )  # fmt: skip
         out_row = out + token.to(tl.int64) * (G * GROUP * K)
         out_at = ((head * GROUP + query) * K)[:, None] + column[None, :]
+        scale_at = None if out_scales is None else out_scales + token * G + head
         if splits == 1:
-            store(out_row, out_at, written, mass, acc)
+            if scale_at is None:
+                store(out_row, out_at, written, mass, acc)
+            else:
+                found = tl.where(written, acc / mass[:, None], 0.0)
+                found *= store_scale(scale_at, found)
+                found = tl.clamp(found, -448.0, 448.0).to(out.dtype.element_ty)
+                tl.store(out_row + out_at, found, mask=written)
         else:
             # Read again: what is kept of all rows would take the registers that keys and values need.
             tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, 1, GROUP, GROUP, BM)
@@ -136,8 +145,8 @@ def some_rows_kernel(
             tl.store(marks + at, peak + tl.log2(mass), mask=each < GROUP)
             if part == splits - 1:
                 add_up(
-                    out_row + head * (GROUP * K), partials + first.to(tl.int64) * (GP * KP), marks + first * GP,
-                    splits, GROUP, GP, K, KP, AT_ONCE, PARTS, IN_TURN,
+                    out_row + head * (GROUP * K), scale_at, partials + first.to(tl.int64) * (GP * KP),
+                    marks + first * GP, splits, GROUP, GP, K, KP, AT_ONCE, PARTS, IN_TURN,
                 )  # fmt: skip
     begin(OVERLAPS)  # without a piece, too: the kernel after this one waits for this one alone
     if total > programs:  # noqa: SIM102 - `and` would count who is done in any case
@@ -167,6 +176,31 @@ class SomeRows:
     def __call__(
         self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
     ) -> Tensor:
+        """See FusedAttention."""
+        out_TC = qkv_TC.new_empty(len(qkv_TC), heads.shape.heads * heads.shape.head_dim)
+        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC, None)
+        return out_TC
+
+    def quantised(
+        self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
+    ) -> QuantisedRows:
+        """See FusedAttention."""
+        shape = heads.shape
+        out_TC = qkv_TC.new_empty((len(qkv_TC), shape.heads * shape.head_dim), dtype=FP8)
+        scales_TG = qkv_TC.new_empty((len(qkv_TC), shape.kv_heads), dtype=torch.float32)
+        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC, scales_TG)
+        return QuantisedRows(out_TC, scales_TG, qkv_TC.dtype)
+
+    def _run(
+        self,
+        qkv_TC: Tensor,
+        rows: Rows,
+        pages: tuple[Tensor, Tensor],
+        heads: LayerHeads,
+        out_TC: Tensor,
+        scales_TG: Tensor | None,
+    ) -> None:
+        k_pages_BGSK, v_pages_BGSK = pages
         shape, (_, kv_heads, block_tokens, head_dim) = heads.shape, k_pages_BGSK.shape
         count, itemsize, group = len(rows.context_lens_R), k_pages_BGSK.dtype.itemsize, shape.queries_per_kv
         width, group_padded = max(_LEAST_WIDTH, next_power_of_2(head_dim)), next_power_of_2(group)
@@ -176,12 +210,11 @@ class SomeRows:
         # interpreter does one program after the other, so there is one.
         shares = resident(tile, self._chip, width, itemsize)
         programs = shares if qkv_TC.is_cuda else 1
-        out_TC = torch.empty((len(qkv_TC), shape.heads * head_dim), dtype=qkv_TC.dtype, device=qkv_TC.device)
         some_rows_kernel[(programs,)](
             qkv_TC, qkv_TC.stride(0), rows.positions_T, rows.write_T, rows.query_starts_R1, rows.context_lens_R,
             rows.block_tables_RM, rows.block_tables_RM.stride(0), heads.cos_sin_PK, heads.q_norm_K, heads.k_norm_K,
-            heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, self._partials, self._marks,
-            self._dealt, count, shares, heads.window or NO_WINDOW, LEAST_SPLIT, heads.scale * LOG2_E,
+            heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, scales_TG, self._partials,
+            self._marks, self._dealt, count, shares, heads.window or NO_WINDOW, LEAST_SPLIT, heads.scale * LOG2_E,
             (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim, KP=width, BM=tile.rows,
             BN=tile.keys, BLOCK_R=padded_count(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
             HAS_NORM=heads.q_norm_K is not None, HAS_WINDOW=heads.window is not None,
@@ -192,7 +225,6 @@ class SomeRows:
             IN_TURN=not qkv_TC.is_cuda, num_warps=tile.warps, num_stages=tile.stages, maxnreg=registers_of(tile, width),
             **self._chip.launch,
         )  # fmt: skip
-        return out_TC
 
 
 def registers_of(tile: Tile, width: int) -> int:

@@ -7,6 +7,7 @@ from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_attention.one_row import OneRow
 from tradewind.kernels.fused_attention.some_rows import SomeRows
 from tradewind.kernels.gpu import Chip
+from tradewind.kernels.quantised_rows import QuantisedRows
 from tradewind.kernels.rows import HeadShape, Rows
 
 
@@ -29,3 +30,13 @@ class TritonFusedAttention:
     ) -> Tensor:
         run = self._one if len(rows.context_lens_R) == 1 else self._some
         return run(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, heads)
+
+    def quantises(self, rows: Rows, shape: HeadShape) -> bool:
+        """See FusedAttention."""
+        return self._some.takes(rows, shape)
+
+    def quantised(
+        self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
+    ) -> QuantisedRows:
+        """See FusedAttention."""
+        return self._some.quantised(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, heads)

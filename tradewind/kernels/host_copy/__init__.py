@@ -1,4 +1,4 @@
-"""host_copy: a few bytes between the host's memory and the device's, in the order of the device's work.
+"""host_copy: a few bytes from the host's memory to the device's, in the order of the device's work.
 
 The copy engines of a GPU are made for large copies: a kernel before and one after a small one wait for microseconds.
 """
@@ -12,9 +12,9 @@ from tradewind.kernels.choice import Candidate, Choice, Device, pick
 
 
 class HostCopy(Protocol):
-    """`host_copy(source_W, into_W)`, of W int64 words, one after the other: one on the device, the other pinned.
+    """`host_copy(source_W, into_W)`, of W int64 words, one after the other: pinned ones, to the device.
 
-    The host must leave its own as they are, and not read them, until the device has got that far.
+    The host must leave its own as they are until the device has got that far.
     """
 
     def __call__(self, source_W: Tensor, into_W: Tensor) -> None: ...

@@ -11,12 +11,11 @@ _WORDS = 256  # of a program
 
 
 @triton.jit(do_not_specialize=["count"])
-def host_copy_kernel(source, into, count, FROM_HOST: tl.constexpr, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr):
-    """`count` words. FROM_HOST: they were there before the launch, and are on their way at once."""
+def host_copy_kernel(source, into, count, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """`count` words. They were there before the launch, and are on their way at once."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    begin(OVERLAPS and not FROM_HOST)
     words = tl.load(source + place, mask=place < count, other=0)
-    begin(OVERLAPS and FROM_HOST)
+    begin(OVERLAPS)
     tl.store(into + place, words, mask=place < count)
 
 
@@ -30,6 +29,6 @@ class TritonHostCopy:
         count = len(source_W)
         if count:
             host_copy_kernel[(triton.cdiv(count, _WORDS),)](
-                source_W, into_W, count, FROM_HOST=into_W.is_cuda, OVERLAPS=self._chip.overlaps, BLOCK=_WORDS,
-                num_warps=4, **self._chip.launch,
+                source_W, into_W, count, OVERLAPS=self._chip.overlaps, BLOCK=_WORDS, num_warps=4,
+                **self._chip.launch,
             )  # fmt: skip

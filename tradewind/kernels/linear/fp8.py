@@ -22,7 +22,7 @@ def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
     for first in range(0, outputs, _ROWS_AT_ONCE):
         part = quantise_rows(weight_ND[first : first + _ROWS_AT_ONCE])
         values_ND[first : first + _ROWS_AT_ONCE] = part.values_TD
-        scales_N[first : first + _ROWS_AT_ONCE] = part.scales_T1.squeeze(1)
+        scales_N[first : first + _ROWS_AT_ONCE] = part.scales_TG.squeeze(1)
     return LinearWeight(values_ND, bias_N, outputs, inputs, LAYOUT, (scales_N,))
 
 
@@ -43,11 +43,11 @@ def dense(weight: LinearWeight) -> Tensor:
 
 
 def by_vendor(rows: QuantisedRows, weight: LinearWeight) -> Tensor:
-    """The product by cuBLAS, bfloat16. Both sizes of the weight must be multiples of 16."""
+    """The product by cuBLAS, bfloat16. Both sizes of the weight must be multiples of 16, and rows have one scale."""
     return torch._scaled_mm(
         rows.values_TD,
         weight.data.t(),
-        scale_a=rows.scales_T1,
+        scale_a=rows.scales_TG,
         scale_b=weight.extras[0].unsqueeze(0),
         bias=weight.bias_N,
         out_dtype=torch.bfloat16,
