@@ -220,18 +220,18 @@ def _specialised() -> list[Variant]:
         "q": BF16, "q_stride": "i32=16", "block_rows": "i32=16", "query_starts": I32, "context_lens": I32,
         "block_tables": I32, "table_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "arrivals": I32,
         "dealt": I32, "R": "i32", "least": "i32", "most": "i32", "window": "i32=16", "least_split": "i32=16",
-        "scale": "fp32", "softcap": "fp32",
+        "scale": "fp32",
     }  # fmt: skip
     found = []
     for part, pages, head_dim, rows in (
         ("", BF16, 128, 256), ("", FP8, 128, 256), ("", BF16, 64, 256), ("", FP8, 64, 256), ("", FP8, 128, 1024),
-        ("window ", BF16, 128, 256), ("softcap ", FP8, 128, 256),
+        ("window ", BF16, 128, 256), ("window ", FP8, 128, 256),
     ):  # fmt: skip
         dtype = torch.bfloat16 if pages is BF16 else torch.float8_e4m3fn
         some_pages = torch.empty(1, 8, 16, head_dim, dtype=dtype, device="meta")
         constants = {
             **warp_specialised.constants(some_pages), "G": 8, "GROUP": 4, "BLOCK_R": rows, "ROUNDS": 2,
-            "HAS_WINDOW": part == "window ", "HAS_SOFTCAP": part == "softcap ", "OVERLAPS": True,
+            "HAS_WINDOW": part == "window ", "OVERLAPS": True,
         }  # fmt: skip
         found.append(
             Variant(

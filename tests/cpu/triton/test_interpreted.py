@@ -266,7 +266,7 @@ def test_what_is_no_number_stays_none_in_two_of_8_bits() -> None:
 
 @pytest.mark.parametrize("fp8", [False, True], ids=["16 bits", "8 bits"])
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize(("window", "softcap"), [(None, None), (37, None), (None, 1.5), (90, 3.0)])
+@pytest.mark.parametrize("window", [None, 37, 90])
 @pytest.mark.parametrize(
     ("step", "programs"),
     [
@@ -281,18 +281,32 @@ def test_attention_by_specialised_warps(
     step: Step,
     programs: int,
     window: int | None,
-    softcap: float | None,
     head_dim: int,
     fp8: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Keys and values come and go in whichever order they may; what is nobody's is no number."""
+    monkeypatch.setattr(warp_specialised, "_LEAST_WINDOW", 1)
     seed = repr((step, window, head_dim, fp8))
     kernel = interpreted_by_warps(warp_specialised.warp_specialised_kernel, seed)
     monkeypatch.setattr(warp_specialised, "warp_specialised_kernel", kernel)
     check_attention(
-        torch.float16, step, HeadShape(4, 2, head_dim), window, softcap, fp8, Chip(programs, capability=(9, 0))
+        torch.float16, step, HeadShape(4, 2, head_dim), window, None, fp8, Chip(programs, capability=(9, 0))
     )
+
+
+def test_specialised_warps_take_long_contexts_on_hopper() -> None:
+    q_THK, pages = torch.empty(9, 4, 64, dtype=torch.float16), torch.empty(2, 2, 16, 64, dtype=torch.float16)
+    hopper, other = Chip(1, capability=(9, 0)), Chip(1, capability=(10, 0))
+    takes = warp_specialised.takes
+    assert takes(q_THK, pages, hopper, None, None)
+    assert takes(q_THK, pages.to(FP8), hopper, 512, None)
+    assert not takes(q_THK, pages, other, None, None)
+    assert not takes(q_THK, pages, hopper, 511, None)
+    assert not takes(q_THK, pages, hopper, None, 3.0)
+    assert not takes(q_THK.float(), pages, hopper, None, None)
+    assert not takes(q_THK, pages.float(), hopper, None, None)
+    assert not takes(q_THK[:, :, :32], pages[..., :32], hopper, None, None)
 
 
 @pytest.mark.parametrize("heads", [8, 9, 16, 17, 71])

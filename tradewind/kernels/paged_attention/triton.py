@@ -328,8 +328,8 @@ class TritonPagedAttention:
             self._launch(small, 1, few, q_THK, pages, rows, out_THK, scale, window, softcap)
             if rows.max_query * group <= few:
                 return out_THK
-            if warp_specialised.takes(q_THK, k_pages_BGSK, self._chip):
-                self._launch_specialised(few + 1, q_THK, pages, rows, out_THK, scale, window, softcap)
+            if warp_specialised.takes(q_THK, k_pages_BGSK, self._chip, window, softcap):
+                self._launch_specialised(few + 1, q_THK, pages, rows, out_THK, scale, window)
             else:
                 self._launch(large, few + 1, 2**30, q_THK, pages, rows, out_THK, scale, window, softcap)
         return out_THK
@@ -383,7 +383,6 @@ class TritonPagedAttention:
         out_THK: Tensor,
         scale: float,
         window: int | None,
-        softcap: float | None,
     ) -> None:
         k_pages_BGSK, v_pages_BGSK = pages
         count, kv_heads = len(rows.context_lens_R), k_pages_BGSK.shape[1]
@@ -391,9 +390,8 @@ class TritonPagedAttention:
             q_THK, q_THK.stride(0), k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0) // q_THK.shape[2],
             rows.query_starts_R1, rows.context_lens_R, rows.block_tables_RM, rows.block_tables_RM.stride(0), out_THK,
             self._partials, self._marks, self._arrivals, self._dealt, count, least, 2**30, window or NO_WINDOW,
-            LEAST_SPLIT, scale * LOG2_E, (softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=q_THK.shape[1] // kv_heads,
-            BLOCK_R=padded_count(count), HAS_WINDOW=window is not None, HAS_SOFTCAP=softcap is not None,
-            ROUNDS=SPECIALISED.rounds, OVERLAPS=self._chip.overlaps,
+            LEAST_SPLIT, scale * LOG2_E, G=kv_heads, GROUP=q_THK.shape[1] // kv_heads, BLOCK_R=padded_count(count),
+            HAS_WINDOW=window is not None, ROUNDS=SPECIALISED.rounds, OVERLAPS=self._chip.overlaps,
             **warp_specialised.constants(k_pages_BGSK), **self._chip.launch,
         )  # fmt: skip
 

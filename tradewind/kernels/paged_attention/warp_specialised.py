@@ -32,7 +32,6 @@ from triton.language.extra.cuda import gdc_wait
 
 from tradewind.kernels.gpu import Chip
 from tradewind.kernels.paged_attention.many_queries import in_two
-from tradewind.kernels.paged_attention.parts import capped
 from tradewind.kernels.paged_attention.pieces import added, find_piece, load_rows, longest_piece, shared_before
 
 HALF = gl.constexpr(64)
@@ -40,8 +39,9 @@ ROWS = 2 * HALF.value
 KEYS = 128
 _WIDTHS = (64, 128)  # of heads
 _LINE_BYTES = gl.constexpr(128)  # of shared memory, which numbers are moved about within
+_LEAST_WINDOW = 512  # keys: with shorter ones pieces are short, and take longer so. Measured on an H200.
 _PLACES = {1: (3, 3, 2), 2: (3, 2, 0)}  # by the bytes of a key's number: KS, VS, WS
-_MULTIPLIES_IN, _BRINGS_IN = 208, 88  # registers of a thread; 200 and 104 are as fast
+_MULTIPLIES_IN, _BRINGS_IN = 208, 88  # registers of a thread; 200 and 104 were slower, and so were 216 and 72
 
 # What is told of a piece, in its place.
 _LETTERS = gl.constexpr(2)
@@ -265,9 +265,7 @@ def _score(q_tiles, half: gl.constexpr, keys, at, nothing, EIGHT_BITS: gl.conste
 
 
 @gluon.jit
-def _weigh(
-    scores, start, seen, seen_by_all, scale, softcap, peak, mass, HAS_WINDOW: gl.constexpr, HAS_SOFTCAP: gl.constexpr
-):
+def _weigh(scores, start, seen, seen_by_all, scale, peak, mass, HAS_WINDOW: gl.constexpr):
     """(weights, fade, peak, mass) with these keys' scores: what was summed before them fades.
 
     `seen`: of each row the first key that it sees, and the last one; `seen_by_all`: as numbers. `scale`: of each row.
@@ -276,8 +274,6 @@ def _weigh(
     first_by_all, last_by_all = seen_by_all
     layout: gl.constexpr = scores.type.layout
     each_scale = gl.expand_dims(scale, 1)
-    if HAS_SOFTCAP:
-        scores = capped(scores * each_scale, softcap)
     is_cut = start + scores.shape[1] > last_by_all + 1
     if HAS_WINDOW:
         is_cut |= start < first_by_all
@@ -289,13 +285,9 @@ def _weigh(
         scores = gl.where(is_seen, scores, float("-inf"))
     new_peak = gl.maximum(peak, gl.max(scores, 1))
     base = gl.where(new_peak == float("-inf"), 0.0, new_peak)
-    if HAS_SOFTCAP:
-        weights = gl.exp2(scores - gl.expand_dims(base, 1))
-        fade = gl.exp2(peak - base)
-    else:
-        base *= scale
-        weights = gl.exp2(scores * each_scale - gl.expand_dims(base, 1))
-        fade = gl.exp2(peak * scale - base)
+    base *= scale
+    weights = gl.exp2(scores * each_scale - gl.expand_dims(base, 1))
+    fade = gl.exp2(peak * scale - base)
     return weights, fade, new_peak, mass * fade + gl.sum(weights, 1)
 
 
@@ -377,9 +369,9 @@ def _finish(
 
 @gluon.jit
 def _consume(
-    half: gl.constexpr, q, q_stride, out, partials, marks, arrivals, scale, softcap, window, letters, queries, keys,
+    half: gl.constexpr, q, q_stride, out, partials, marks, arrivals, scale, window, letters, queries, keys,
     k_is_empty, values, G: gl.constexpr, GROUP: gl.constexpr, K: gl.constexpr, BN: gl.constexpr,
-    HAS_WINDOW: gl.constexpr, HAS_SOFTCAP: gl.constexpr, EIGHT_BITS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr,
+    HAS_WINDOW: gl.constexpr, EIGHT_BITS: gl.constexpr, KS: gl.constexpr, VS: gl.constexpr,
 ):  # fmt: skip
     q_tiles, out_tiles = queries
     v_tiles, v_is_full, v_is_empty = values
@@ -418,9 +410,7 @@ def _consume(
         scores = _score(q_tiles, half, keys, done, nothing, EIGHT_BITS, KS)
         scores = warpgroup_mma_wait(0, deps=(scores,))
         mbarrier.arrive(k_is_empty.index(done % KS), count=1)
-        weights, fade, peak, mass = _weigh(
-            scores, first, seen, seen_by_all, each_scale, softcap, peak, mass, HAS_WINDOW, HAS_SOFTCAP
-        )
+        weights, fade, peak, mass = _weigh(scores, first, seen, seen_by_all, each_scale, peak, mass, HAS_WINDOW)
         p_tile = gl.convert_layout(weights.to(dtype), p_layout)
         for step in range(1, count):
             at = done + step
@@ -431,9 +421,7 @@ def _consume(
             scores = warpgroup_mma_wait(1, deps=(scores,))
             mbarrier.arrive(k_is_empty.index(at % KS), count=1)
             start = first + step * BN
-            weights, fade, peak, mass = _weigh(
-                scores, start, seen, seen_by_all, each_scale, softcap, peak, mass, HAS_WINDOW, HAS_SOFTCAP
-            )
+            weights, fade, peak, mass = _weigh(scores, start, seen, seen_by_all, each_scale, peak, mass, HAS_WINDOW)
             acc = warpgroup_mma_wait(0, deps=(sums,))
             mbarrier.arrive(v_is_empty.index(before % VS), count=1)
             acc = acc * gl.expand_dims(gl.convert_layout(fade, of_sums), 1)
@@ -447,9 +435,7 @@ def _consume(
         mbarrier.wait(v_is_full.index(last % VS), last // VS & 1)
         acc = warpgroup_mma(p_tile, v_tiles.index(last % VS), acc)
         mbarrier.arrive(v_is_empty.index(last % VS), count=1)
-        if not HAS_SOFTCAP:
-            peak = peak * each_scale
-        peak, mass = gl.convert_layout(peak, of_sums), gl.convert_layout(mass, of_sums)
+        peak, mass = gl.convert_layout(peak * each_scale, of_sums), gl.convert_layout(mass, of_sums)
         _finish(letter, half, out, partials, marks, arrivals, peak, mass, acc, out_tiles.index(half), G, GROUP, K)
         letter = next_letter
 
@@ -457,9 +443,9 @@ def _consume(
 @gluon.jit(do_not_specialize=["R", "least", "most"])
 def warp_specialised_kernel(
     q, q_stride, k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, out, partials,
-    marks, arrivals, dealt, R, least, most, window, least_split, scale, softcap, G: gl.constexpr, GROUP: gl.constexpr,
+    marks, arrivals, dealt, R, least, most, window, least_split, scale, G: gl.constexpr, GROUP: gl.constexpr,
     K: gl.constexpr, BN: gl.constexpr, BLOCK_R: gl.constexpr, S: gl.constexpr, HAS_WINDOW: gl.constexpr,
-    HAS_SOFTCAP: gl.constexpr, EIGHT_BITS: gl.constexpr, STEP: gl.constexpr, ROUNDS: gl.constexpr, KS: gl.constexpr,
+    EIGHT_BITS: gl.constexpr, STEP: gl.constexpr, ROUNDS: gl.constexpr, KS: gl.constexpr,
     VS: gl.constexpr, WS: gl.constexpr, OVERLAPS: gl.constexpr, MULTIPLIES_IN: gl.constexpr, BRINGS_IN: gl.constexpr,
 ):  # fmt: skip
     """`block_rows`: how many rows of K numbers the pages of a block are away from the next one's.
@@ -493,12 +479,12 @@ def warp_specialised_kernel(
     gl.warp_specialize(
         [
             (_consume, (
-                0, q, q_stride, out, partials, marks, arrivals, scale, softcap, window, all_letters, queries, of_keys,
-                k_is_empty, of_values, G, GROUP, K, BN, HAS_WINDOW, HAS_SOFTCAP, EIGHT_BITS, KS, VS,
+                0, q, q_stride, out, partials, marks, arrivals, scale, window, all_letters, queries, of_keys,
+                k_is_empty, of_values, G, GROUP, K, BN, HAS_WINDOW, EIGHT_BITS, KS, VS,
             )),
             (_consume, (
-                1, q, q_stride, out, partials, marks, arrivals, scale, softcap, window, all_letters, queries, of_keys,
-                k_is_empty, of_values, G, GROUP, K, BN, HAS_WINDOW, HAS_SOFTCAP, EIGHT_BITS, KS, VS,
+                1, q, q_stride, out, partials, marks, arrivals, scale, window, all_letters, queries, of_keys,
+                k_is_empty, of_values, G, GROUP, K, BN, HAS_WINDOW, EIGHT_BITS, KS, VS,
             )),
             (_produce, (
                 k_pages, v_pages, block_rows, query_starts, context_lens, block_tables, table_stride, dealt, R, least,
@@ -511,13 +497,17 @@ def warp_specialised_kernel(
     )  # fmt: skip
 
 
-def takes(q_THK: Tensor, k_pages_BGSK: Tensor, chip: Chip) -> bool:
-    """Whether it is for these: on Hopper, whose tensor cores read shared memory by whole warp groups."""
+def takes(q_THK: Tensor, k_pages_BGSK: Tensor, chip: Chip, window: int | None, softcap: float | None) -> bool:
+    """Whether it is for these: on Hopper, whose tensor cores read shared memory by whole warp groups.
+
+    Scores that are capped take longest themselves, and gain nothing.
+    """
     head_dim = k_pages_BGSK.shape[3]
     in_halves = q_THK.dtype in (torch.bfloat16, torch.float16)
     has_pages = k_pages_BGSK.dtype in (q_THK.dtype, torch.float8_e4m3fn)
     fits = head_dim in _WIDTHS and k_pages_BGSK.stride(0) % head_dim == 0
-    return chip.capability == (9, 0) and in_halves and has_pages and fits
+    is_long = softcap is None and (window is None or window >= _LEAST_WINDOW)
+    return chip.capability == (9, 0) and in_halves and has_pages and fits and is_long
 
 
 def constants(pages_BGSK: Tensor) -> dict[str, Any]:
