@@ -300,7 +300,7 @@ _STEPS: dict[str, tuple[list[int], list[int]]] = {
 
 def _attention(ops: Ops, device: torch.device, dtype: torch.dtype, suffix: str) -> Iterator[Check]:
     for name, (contexts, new) in _STEPS.items():
-        for window, softcap in ((None, None), (500, None), (None, 5.0)):
+        for window, softcap in ((None, None), (500, None), (600, None), (None, 5.0)):
             paged = _paged(device, contexts, new, dtype)
             q_THK = _randn(device, sum(new), HEADS.heads, HEADS.head_dim)
             pages = paged.pool_BL2GSK[:, 1, 0], paged.pool_BL2GSK[:, 1, 1]
