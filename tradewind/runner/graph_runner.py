@@ -171,7 +171,7 @@ class GraphRunner:
             return Done(result_of(plan.step, None, [], 0.0))
         shape = self._columns.fill(plan, state, places_B, self._take_turn())
         try:
-            hidden_TD, is_drawn = self._forward(shape, self._is_plain(plan, shape))
+            hidden_TD, is_drawn = self._forward(shape, not refused and self._is_plain(plan, shape))
         except torch.OutOfMemoryError:
             # The next step may have been planned already: it must find a token where this one would have left it.
             state.store(shape.slots_N, shape.positions_N, torch.zeros_like(self._drawn_N[: len(shape.slots_N)]))

@@ -271,11 +271,16 @@ def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(model: Model, m
         assert answers[key].tokens == expected[key].tokens
 
 
-def test_memory_that_runs_out_as_requests_begin_sheds_these(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("length", [None, 1], ids=["prompts", "one token"])
+def test_memory_that_runs_out_as_requests_begin_sheds_these(
+    model: Model, monkeypatch: pytest.MonkeyPatch, length: int | None
+) -> None:
     def no_memory(*_arguments: object) -> object:
         raise torch.OutOfMemoryError("no memory")
 
-    work = requests(SETTINGS * 2, model.spec.vocab)
+    settings = SETTINGS * 2 if length is None else [one for one in SETTINGS if not one.prompt_logprobs]
+    work = requests(settings, model.spec.vocab)
+    work = [msgspec.structs.replace(one, prompt_tokens=one.prompt_tokens[:length]) for one in work]
     expected = heard(make_runner(model, LIMITS), work)
     monkeypatch.setattr(OutputCounts, "begin", no_memory)
     answers = heard(make_graph_runner(model, budget=PLENTY), work)
