@@ -30,8 +30,8 @@ class QuantisedRows:
 
     def dense(self) -> Tensor:
         """The numbers, float32."""
-        scales_TGK = self.scales_TG.unsqueeze(2)
-        return (self.values_TD.float().view(*self.scales_TG.shape, -1) * scales_TGK).flatten(1)
+        width, parts = self.values_TD.shape[1], self.scales_TG.shape[1]
+        return self.values_TD.float() * self.scales_TG.repeat_interleave(width // parts, 1)
 
 
 Activations = Tensor | QuantisedRows
