@@ -10,7 +10,6 @@ number of tokens; both are rounded up to a bucket (buckets.py).
 Legend: T tokens of a step, R rows, N rows that sample, D hidden, V vocabulary, S slots, M blocks of a table, U turns.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -87,7 +86,7 @@ class GraphRunner:
         self._drawn_N = torch.zeros(slots, dtype=torch.int64, device=device)
         self._told_UN = torch.zeros(IN_FLIGHT, slots, dtype=torch.int64, pin_memory=device.type == "cuda")
         self._turn = 0
-        self._open: deque[Issued] = deque()
+        self._open: list[Issued | None] = [None] * IN_FLIGHT  # by turns
         self._sizes: dict[str, tuple[int, ...]] = {"plain": (), "decode": (), "mixed": (), "head": ()}
 
     @property
@@ -186,7 +185,7 @@ class GraphRunner:
         if ended is None or begun is None:
             return Halved(sample, 0.0) if len(plan.masked) else Done(sample(None)(0.0))
         step = Issued(begun, ended, sample)
-        self._open.append(step)
+        self._open[shape.turn] = step
         if not len(plan.masked):
             step.mask(None)
         return step
@@ -223,17 +222,20 @@ class GraphRunner:
     def _events(self) -> tuple[torch.Event, torch.Event] | tuple[None, None]:
         if self._model.device.type == "cpu":
             return None, None
-        begun, ended = (torch.Event(self._model.device, enable_timing=True) for _ in range(2))
-        if self._open and self._open[-1].is_under_way:
-            return self._open[-1].ended, ended
+        ended, before = torch.Event(self._model.device, enable_timing=True), self._open[self._turn]
+        if before is not None and before.is_under_way:
+            return before.ended, ended
+        begun = torch.Event(self._model.device, enable_timing=True)
         begun.record()
         return begun, ended
 
     def _take_turn(self) -> int:
         """Which of the host's rows is told what the next step draws. Whoever was told there has read it then."""
-        if len(self._open) == IN_FLIGHT:
-            self._open.popleft().result()
         self._turn = (self._turn + 1) % IN_FLIGHT
+        told = self._open[self._turn]
+        if told is not None:
+            told.result()
+            self._open[self._turn] = None
         return self._turn
 
     def _append_blocks(self, places_B: NDArray[np.int64], ids_B: NDArray[np.int32]) -> None:

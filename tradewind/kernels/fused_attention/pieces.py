@@ -89,12 +89,11 @@ def add_up(
 ):  # fmt: skip
     """Store what `pieces` found, weighted by their marks, in their order: `out` [GROUP, K].
 
-    scale_at: None, or where the scale goes that all of it has: then it is stored in 8 bits.
-
     `partials` [pieces, GP, KP], `marks` [pieces, GP] float32, of which GROUP rows count: averages of values, and the
     logarithm, to base 2, of what they weigh. ABSENT until they are written, and when this is over. A thread has all
     numbers of PARTS places of a row, COLUMNS apart, and needs no other thread. IN_TURN: the pieces are done before this
-    begins, as in Triton's interpreter.
+    begins, as in Triton's interpreter. scale_at: None, or where the scale goes that all of it has, for which threads do
+    need each other: then it is stored in 8 bits.
     """
     COLUMNS: tl.constexpr = KP // PARTS
     column, group = tl.arange(0, COLUMNS), tl.arange(0, GP)

@@ -106,12 +106,7 @@ class Draw(Protocol):
     """
 
     def __call__(
-        self,
-        logits_NV: Tensor,
-        columns: DrawColumns,
-        tokens_SP: Tensor,
-        drawn_N: Tensor,
-        told_UN: Tensor | None = None,
+        self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor, told_UN: Tensor
     ) -> None: ...
 
 

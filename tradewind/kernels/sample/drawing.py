@@ -6,9 +6,7 @@ from tradewind.kernels.sample import DrawColumns, SampleRows
 from tradewind.kernels.sample.vectorised import sample
 
 
-def draw(
-    logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor, told_UN: Tensor | None = None
-) -> None:
+def draw(logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor, told_UN: Tensor) -> None:
     """See `tradewind.kernels.sample.Draw`."""
     count = int(columns.count_1)
     rows = SampleRows(
@@ -22,5 +20,4 @@ def draw(
     tokens_SP[columns.slots_N[:count].long(), columns.positions_N[:count].long()] = (
         drawn_N[:count].clamp(min=0).to(tokens_SP.dtype)
     )
-    if told_UN is not None:
-        told_UN[int(columns.turn_1), :count] = drawn_N[:count]
+    told_UN[int(columns.turn_1), :count] = drawn_N[:count]

@@ -119,7 +119,7 @@ def choose_kernel(
 ):  # fmt: skip
     """Program n: `drawn[n]` (int64) is -1 if the largest logit is not finite, and the slot's row of `tokens` gets 0.
 
-    The host's row `turn` of `told`, if there is one, gets what `drawn` gets.
+    The host's row `turn` of `told` gets what `drawn` gets.
     """
     row = tl.program_id(0).to(tl.int64)
     begin(OVERLAPS)
@@ -163,8 +163,7 @@ def choose_kernel(
             token = which * CHUNK + index
         answer = tl.where(is_finite, token, -1).to(tl.int64)
         tl.store(drawn + row, answer)
-        if told is not None:
-            tl.store(told + tl.load(turn) * told_stride + row, answer)
+        tl.store(told + tl.load(turn) * told_stride + row, answer)
         at = tl.load(slots + row).to(tl.int64) * tokens_stride + tl.load(positions + row)
         tl.store(tokens + at, tl.where(is_finite, token, 0))
 
@@ -176,12 +175,7 @@ class TritonDraw:
         self._chip = chip
 
     def __call__(
-        self,
-        logits_NV: Tensor,
-        columns: DrawColumns,
-        tokens_SP: Tensor,
-        drawn_N: Tensor,
-        told_UN: Tensor | None = None,
+        self, logits_NV: Tensor, columns: DrawColumns, tokens_SP: Tensor, drawn_N: Tensor, told_UN: Tensor
     ) -> None:
         rows, vocab = logits_NV.shape
         chunks = triton.cdiv(vocab, _CHUNK)
@@ -197,7 +191,6 @@ class TritonDraw:
         choose_kernel[(rows,)](
             logits_NV, vocab, count, temperature, columns.top_k_N, columns.top_p_N, columns.min_p_N,
             columns.uniforms_N, largest_NC, places_NC, masses_NC, chunks, drawn_N, told_UN, columns.turn_1,
-            0 if told_UN is None else told_UN.stride(0), columns.slots_N, columns.positions_N, tokens_SP,
-            tokens_SP.stride(0), OVERLAPS=overlaps, CHUNKS=next_power_of_2(chunks), BLOCK=_CHUNK // 2, CHUNK=_CHUNK,
-            num_warps=16, **launch,
+            told_UN.stride(0), columns.slots_N, columns.positions_N, tokens_SP, tokens_SP.stride(0), OVERLAPS=overlaps,
+            CHUNKS=next_power_of_2(chunks), BLOCK=_CHUNK // 2, CHUNK=_CHUNK, num_warps=16, **launch,
         )  # fmt: skip
