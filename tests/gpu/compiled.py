@@ -27,6 +27,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 from tradewind.kernels.add_rms_norm.triton import add_rms_norm_kernel
 from tradewind.kernels.chained_linear import diagonal, registers
 from tradewind.kernels.chained_linear.triton import chained_linear_kernel, prepare_kernel, scales_sums
+from tradewind.kernels.embedding.triton import embedding_kernel
 from tradewind.kernels.fused_attention import some_rows
 from tradewind.kernels.fused_attention.one_row import one_row_kernel, tile_on
 from tradewind.kernels.fused_attention.pieces import at_once, parts_of
@@ -141,7 +142,8 @@ def _rowwise() -> list[Variant]:
         "eps": "fp32", "H": "i32=16", "G": "i32", "S": "i32=16",
     }  # fmt: skip
     on = {"OVERLAPS": True}
-    found = []
+    lookup = {"ids": I32, "weight": BF16, "out": BF16, "D": "i32=16"}
+    found = [Variant("embedding", embedding_kernel, lookup, {**on, "BLOCK": 2048}, {"num_warps": 4})]
     for q in (False, True):
         kind, out = ("fp8", {"out": FP8, "scales": F32}) if q else ("bf16", {"out": BF16})
         none = {} if q else {"scales": None}

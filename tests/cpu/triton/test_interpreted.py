@@ -35,6 +35,7 @@ from tradewind.kernels.add_rms_norm.triton import TritonAddRmsNorm, add_rms_norm
 from tradewind.kernels.chained_linear import PreparedRows, diagonal, registers
 from tradewind.kernels.chained_linear.reference import ReferenceChainedLinear
 from tradewind.kernels.chained_linear.triton import Launch, Place, TritonChainedLinear, chained_linear, implementation
+from tradewind.kernels.embedding.triton import TritonEmbedding
 from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_attention.one_row import OneRow
 from tradewind.kernels.fused_attention.pieces import ABSENT
@@ -118,6 +119,16 @@ def test_add_rms_norm_that_quantises(has_residual: bool) -> None:
         HAS_RESIDUAL=has_residual, QUANTISES=True, OVERLAPS=False, BLOCK=256,
     )  # fmt: skip
     assert_scaled(out_TD, scales_T1, truth)
+
+
+@dtypes
+@pytest.mark.parametrize("ids", [[], [6], [2, 2, 0]])
+@pytest.mark.parametrize("width", [1, 130, 2100])
+def test_embedding(dtype: torch.dtype, ids: list[int], width: int) -> None:
+    weight_VD = randn(7, width, dtype=dtype)
+    for kind in (torch.int32, torch.int64):
+        x_TD = TritonEmbedding(CHIP)(torch.tensor(ids, dtype=kind), weight_VD)
+        assert torch.equal(x_TD, weight_VD[torch.tensor(ids, dtype=torch.int64)])
 
 
 @dtypes

@@ -26,7 +26,7 @@ from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks
 from tradewind.kernels.linear.tactics import ChainedTactic, Tactics
 from tradewind.kernels.quantised_rows import FP8
@@ -219,6 +219,7 @@ def prepare_kernel(
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     column = group[:, None] * 128 + tl.arange(0, 128)[None, :]
     inside = column < D
+    release(OVERLAPS)
     begin(OVERLAPS)
     wide = tl.load(x + row * D + column, mask=inside, other=0.0).to(tl.float32)
     if NORMED:

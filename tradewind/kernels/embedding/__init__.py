@@ -24,12 +24,18 @@ def choose(
 
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
-    from tradewind.kernels import native
+    from tradewind.kernels import gpu, native
     from tradewind.kernels.embedding import reference
     from tradewind.kernels.embedding.cpu import NativeEmbedding
 
+    def triton(chip: gpu.Chip) -> Embedding:
+        from tradewind.kernels.embedding.triton import TritonEmbedding
+
+        return TritonEmbedding(chip)
+
     library = native.load(level)
     candidates: list[Candidate[Embedding]] = [
+        *gpu.candidates(device, dtype, triton, reference.embedding),
         Candidate("native", NativeEmbedding(library), library.unavailable, f"C++, {library.level}"),
         Candidate("reference", reference.embedding, about="a lookup by torch, on the device"),
     ]

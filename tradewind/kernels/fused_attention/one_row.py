@@ -138,19 +138,26 @@ def one_row_kernel(
                 k_pages, v_pages, block_stride, table, head, start, lo, hi, column, dtype, K, KP, BN, S, RUN, IN_PAIRS,
                 IN_HARDWARE,
             )  # fmt: skip
+            if RELEASES:
+                # Products with nothing, so that the tiles are where the tensor cores want them before the row is there.
+                none = tl.dot(tl.zeros([BM, KP], dtype), k_tile)
+                nothing = tl.dot(tl.zeros([BM, BN], dtype), v_tile)
+            else:
+                none = tl.zeros([BM, BN], tl.float32)
+                nothing = tl.zeros([BM, KP], tl.float32)
             begin(OVERLAPS)
             row = tl.arange(0, BM)
             q_at = qkv + ((head * GROUP + tl.minimum(row, GROUP - 1)) * K)[:, None]
             q_a, q_b = load_heads(q_at, column, K)
             q_tile = rotated(q_a, q_b, q_gain, swapped_q_gain, cos, sin, eps, K, HAS_NORM).to(q_type).to(dtype)
-            scores = tl.dot(q_tile, k_tile) * scale
+            scores = tl.dot(q_tile, k_tile, none) * scale
             if HAS_SOFTCAP:
                 scores = capped(scores, softcap)
             key = start + tl.arange(0, BN)
             scores = tl.where(((key >= lo) & (key < hi))[None, :], scores, float("-inf"))
             peak = tl.max(scores, 1)
             weights = tl.exp2(scores - peak[:, None])
-            acc = tl.dot(weights.to(dtype), v_tile)
+            acc = tl.dot(weights.to(dtype), v_tile, nothing)
             mass = tl.sum(weights, 1)
             if start + BN < hi:
                 # All of these keys are seen by all queries.
@@ -175,10 +182,12 @@ class Tile:
     warps: int
     stages: int
     releases: bool = False
+    registers: int | None = None  # of a thread, at most
 
 
 _TILE = Tile(128, 8, 3)  # measured on an H200, with pages of 16 bits and of 8
 _SHORT = 8192  # keys, up to which two stages are as fast as three, and leave the product after it room for more weights
+_BESIDE = 128  # registers of a thread, so that programs of the product after it have room beside two of its programs
 _MOST_PROGRAMS = 64  # of a key-value head
 _MOST_QUERIES = 16  # of a key-value head
 _WIDEST = 128
@@ -188,7 +197,8 @@ def tile_on(chip: Chip, max_context: int, key_bytes: int, *, releases: bool) -> 
     """How it is launched there. `key_bytes`: of a head's key and its value."""
     has_two = not chip.overlaps or (releases and max_context <= _SHORT)
     stages = chip.stages(2 if has_two else _TILE.stages, _TILE.keys * key_bytes)
-    return replace(_TILE, stages=stages, releases=releases)
+    registers = _BESIDE if releases and has_two else None
+    return replace(_TILE, stages=stages, releases=releases, registers=registers)
 
 
 class OneRow:
@@ -239,6 +249,6 @@ class OneRow:
             HAS_SOFTCAP=heads.softcap is not None, IN_PAIRS=eight_bits, IN_HARDWARE=self._chip.has_fp8,
             OVERLAPS=self._chip.overlaps, RELEASES=tile.releases, STAGES=tile.stages, AT_ONCE=at_once(group_padded),
             PARTS=parts_of(group_padded, width, tile.warps), IN_TURN=not qkv_TC.is_cuda, num_warps=tile.warps,
-            num_stages=tile.stages, **self._chip.launch,
+            num_stages=tile.stages, maxnreg=tile.registers, **self._chip.launch,
         )  # fmt: skip
         return out_TC

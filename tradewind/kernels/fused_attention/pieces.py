@@ -29,24 +29,31 @@ def parts_of(group_padded: int, width: int, warps: int) -> int:
 
 
 @triton.constexpr_function
-def _look(pieces, parts, columns, GP):
-    """Assembly: a thread's numbers of some pieces and their marks, looked at again until none of them is ABSENT.
+def _look(pieces, parts, width, GP):
+    """Assembly: a thread's numbers of some pieces and their marks; pieces of which any is ABSENT are looked at again.
 
-    It gives `parts` numbers of each piece, which are `columns` apart, and then the piece's mark, which is minus
-    infinity where there is no such piece. It takes where the first piece's number is, and where its mark is, and how
+    It gives `parts` numbers of each piece, which lie one after the other, and then the piece's mark, which is minus
+    infinity where there is no such piece. It takes where the first piece's numbers are, and where its mark is, and how
     many pieces there are. All are on their way at once.
     """
     at, mark_at, count = (f"${pieces * (parts + 1) + place}" for place in range(3))
-    begin, loads, checks = [".reg .pred again;", f".reg .pred there<{pieces}>;"], [], []
+    together = min(parts, 4)
+    begin, loads, checks = [f".reg .pred again, left<{pieces}>;"], [], []
     for piece in range(pieces):
-        begin.append(f"setp.gt.s32 there{piece}, {count}, {piece};")
-        for part in range(parts + 1):
-            number = f"${piece * (parts + 1) + part}"
-            is_mark = part == parts
-            offset = 4 * (piece * GP if is_mark else (piece * GP * parts + part) * columns)
-            begin.append(f"mov.b32 {number}, {'0xff800000' if is_mark else '0'};")
-            loads.append(f"@there{piece} ld.volatile.global.b32 {number}, [{mark_at if is_mark else at}+{offset}];")
-            checks.append(f"setp.eq.or.s32 again, {number}, {ABSENT.value}, again;")
+        numbers = [f"${piece * (parts + 1) + part}" for part in range(parts + 1)]
+        left = f"left{piece}"
+        begin.append(f"setp.gt.s32 {left}, {count}, {piece};")
+        begin += [f"mov.b32 {number}, 0;" for number in numbers[:parts]]
+        begin.append(f"mov.b32 {numbers[parts]}, 0xff800000;")
+        for part in range(0, parts, together):
+            some = ", ".join(numbers[part : part + together])
+            some, kind = (f"{{{some}}}", f".v{together}") if together > 1 else (some, "")
+            place = f"[{at}+{4 * (piece * GP * width + part)}]"
+            loads.append(f"@{left} ld.volatile.global{kind}.b32 {some}, {place};")
+        loads.append(f"@{left} ld.volatile.global.b32 {numbers[parts]}, [{mark_at}+{4 * piece * GP}];")
+        checks.append(f"setp.eq.s32 {left}, {numbers[parts]}, {ABSENT.value};")
+        checks += [f"setp.eq.or.s32 {left}, {number}, {ABSENT.value}, {left};" for number in numbers[:parts]]
+        checks.append(f"or.pred again, again, {left};")
     return "\n".join(["{", *begin, "LOOK:", *loads, "setp.ne.s32 again, 0, 0;", *checks, "@again bra LOOK;", "}"])
 
 
@@ -70,12 +77,12 @@ def _seen(at, mark_at, pieces, GP: tl.constexpr, KP: tl.constexpr, AT_ONCE: tl.c
         for each in tl.static_range(AT_ONCE):
             there = tl.zeros(at.shape, tl.int32) + each < pieces
             for part in tl.static_range(PARTS):
-                number_at = at + each * (GP * KP) + part * (KP // PARTS)
+                number_at = at + each * (GP * KP) + part
                 found += (tl.load(number_at, mask=there, other=0.0),)  # type: ignore[assignment]  # it grows
             found += (tl.load(mark_at + each * GP, mask=there, other=float("-inf")),)  # type: ignore[assignment]
     else:
         found = tl.inline_asm_elementwise(
-            _look(AT_ONCE, PARTS, KP // PARTS, GP), _operands(AT_ONCE * (PARTS + 1)), [at, mark_at, pieces],
+            _look(AT_ONCE, PARTS, KP, GP), _operands(AT_ONCE * (PARTS + 1)), [at, mark_at, pieces],
             dtype=_floats(AT_ONCE * (PARTS + 1)), is_pure=False, pack=1,
         )  # fmt: skip
         tl.debug_barrier()  # many threads look at a mark, which must not be absent again before all have seen it
@@ -91,16 +98,18 @@ def add_up(
 
     `partials` [pieces, GP, KP], `marks` [pieces, GP] float32, of which GROUP rows count: averages of values, and the
     logarithm, to base 2, of what they weigh. ABSENT until they are written, and when this is over. A thread has all
-    numbers of PARTS places of a row, COLUMNS apart, and needs no other thread. IN_TURN: the pieces are done before this
-    begins, as in Triton's interpreter. scale_at: None, or where the scale goes that all of it has, for which threads do
-    need each other: then it is stored in 8 bits.
+    numbers of PARTS places of a row, one after the other, and needs no other thread. IN_TURN: the pieces are done
+    before this begins, as in Triton's interpreter. scale_at: None, or where the scale goes that all of it has, for
+    which threads do need each other: then it is stored in 8 bits.
     """
     COLUMNS: tl.constexpr = KP // PARTS
     column, group = tl.arange(0, COLUMNS), tl.arange(0, GP)
     row = tl.minimum(group, GROUP - 1)
-    at = partials + (row * KP)[:, None] + column[None, :]
+    at = partials + (row * KP)[:, None] + (column * PARTS)[None, :]
     mark_at = marks + row[:, None] + tl.zeros([1, COLUMNS], tl.int32)
-    absent = tl.full([GP, COLUMNS], ABSENT, tl.int32).to(tl.float32, bitcast=True)
+    number, mark_number = tl.arange(0, AT_ONCE * GP * KP), tl.arange(0, AT_ONCE * GP)
+    absent = tl.full([AT_ONCE * GP * KP], ABSENT, tl.int32).to(tl.float32, bitcast=True)
+    absent_mark = tl.full([AT_ONCE * GP], ABSENT, tl.int32).to(tl.float32, bitcast=True)
     peak = tl.full([GP, COLUMNS], float("-inf"), tl.float32)
     weight = tl.zeros([GP, COLUMNS], tl.float32)
     sums = (weight,) * PARTS
@@ -118,24 +127,21 @@ def add_up(
                 more = found[each * (PARTS + 1) + part] * share
                 new_sums += (sums[part] * fade + more,)  # type: ignore[assignment]  # it grows
             sums = new_sums
-        for each in tl.static_range(AT_ONCE):
-            there = tl.zeros([GP, COLUMNS], tl.int32) + each < left
-            for part in tl.static_range(PARTS):
-                tl.store(at + (first + each) * (GP * KP) + part * COLUMNS, absent, mask=there)
-            tl.store(mark_at + (first + each) * GP, absent, mask=there & (column == 0)[None, :])
+        tl.store(partials + first * (GP * KP) + number, absent, mask=number < left * (GP * KP))
+        tl.store(marks + first * GP + mark_number, absent_mark, mask=mark_number < left * GP)
     factor = 1.0
     if scale_at is not None:
         largest = tl.zeros([GP, COLUMNS], tl.float32)
         for part in tl.static_range(PARTS):
-            inside = (group < GROUP)[:, None] & (part * COLUMNS + column < K)[None, :]
+            inside = (group < GROUP)[:, None] & (column * PARTS + part < K)[None, :]
             largest = tl.maximum(largest, tl.where(inside, tl.abs(sums[part] / weight), 0.0))
         factor = store_scale(scale_at, largest)
     for part in tl.static_range(PARTS):
-        inside = (group < GROUP)[:, None] & (part * COLUMNS + column < K)[None, :]
+        inside = (group < GROUP)[:, None] & (column * PARTS + part < K)[None, :]
         result = sums[part] / weight
         if scale_at is not None:
             result = tl.clamp(result * factor, -448.0, 448.0)
-        at = out + (group * K)[:, None] + part * COLUMNS + column[None, :]
+        at = out + (group * K + part)[:, None] + (column * PARTS)[None, :]
         tl.store(at, result.to(out.dtype.element_ty), mask=inside)
 
 

@@ -2,8 +2,8 @@
 
 Programmatic dependent launch: a kernel of a steady decode may start while the one before it still runs. Until its
 `gpu.order.begin` it may read weights, the step's `Rows`, and the keys and values that earlier steps wrote: between what
-writes those and the layers comes the embedding, whose kernel starts when all before it is over. All else that other
-kernels write comes after.
+writes those and the layers comes the embedding, which lets nothing begin before all before it is over. All else that
+other kernels write comes after.
 """
 
 import importlib.util

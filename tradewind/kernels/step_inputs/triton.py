@@ -4,7 +4,7 @@ import triton
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip
-from tradewind.kernels.gpu.order import begin
+from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.step_inputs import RowColumns, SlotTables, StepTensors
 
 
@@ -31,6 +31,7 @@ def step_inputs_kernel(
     `entries`: of all tables. Program R puts all new blocks into them, and each other one its own row's, too: these it
     reads.
     """
+    release(OVERLAPS)
     begin(OVERLAPS)
     row = tl.program_id(0)
     first = tl.load(starts + row)
