@@ -116,19 +116,22 @@ def add_up(
     for first in range(0, pieces, AT_ONCE):
         left = pieces - first
         found = _seen(at + first * (GP * KP), mark_at + first * GP, left, GP, KP, AT_ONCE, PARTS, IN_TURN)
+        new_peak = peak
         for each in tl.static_range(AT_ONCE):
-            mark = found[each * (PARTS + 1) + PARTS]
-            new_peak = tl.maximum(peak, mark)
-            fade, share = tl.exp2(peak - new_peak), tl.exp2(mark - new_peak)
-            weight = weight * fade + share
-            peak = new_peak
+            new_peak = tl.maximum(new_peak, found[each * (PARTS + 1) + PARTS])
+        fade = tl.exp2(peak - new_peak)
+        peak, weight = new_peak, weight * fade
+        new_sums = ()
+        for part in tl.static_range(PARTS):
+            new_sums += (sums[part] * fade,)  # type: ignore[assignment]  # it grows
+        sums = new_sums
+        for each in tl.static_range(AT_ONCE):
+            share = tl.exp2(found[each * (PARTS + 1) + PARTS] - peak)
+            weight += share
             new_sums = ()
             for part in tl.static_range(PARTS):
-                more = found[each * (PARTS + 1) + part] * share
-                new_sums += (sums[part] * fade + more,)  # type: ignore[assignment]  # it grows
+                new_sums += (sums[part] + found[each * (PARTS + 1) + part] * share,)  # type: ignore[assignment]
             sums = new_sums
-        tl.store(partials + first * (GP * KP) + number, absent, mask=number < left * (GP * KP))
-        tl.store(marks + first * GP + mark_number, absent_mark, mask=mark_number < left * GP)
     factor = 1.0
     if scale_at is not None:
         largest = tl.zeros([GP, COLUMNS], tl.float32)
@@ -143,6 +146,10 @@ def add_up(
             result = tl.clamp(result * factor, -448.0, 448.0)
         at = out + (group * K + part)[:, None] + (column * PARTS)[None, :]
         tl.store(at, result.to(out.dtype.element_ty), mask=inside)
+    for first in range(0, pieces, AT_ONCE):
+        left = pieces - first
+        tl.store(partials + first * (GP * KP) + number, absent, mask=number < left * (GP * KP))
+        tl.store(marks + first * GP + mark_number, absent_mark, mask=mark_number < left * GP)
 
 
 @triton.jit
