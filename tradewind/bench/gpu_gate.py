@@ -70,6 +70,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
     yield "fused_attention bf16", _fused_attention(plain, device, BF16)
     yield "draw", _draw(device)
     yield "host_copy", _host_copy(device)
+    yield "embedding", _embedding(plain, device)
     if torch.cuda.get_device_capability(device) >= (8, 9):
         fp8 = choose_ops(device, BF16, quantisation=Quantisation.named("fp8"))
         yield "add_rms_norm and silu_mul fp8", _rowwise(fp8, device)
@@ -434,6 +435,14 @@ def _draw(device: torch.device) -> Iterator[Check]:
     wrong = (drawn_N.cpu() != expected) | (told_UN[1] != expected) | (stored != expected.clamp(min=0))
     # A number within float32's rounding of an edge may fall on either side.
     yield Check("draw", float(wrong.double().mean()), 1.5 / count)
+
+
+def _embedding(ops: Ops, device: torch.device) -> Iterator[Check]:
+    weight_VD = _randn(device, 1000, HIDDEN)
+    for tokens in (1, 64, 8192):
+        ids_T = torch.randint(1000, (tokens,), dtype=torch.int32, device=device)
+        wrong = int((ops.embedding(ids_T, weight_VD) != weight_VD[ids_T]).sum())
+        yield Check(f"embedding of {tokens}", wrong, 0)
 
 
 def _host_copy(device: torch.device) -> Iterator[Check]:
