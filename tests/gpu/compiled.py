@@ -258,9 +258,9 @@ def _one_row(chip: Chip) -> list[Variant]:
         (BF16, 64, 8, ""), (FP8, 64, 8, ""), (FP8, 64, 8, "releases short"), (BF16, 128, 1, ""), (FP8, 64, 2, ""),
     ):  # fmt: skip
         key_bytes = 2 * head_dim * (1 if pages is FP8 else 2)
-        tile = tile_on(chip, 4096 if "short" in part else 131_072, key_bytes, releases="releases" in part)
-        norms = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
         padded = 1 << (group - 1).bit_length()
+        tile = tile_on(chip, 4096 if "short" in part else 131_072, key_bytes, padded, releases="releases" in part)
+        norms = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
         constants = {
             **({} if norms else {"q_norm": None, "k_norm": None}), "G": 8, "GROUP": group, "K": head_dim,
             "KP": head_dim, "BM": 16, "GP": padded, "BN": tile.keys, "S": 16, "RUN": 16, "STEP": 16,
@@ -269,7 +269,7 @@ def _one_row(chip: Chip) -> list[Variant]:
             "AT_ONCE": at_once(padded), "PARTS": parts_of(padded, head_dim, tile.warps), "IN_TURN": False,
         }  # fmt: skip
         name = f"attention of one row {head_dim}/{group} {pages[1:]} {part}".strip()
-        options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": tile.registers}
         types_here = {**types, **norms, "k_pages": pages, "v_pages": pages}
         found.append(Variant(name, one_row_kernel, types_here, constants, options, "mma.sync", once="LOOK:"))
     return found

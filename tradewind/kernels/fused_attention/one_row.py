@@ -76,7 +76,8 @@ def one_row_kernel(
 
     GP: GROUP, filled up. RUN, IN_PAIRS (for pages of 8 bits), IN_HARDWARE, `scale`, `softcap`: as for
     `paged_attention_kernel`. AT_ONCE, PARTS, IN_TURN: as for `add_up`, and so are `partials` [G, programs, GP, KP] and
-    `marks` [G, programs, GP].
+    `marks` [G, programs, GP]. RELEASES: the next kernel may begin at once, and the first tiles are made ready to be
+    multiplied before the row is there.
     """
     head, part = tl.program_id(0), tl.program_id(1)
     release(OVERLAPS and RELEASES)
@@ -139,7 +140,7 @@ def one_row_kernel(
                 IN_HARDWARE,
             )  # fmt: skip
             if RELEASES:
-                # Products with nothing, so that the tiles are where the tensor cores want them before the row is there.
+                # Products with nothing: only for a product are tiles moved to where the tensor cores want them.
                 none = tl.dot(tl.zeros([BM, KP], dtype), k_tile)
                 nothing = tl.dot(tl.zeros([BM, BN], dtype), v_tile)
             else:
@@ -188,16 +189,17 @@ class Tile:
 _TILE = Tile(128, 8, 3)  # measured on an H200, with pages of 16 bits and of 8
 _SHORT = 8192  # keys, up to which two stages are as fast as three, and leave the product after it room for more weights
 _BESIDE = 128  # registers of a thread, so that programs of the product after it have room beside two of its programs
+_FEW_QUERIES = 8  # of a key-value head, for which so many registers are enough
 _MOST_PROGRAMS = 64  # of a key-value head
 _MOST_QUERIES = 16  # of a key-value head
 _WIDEST = 128
 
 
-def tile_on(chip: Chip, max_context: int, key_bytes: int, *, releases: bool) -> Tile:
-    """How it is launched there. `key_bytes`: of a head's key and its value."""
+def tile_on(chip: Chip, max_context: int, key_bytes: int, queries: int, *, releases: bool) -> Tile:
+    """How it is launched there. `key_bytes`: of a head's key and its value. `queries`: of a key-value head."""
     has_two = not chip.overlaps or (releases and max_context <= _SHORT)
     stages = chip.stages(2 if has_two else _TILE.stages, _TILE.keys * key_bytes)
-    registers = _BESIDE if releases and has_two else None
+    registers = _BESIDE if releases and has_two and queries <= _FEW_QUERIES else None
     return replace(_TILE, stages=stages, releases=releases, registers=registers)
 
 
@@ -236,7 +238,7 @@ class OneRow:
         group, group_padded = shape.queries_per_kv, next_power_of_2(shape.queries_per_kv)
         width, eight_bits = max(32, next_power_of_2(head_dim)), k_pages_BGSK.dtype == FP8
         key_bytes, releases = 2 * width * k_pages_BGSK.dtype.itemsize, self._releases and eight_bits
-        tile = tile_on(self._chip, rows.max_context, key_bytes, releases=releases)
+        tile = tile_on(self._chip, rows.max_context, key_bytes, group_padded, releases=releases)
         run = math.gcd(tile.keys, block_tokens)
         out_TC = torch.empty(1, shape.heads * head_dim, dtype=qkv_TC.dtype, device=qkv_TC.device)
         one_row_kernel[(kv_heads, self._programs(kv_heads))](
