@@ -69,7 +69,7 @@ class Variant:
     `least`: the capability that its instructions need, where its types do not tell, `only`: the one that has them, if
     others have not. `once`: what may stand only once in the assembly. The compiler repeats what it can compute anew
     wherever another layout of it is wanted; what waits for other programs would wait again for what they have written
-    already.
+    already. `waits_first`: it may not let the next kernel begin before it has waited for the one before it.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Variant:
     least: int = 80
     only: int | None = None
     once: str = ""
+    waits_first: bool = False
 
     def fits(self, arch: int) -> bool:
         return self.only in (None, arch) and arch >= (89 if FP8 in self.types.values() else self.least)
@@ -143,7 +144,7 @@ def _rowwise() -> list[Variant]:
     }  # fmt: skip
     on = {"OVERLAPS": True}
     lookup = {"ids": I32, "weight": BF16, "out": BF16, "D": "i32=16"}
-    found = [Variant("embedding", embedding_kernel, lookup, {**on, "BLOCK": 2048}, {"num_warps": 4})]
+    found = [Variant("embedding", embedding_kernel, lookup, {**on, "BLOCK": 2048}, {"num_warps": 4}, waits_first=True)]
     for q in (False, True):
         kind, out = ("fp8", {"out": FP8, "scales": F32}) if q else ("bf16", {"out": BF16})
         none = {} if q else {"scales": None}
@@ -631,6 +632,9 @@ def compile_variant(variant: Variant, arch: int) -> Outcome:
     ]
     if variant.once and compiled.asm["ptx"].count(variant.once) != 1:
         outcome.error = f"{variant.once!r} stands {compiled.asm['ptx'].count(variant.once)} times in its assembly"
+    waits, lets = (compiled.asm["ptx"].find(f"griddepcontrol.{word}") for word in ("wait", "launch_dependents"))
+    if variant.waits_first and arch >= 90 and not 0 <= waits < lets:
+        outcome.error = "it lets the next kernel begin before it has waited itself"
     _read_resources(outcome, compiled)
     return outcome
 
