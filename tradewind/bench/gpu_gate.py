@@ -438,6 +438,7 @@ def _draw(device: torch.device) -> Iterator[Check]:
 
 
 def _embedding(ops: Ops, device: torch.device) -> Iterator[Check]:
+    """The error is how many numbers differ."""
     weight_VD = _randn(device, 1000, HIDDEN)
     for tokens in (1, 64, 8192):
         ids_T = torch.randint(1000, (tokens,), dtype=torch.int32, device=device)
