@@ -10,6 +10,7 @@ import torch
 from tradewind.bench import gpu_tune
 from tradewind.bench.gpu_tune import ROWS, rows_of_table
 from tradewind.kernels.chained_linear import diagonal
+from tradewind.kernels.fused_attention.one_row import tile_on
 from tradewind.kernels.fused_attention.some_rows import registers_of
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import ABSENT_GPUS, Chip
@@ -58,6 +59,17 @@ def test_which_rows_may_have_a_scale_for_each_part() -> None:
     assert [run.takes_parts(2, weight, parts) for parts in (1, 4, 8, 16)] == [True, True, True, False]
     assert not GpuFp8Linear(chip, table, exact=True).takes_parts(2, weight, 8)
     assert not GpuFp8Linear(chip, Tactics("", ())).takes_parts(2, weight, 8)
+
+
+def test_attention_of_one_row_makes_room_for_what_begins_beside_it() -> None:
+    """Where kernels overlap, over 8-bit pages of short contexts, unless it has many queries at once."""
+    hopper, ada = Chip(132, overlaps=True, capability=(9, 0)), Chip(142, capability=(8, 9))
+    short = tile_on(hopper, 4096, 256, 4, releases=True)
+    assert (short.stages, short.releases, short.registers) == (2, True, 128)
+    assert tile_on(hopper, 4096, 256, 16, releases=True).registers is None
+    for tile in (tile_on(hopper, 100_000, 256, 4, releases=True), tile_on(hopper, 4096, 512, 4, releases=False)):
+        assert (tile.stages, tile.registers) == (3, None)
+    assert tile_on(ada, 4096, 256, 4, releases=True) == tile_on(ada, 4096, 256, 4, releases=False)
 
 
 def test_the_vendor_runs_where_it_is_faster() -> None:

@@ -197,6 +197,7 @@ _WIDEST = 128
 
 def tile_on(chip: Chip, max_context: int, key_bytes: int, queries: int, *, releases: bool) -> Tile:
     """How it is launched there. `key_bytes`: of a head's key and its value. `queries`: of a key-value head."""
+    releases &= chip.overlaps
     has_two = not chip.overlaps or (releases and max_context <= _SHORT)
     stages = chip.stages(2 if has_two else _TILE.stages, _TILE.keys * key_bytes)
     registers = _BESIDE if releases and has_two and queries <= _FEW_QUERIES else None
