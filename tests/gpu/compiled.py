@@ -248,8 +248,8 @@ def _specialised() -> list[Variant]:
 def _one_row(chip: Chip) -> list[Variant]:
     types = {
         "qkv": BF16, "positions": I32, "write": I64, "context_lens": I32, "table": I32, "cos_sin": F32, "eps": "fp32",
-        "block_stride": "i32=16", "out": BF16, "partials": F32, "marks": F32, "window": "i32=16",
-        "scale": "fp32", "softcap": "fp32",
+        "block_stride": "i32=16", "next_layer": "i32=16", "out": BF16, "partials": F32, "marks": F32,
+        "window": "i32=16", "scale": "fp32", "softcap": "fp32",
     }  # fmt: skip
     found = []
     for pages, head_dim, group, part in (

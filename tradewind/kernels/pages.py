@@ -48,6 +48,18 @@ class KVPool:
         return self.blocks_BL2GSK[:, index, 0], self.blocks_BL2GSK[:, index, 1]
 
 
+def to_next_layer(k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> int:
+    """How many numbers on from a layer's pages those of the next layer lie; back, if it is the pool's last, to its
+    first. 0 for pages that are not as `KVPool.layer` gives them.
+    """
+    first, block_size = int(k_pages_BGSK.storage_offset()), k_pages_BGSK.stride(0)
+    layer_size = 2 * (int(v_pages_BGSK.storage_offset()) - first)
+    if not 0 < layer_size <= block_size:
+        return 0
+    is_last = first % block_size + layer_size >= block_size
+    return layer_size - block_size if is_last else layer_size
+
+
 @dataclass(frozen=True)
 class PoolShape:
     """The dimensions of a pool."""

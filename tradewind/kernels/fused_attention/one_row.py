@@ -19,9 +19,10 @@ from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, at_once, parts_of
 from tradewind.kernels.fused_attention.token_row import gains, in_page, load_heads, rotated
 from tradewind.kernels.gpu import Chip, next_power_of_2
-from tradewind.kernels.gpu.order import begin, release
+from tradewind.kernels.gpu.order import ask_for_vectors, begin, release
 from tradewind.kernels.paged_attention.parts import capped, halves, places_of
 from tradewind.kernels.paged_attention.triton import LOG2_E, NO_WINDOW, attend
+from tradewind.kernels.pages import to_next_layer
 from tradewind.kernels.quantised_rows import FP8
 from tradewind.kernels.rows import HeadShape, Rows
 
@@ -63,8 +64,8 @@ def _merged(peak, mass, acc, other_peak, other_mass, other_acc):
 
 @triton.jit
 def one_row_kernel(
-    qkv, positions, write, context_lens, table, cos_sin, q_norm, k_norm, eps, k_pages, v_pages, block_stride, out,
-    partials, marks, window, scale, softcap,
+    qkv, positions, write, context_lens, table, cos_sin, q_norm, k_norm, eps, k_pages, v_pages, block_stride,
+    next_layer, out, partials, marks, window, scale, softcap,
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, GP: tl.constexpr,
     BN: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, STEP: tl.constexpr, HAS_NORM: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
@@ -76,8 +77,8 @@ def one_row_kernel(
 
     GP: GROUP, filled up. RUN, IN_PAIRS (for pages of 8 bits), IN_HARDWARE, `scale`, `softcap`: as for
     `paged_attention_kernel`. AT_ONCE, PARTS, IN_TURN: as for `add_up`, and so are `partials` [G, programs, GP, KP] and
-    `marks` [G, programs, GP]. RELEASES: the next kernel may begin at once, and the first tiles are made ready to be
-    multiplied before the row is there.
+    `marks` [G, programs, GP]. next_layer: so many numbers further on lie the next layer's keys and values. RELEASES:
+    the next kernel may begin at once, and the first tiles are made ready to be multiplied before the row is there.
     """
     head, part = tl.program_id(0), tl.program_id(1)
     release(OVERLAPS and RELEASES)
@@ -173,6 +174,11 @@ def one_row_kernel(
             place = part * GP + row
             tl.store(partials + (place * KP)[:, None] + column[None, :], acc / mass[:, None], mask=counts[:, None])
             tl.store(marks + place, peak + tl.log2(mass), mask=counts)
+            if OVERLAPS:
+                # Until the token's own program is through, memory idles: the next layer's first tiles come meanwhile.
+                key = tl.minimum(start + tl.arange(0, BN), hi - 1)
+                at = tl.load(table + key // S).to(tl.int64) * block_stride + head * (S * K) + key % S * K + next_layer
+                ask_for_vectors(tl.join(k_pages + at, v_pages + at), K)
 
 
 @dataclass(frozen=True)
@@ -244,10 +250,10 @@ class OneRow:
         out_TC = torch.empty(1, shape.heads * head_dim, dtype=qkv_TC.dtype, device=qkv_TC.device)
         one_row_kernel[(kv_heads, self._programs(kv_heads))](
             qkv_TC, rows.positions_T, rows.write_T, rows.context_lens_R, rows.block_tables_RM, heads.cos_sin_PK,
-            heads.q_norm_K, heads.k_norm_K, heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC,
-            self._partials, self._marks, heads.window or NO_WINDOW, heads.scale * LOG2_E,
-            (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim, KP=width, BM=max(16, group_padded),
-            GP=group_padded, BN=tile.keys, S=block_tokens, RUN=run, STEP=max(16, run),
+            heads.q_norm_K, heads.k_norm_K, heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0),
+            to_next_layer(k_pages_BGSK, v_pages_BGSK), out_TC, self._partials, self._marks, heads.window or NO_WINDOW,
+            heads.scale * LOG2_E, (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim, KP=width,
+            BM=max(16, group_padded), GP=group_padded, BN=tile.keys, S=block_tokens, RUN=run, STEP=max(16, run),
             HAS_NORM=heads.q_norm_K is not None, HAS_WINDOW=heads.window is not None,
             HAS_SOFTCAP=heads.softcap is not None, IN_PAIRS=eight_bits, IN_HARDWARE=self._chip.has_fp8,
             OVERLAPS=self._chip.overlaps, RELEASES=tile.releases, STAGES=tile.stages, AT_ONCE=at_once(group_padded),

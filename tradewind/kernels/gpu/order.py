@@ -32,7 +32,19 @@ def ask_for(rows_at, columns):
     LINE: tl.constexpr = _LINE_BITS // rows_at.dtype.element_ty.primitive_bitwidth
     at = rows_at[:, None] + tl.arange(0, 2)[None, :] * LINE
     for column in range(0, columns, 2 * LINE):
-        tl.inline_asm_elementwise(
-            "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [(at + column).to(tl.int64)], tl.int32,
-            is_pure=False, pack=1,
-        )  # fmt: skip
+        _ask_for_lines(at + column)
+
+
+@triton.jit
+def ask_for_vectors(at, NUMBERS: tl.constexpr):
+    """The same of so many numbers from each of these places."""
+    LINE: tl.constexpr = _LINE_BITS // at.dtype.element_ty.primitive_bitwidth
+    for number in tl.static_range(0, NUMBERS, LINE):
+        _ask_for_lines(at + number)
+
+
+@triton.jit
+def _ask_for_lines(at):
+    tl.inline_asm_elementwise(
+        "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [at.to(tl.int64)], tl.int32, is_pure=False, pack=1
+    )
