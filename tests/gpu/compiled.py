@@ -47,7 +47,7 @@ from tradewind.kernels.linear.blocks import (
     restore_kernel,
     widen_kernel,
 )
-from tradewind.kernels.linear.gpu import MOST_IN_PARTS, OF_MANY
+from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, MeasuredChained, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, fitted, quantise_rows_kernel, rows_of_program
 from tradewind.kernels.paged_attention import triton as paged_attention
@@ -281,13 +281,14 @@ def _some_rows(chip: Chip) -> list[Variant]:
         "qkv": BF16, "qkv_stride": "i32=16", "positions": I32, "write": I64, "query_starts": I32, "context_lens": I32,
         "block_tables": I32, "table_stride": "i32=16", "cos_sin": F32, "eps": "fp32", "block_stride": "i32=16",
         "partials": F32, "marks": F32, "dealt": I32, "R": "i32", "shares": "i32", "window": "i32=16",
-        "least_split": "i32=16", "scale": "fp32", "softcap": "fp32", "out": BF16,
+        "least_split": "i32=16", "scale": "fp32", "softcap": "fp32", "out_scale": "fp32", "factor": "fp32", "out": BF16,
     }  # fmt: skip
     found = []
     for pages, head_dim, rows, part in (
         (BF16, 128, 16, ""), (BF16, 128, 64, ""), (BF16, 128, 64, "qk-norm"), (BF16, 64, 64, ""),
         (FP8, 128, 16, ""), (FP8, 128, 64, ""), (FP8, 128, 64, "qk-norm"), (FP8, 64, 64, ""),
-        (FP8, 128, 16, "quantises"), (BF16, 128, 16, "quantises"), (BF16, 64, 16, "quantises"),
+        (FP8, 128, 16, "quantises"), (FP8, 128, 64, "quantises"), (BF16, 128, 64, "quantises"),
+        (BF16, 64, 64, "quantises"),
         (FP8, 128, 64, "window"), (BF16, 128, 64, "window"), (FP8, 128, 16, "16 queries"),
         (FP8, 128, 64, "16 queries"), (BF16, 128, 64, "16 queries"),
     ):  # fmt: skip
@@ -329,13 +330,11 @@ def _linear(chip: Chip) -> list[Variant]:
             kind = f"{'fp8' if bits == 8 else 'bf16'} T<={rows} {shape}"
             name = f"few rows {kind}{' rows first' * tactic.rows_first}{tma}"
             found[name] = _few_rows(name, bits, rows, tactic, chip)
-            if bits == 8 and rows <= MOST_IN_PARTS and 512 % tactic.inputs == 0:
-                found[f"{name}, parts"] = _few_rows(f"{name}, parts", bits, rows, tactic, chip)
     return list(found.values())
 
 
 def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Variant:
-    """`name`: says whether the accelerator brings tiles of weights, and of rows, and if rows' parts have scales."""
+    """`name`: says whether the accelerator brings tiles of weights, and of rows."""
     plain, block_t = FP8 if bits == 8 else BF16, rows_of_program(rows, tactic)
     types = {"x": plain, "w": plain, "y": BF16, "x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
     types |= {"ahead": "i32=16"} | ({"x_scales": F32, "w_scales": F32} if bits == 8 else {})
@@ -349,7 +348,7 @@ def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Va
         "SCALED": bits == 8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True, "EXACT_DOT": False,
         "OVERLAPS": True, "GROUPED": rows > 64, "ROWS_FIRST": tactic.rows_first, "BN": tactic.outputs, "BT": block_t,
         "BK": tactic.inputs, "STAGES": tactic.stages, "W_TMA": "w_tiles" in types, "X_TMA": "x_tiles" in types,
-        "FEW": rows <= 64 and chip.overlaps, "RELEASES": tactic.releases, "PART": 512 if "parts" in name else 0,
+        "FEW": rows <= 64 and chip.overlaps, "RELEASES": tactic.releases,
     }  # fmt: skip
     matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
     options = {"num_warps": tactic.warps, "num_stages": tactic.stages}

@@ -26,7 +26,7 @@ def test_all_exact_tactics_give_the_same_bits(bits: int, outputs: int, inputs: i
     quantised = quantise(x_TD, chip)
 
     def product(tokens: int, tactic: object) -> torch.Tensor:
-        of = QuantisedRows(quantised.values_TD[:tokens], quantised.scales_TG[:tokens], quantised.dtype)
+        of = QuantisedRows(quantised.values_TD[:tokens], quantised.scales_T1[:tokens], quantised.dtype)
         return few_rows(of if bits == 8 else x_TD[:tokens], weight, None, torch.float32, tactic, chip)
 
     truth = product(300, OF_ANY_SHAPE)

@@ -56,7 +56,7 @@ def ceilings(options: argparse.Namespace, device: torch.device) -> float:
     rows, columns = quantise_rows(a), quantise_rows(b)
     flops = 2 * 8192**3
     report = Report("gpu ceilings", vars(options))
-    scales = (rows.scales_TG, columns.scales_TG.t())
+    scales = (rows.scales_T1, columns.scales_T1.t())
     fp8 = functools.partial(
         torch._scaled_mm, rows.values_TD, columns.values_TD.t(), *scales, out_dtype=torch.bfloat16, use_fast_accum=True
     )

@@ -28,7 +28,6 @@ from tradewind.kernels.choice import Choice, Device
 from tradewind.kernels.fused_attention import FusedAttention
 from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.gated_linear import GatedLinear
-from tradewind.kernels.linear import TakesParts
 from tradewind.kernels.linear.quantisation import Quantisation
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class Ops:
     silu_mul: silu_mul.SiluMul | silu_mul.QuantisingSiluMul  # what comes out is for `linear` alone
     embedding: embedding.Embedding
     bind_layers: decoder_layers.BindLayers | None  # all layers in one call; None where they run op by op
-    takes_parts: TakesParts | None  # whether `linear` takes rows that attention quantises by key-value heads
+    quantises_rows: bool  # whether `linear` takes rows in 8 bits, which norms, gates and attention then give it
     takes_stored: bool  # `linear` reads a checkpoint's own 8-bit floats (fp8.py, fp8_blocks.py)
     fused_linear: FusedLinear | None  # for up to `fused_rows` rows, where one kernel is faster than its parts
     fused_rows: int
@@ -164,7 +163,7 @@ def choose_ops(
         embedding=lookup.run,
         packed_embedding=matmul.run.embedding,
         bind_layers=bind_layers,
-        takes_parts=matmul.run.takes_parts,
+        quantises_rows=quantises,
         takes_stored=quantisation is not None and quantisation.stored,
         fused_linear=fused,
         fused_rows=fused_rows,

@@ -1,4 +1,4 @@
-"""Activations in 8-bit floats, each row, or each part of a row, with a scale of its own.
+"""Activations in 8-bit floats, each row with a scale of its own.
 
 The float is e4m3: 448 is its largest number, and it has 3 bits of mantissa (https://arxiv.org/abs/2209.05433).
 """
@@ -16,12 +16,11 @@ FP8_MAX = 448.0
 class QuantisedRows:
     """x = values * scales: what a quantising norm, gate or attention gives to the next `linear`.
 
-    values_TD: float8_e4m3fn, contiguous. scales_TG: float32, contiguous, one for each of G equal parts of a row (mostly
-    there is one). `dtype`: that of the activations.
+    values_TD: float8_e4m3fn, contiguous. scales_T1: float32, contiguous. `dtype`: that of the activations.
     """
 
     values_TD: Tensor
-    scales_TG: Tensor
+    scales_T1: Tensor
     dtype: torch.dtype
 
     @property
@@ -30,8 +29,7 @@ class QuantisedRows:
 
     def dense(self) -> Tensor:
         """The numbers, float32."""
-        width, parts = self.values_TD.shape[1], self.scales_TG.shape[1]
-        return self.values_TD.float() * self.scales_TG.repeat_interleave(width // parts, 1)
+        return self.values_TD.float() * self.scales_T1
 
 
 Activations = Tensor | QuantisedRows

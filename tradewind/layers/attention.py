@@ -26,7 +26,10 @@ class QkNorm:
 
 @dataclass(frozen=True)
 class Attention:
-    """One layer's attention. `cos_sin_PK` is shared by all layers; `window` in tokens, None for the whole context."""
+    """One layer's attention. `cos_sin_PK` is shared by all layers; `window` in tokens, None for the whole context.
+
+    `largest`: no value is larger, whatever the row; None where the projection back takes no rows of 8 bits.
+    """
 
     shape: HeadShape
     qkv: Linear
@@ -36,11 +39,12 @@ class Attention:
     scale: float
     window: int | None
     ops: Ops
+    largest: float | None = None
 
     def __call__(self, x: Activations, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
         """x_TD -> y_TD; the keys and values of the step's tokens are written to the layer's pages."""
         qkv_TC, fused = self.qkv(x), self.ops.fused_attention
-        if fused is not None and fused.quantises(rows, self.shape) and self._takes_parts(len(qkv_TC)):
+        if fused is not None and self.largest is not None and fused.quantises(rows, self.shape):
             return self.out(fused.quantised(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, self._heads))
         return self.out(self.attend(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK))
 
@@ -55,14 +59,9 @@ class Attention:
         out_THK = self.ops.paged_attention(q_THK, k_pages_BGSK, v_pages_BGSK, rows, self.scale, self.window)
         return out_THK.flatten(1)
 
-    def _takes_parts(self, tokens: int) -> bool:
-        """Whether the projection back takes rows that attention has quantised."""
-        takes_parts = self.ops.takes_parts
-        return takes_parts is not None and takes_parts(tokens, self.out.weight, self.shape.kv_heads)
-
     @property
     def _heads(self) -> LayerHeads:
-        return LayerHeads(self.shape, self.cos_sin_PK, *self._norms, self.scale, self.window)
+        return LayerHeads(self.shape, self.cos_sin_PK, *self._norms, self.scale, self.window, largest=self.largest)
 
     @property
     def _norms(self) -> tuple[Tensor | None, Tensor | None, float]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tradewind.kernels.chained_linear import ChainedLinear
 from tradewind.kernels.decoder_layers import DecoderLayers, LayerShape, LayerWeights
+from tradewind.kernels.linear import fp8
 from tradewind.kernels.ops import Ops
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import HeadShape, Rows
@@ -178,6 +179,11 @@ def _weights_of(layer: DecoderLayer) -> LayerWeights:
     )
 
 
+def _largest_value(spec: ModelSpec, qkv: Linear, norm: RmsNorm) -> float:
+    """See Attention."""
+    return fp8.largest_of_normed(qkv.weight, norm.weight_D, spec.kv_heads * spec.head_dim)
+
+
 def _build_layer(
     spec: ModelSpec, declared: LayerDeclaration, window: int | None, cos_sin_PK: Tensor, loader: Loader
 ) -> DecoderLayer:
@@ -185,18 +191,21 @@ def _build_layer(
     qk_norm = None
     if declared.q_norm and declared.k_norm:
         qk_norm = QkNorm(loader.tensor(declared.q_norm), loader.tensor(declared.k_norm), spec.norm_eps)
+    qkv = loader.linear(declared.qkv)
+    input_norm = RmsNorm(loader.tensor(declared.input_norm), spec.norm_eps, ops.norm_for_linear)
     attention = Attention(
         shape=HeadShape(spec.heads, spec.kv_heads, spec.head_dim),
-        qkv=loader.linear(declared.qkv),
+        qkv=qkv,
         out=loader.linear(declared.out),
         cos_sin_PK=cos_sin_PK,
         qk_norm=qk_norm,
         scale=spec.head_dim**-0.5,
         window=window,
         ops=ops,
+        largest=_largest_value(spec, qkv, input_norm) if ops.quantises_rows else None,
     )
     return DecoderLayer(
-        input_norm=RmsNorm(loader.tensor(declared.input_norm), spec.norm_eps, ops.norm_for_linear),
+        input_norm=input_norm,
         attention=attention,
         post_norm=RmsNorm(loader.tensor(declared.post_norm), spec.norm_eps, ops.norm_for_linear),
         feed_forward=FeedForward(

@@ -15,7 +15,7 @@ from tradewind.kernels.fused_attention.some_rows import registers_of
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import ABSENT_GPUS, Chip
 from tradewind.kernels.linear import LinearWeight, choose
-from tradewind.kernels.linear.gpu import GpuFp8Linear, find_exact
+from tradewind.kernels.linear.gpu import find_exact
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.tactics import (
     ChainedTactic,
@@ -47,18 +47,6 @@ def test_the_nearest_shape_of_the_least_bucket_that_holds_the_rows() -> None:
     assert table.find(16, 17, 4096, 4096) == WIDE
     assert table.find(16, 65, 4096, 4096) is None
     assert table.find(8, 1, 4096, 4096) is None
-
-
-def test_which_rows_may_have_a_scale_for_each_part() -> None:
-    """Of few rows, whose parts are no narrower than what is multiplied at once; exact sums go another way."""
-    weight = LinearWeight(torch.empty(4096, 4096, dtype=torch.float8_e4m3fn, device="meta"), None, 4096, 4096, "fp8")
-    table = Tactics("", (Measured(8, 16, 4096, 4096, Tactic(64, 512), 1.0, 2.0),))
-    chip = Chip(132, capability=(9, 0))
-    run = GpuFp8Linear(chip, table)
-    assert [run.takes_parts(tokens, weight, 8) for tokens in (2, 16, 17)] == [True, True, False]
-    assert [run.takes_parts(2, weight, parts) for parts in (1, 4, 8, 16)] == [True, True, True, False]
-    assert not GpuFp8Linear(chip, table, exact=True).takes_parts(2, weight, 8)
-    assert not GpuFp8Linear(chip, Tactics("", ())).takes_parts(2, weight, 8)
 
 
 def test_attention_of_one_row_makes_room_for_what_begins_beside_it() -> None:

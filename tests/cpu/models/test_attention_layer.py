@@ -45,25 +45,13 @@ def test_attention_quantises_what_the_projection_takes_so(quantises: bool) -> No
         given.append(x)
         return torch.zeros(x.shape)
 
-    def takes_parts(tokens: int, _weight: LinearWeight, parts: int) -> bool:
-        return tokens <= 2 and parts == SHAPE.kv_heads
-
     weight = LinearWeight(torch.zeros(1), None, 1, 1, "dense")
-    ops = replace(
-        choose_ops("cpu", torch.float32, "reference"),
-        fused_attention=Fused(quantises=quantises),
-        takes_parts=takes_parts,
-    )
-    layer = Attention(
-        SHAPE, Linear(weight, lambda x, *_others: x), Linear(weight, project), torch.zeros(9, 8), None, 1.0, None, ops
-    )
+    ops = replace(choose_ops("cpu", torch.float32, "reference"), fused_attention=Fused(quantises=quantises))
+    projections = Linear(weight, lambda x, *_others: x), Linear(weight, project)
+    layer = Attention(SHAPE, *projections, torch.zeros(9, 8), None, 1.0, None, ops, largest=3.0)
     pages = torch.zeros(9, SHAPE.kv_heads, 4, SHAPE.head_dim)
-    for tokens in (2, 3):
-        rows = make_rows([5] * tokens, [1] * tokens, [[0, 1]] * tokens, 4)
-        qkv_TC = torch.zeros(tokens, SHAPE.qkv_features)
-        layer(qkv_TC, rows, pages, pages)
-        assert isinstance(layer.attend(qkv_TC, rows, pages, pages), Tensor)
+    rows, qkv_TC = make_rows([5] * 2, [1] * 2, [[0, 1]] * 2, 4), torch.zeros(2, SHAPE.qkv_features)
+    layer(qkv_TC, rows, pages, pages)
+    assert isinstance(layer.attend(qkv_TC, rows, pages, pages), Tensor)
+    replace(layer, largest=None)(qkv_TC, rows, pages, pages)
     assert [isinstance(x, QuantisedRows) for x in given] == [quantises, False]
-    without = replace(layer, ops=replace(ops, takes_parts=None))
-    without(qkv_TC[:2], make_rows([5] * 2, [1] * 2, [[0, 1]] * 2, 4), pages, pages)
-    assert isinstance(given[-1], Tensor)

@@ -49,7 +49,7 @@ class ReferenceChainedLinear:
             return PreparedRows(wide_TD.to(dtype), None, squares_GT, eps, dtype)
         groups = quantise_rows(wide_TD.reshape(len(wide_TD), wide_TD.shape[1] // GROUP, GROUP))
         return PreparedRows(
-            groups.values_TD.flatten(1), groups.scales_TG.squeeze(2).t().contiguous(), squares_GT, eps, dtype
+            groups.values_TD.flatten(1), groups.scales_T1.squeeze(2).t().contiguous(), squares_GT, eps, dtype
         )
 
 

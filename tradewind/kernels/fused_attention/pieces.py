@@ -91,7 +91,7 @@ def _seen(at, mark_at, pieces, GP: tl.constexpr, KP: tl.constexpr, AT_ONCE: tl.c
 
 @triton.jit
 def add_up(
-    out, scale_at, partials, marks, pieces, GROUP: tl.constexpr, GP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
+    out, factor, partials, marks, pieces, GROUP: tl.constexpr, GP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr,
     AT_ONCE: tl.constexpr, PARTS: tl.constexpr, IN_TURN: tl.constexpr,
 ):  # fmt: skip
     """Store what `pieces` found, weighted by their marks, in their order: `out` [GROUP, K].
@@ -99,8 +99,7 @@ def add_up(
     `partials` [pieces, GP, KP], `marks` [pieces, GP] float32, of which GROUP rows count: averages of values, and the
     logarithm, to base 2, of what they weigh. ABSENT until they are written, and when this is over. A thread has all
     numbers of PARTS places of a row, one after the other, and needs no other thread. IN_TURN: the pieces are done
-    before this begins, as in Triton's interpreter. scale_at: None, or where the scale goes that all of it has, for
-    which threads do need each other: then it is stored in 8 bits.
+    before this begins, as in Triton's interpreter. factor: None, or what all is multiplied by to be stored in 8 bits.
     """
     COLUMNS: tl.constexpr = KP // PARTS
     column, group = tl.arange(0, COLUMNS), tl.arange(0, GP)
@@ -132,29 +131,15 @@ def add_up(
             for part in tl.static_range(PARTS):
                 new_sums += (sums[part] + found[each * (PARTS + 1) + part] * share,)  # type: ignore[assignment]
             sums = new_sums
-    factor = 1.0
-    if scale_at is not None:
-        largest = tl.zeros([GP, COLUMNS], tl.float32)
-        for part in tl.static_range(PARTS):
-            inside = (group < GROUP)[:, None] & (column * PARTS + part < K)[None, :]
-            largest = tl.maximum(largest, tl.where(inside, tl.abs(sums[part] / weight), 0.0))
-        factor = store_scale(scale_at, largest)
     for part in tl.static_range(PARTS):
         inside = (group < GROUP)[:, None] & (column * PARTS + part < K)[None, :]
-        result = sums[part] / weight
-        if scale_at is not None:
-            result = tl.clamp(result * factor, -448.0, 448.0)
+        if factor is None:
+            result = sums[part] / weight
+        else:
+            result = tl.clamp(sums[part] * (factor / weight), -448.0, 448.0)
         at = out + (group * K + part)[:, None] + (column * PARTS)[None, :]
         tl.store(at, result.to(out.dtype.element_ty), mask=inside)
     for first in range(0, pieces, AT_ONCE):
         left = pieces - first
         tl.store(partials + first * (GP * KP) + number, absent, mask=number < left * (GP * KP))
         tl.store(marks + first * GP + mark_number, absent_mark, mask=mark_number < left * GP)
-
-
-@triton.jit
-def store_scale(at, numbers):
-    """The scale with which the largest of the numbers becomes 448. Returns what they are multiplied by."""
-    most = tl.maximum(tl.max(tl.max(tl.abs(numbers), 1), 0), 1e-30)
-    tl.store(at, most / 448.0)
-    return 448.0 / most

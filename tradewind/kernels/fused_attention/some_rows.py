@@ -16,7 +16,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.fused_attention import LayerHeads
-from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, parts_of, store_scale
+from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, parts_of
 from tradewind.kernels.fused_attention.token_row import gains, in_page, load_heads, rotated
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin, release
@@ -36,13 +36,14 @@ from tradewind.kernels.paged_attention.triton import (
     small_tile,
     store,
 )
-from tradewind.kernels.quantised_rows import FP8, QuantisedRows
+from tradewind.kernels.quantised_rows import FP8, FP8_MAX, QuantisedRows
 from tradewind.kernels.rows import HeadShape, Rows
 
 _MOST_QUERIES = 16  # of a key-value head
 _WIDEST = 2048  # numbers that a piece finds: of all of its queries, filled up
 _LEAST_WIDTH = 32
 _REGISTERS, _BESIDE = 65_536, 8_192  # of a multiprocessor, and of them for a program of eight warps
+_MOST_REGISTERS = 255  # of a thread
 _ROUNDS = 4  # pieces of a program, at most, because rows differ
 _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 4, 32
 
@@ -51,7 +52,7 @@ _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 4, 32
 def some_rows_kernel(
     qkv, qkv_stride, positions, write, query_starts, context_lens, block_tables, table_stride, cos_sin, q_norm, k_norm,
     eps, k_pages, v_pages, block_stride, out, out_scales, partials, marks, dealt, R, shares, window, least_split, scale,
-    softcap,
+    softcap, out_scale, factor,
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_NORM: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
@@ -62,8 +63,8 @@ def some_rows_kernel(
 
     `shares`: programs that contexts are cut for; all of them are there, or one that does what they would. GP: GROUP,
     filled up. AT_ONCE, PARTS, IN_TURN: as for pieces.add_up, and so are `partials` [pieces, GP, KP] and `marks`
-    [pieces, GP]. out_scales [T, G]: None, or those of what comes out, which is in 8 bits then. The rest as for
-    `paged_attention_kernel`.
+    [pieces, GP]. out_scales [T]: None, or those of what comes out, which is in 8 bits then: all `out_scale`, one over
+    `factor`. The rest as for `paged_attention_kernel`.
     """
     release(OVERLAPS)
     each_row = tl.arange(0, BLOCK_R)
@@ -100,6 +101,8 @@ def some_rows_kernel(
         to = tl.load(write + token)
         to = to // S * block_stride + head * (S * K) + to % S * K + column
         begin(OVERLAPS)
+        if out_scales is not None:
+            tl.store(out_scales + token, out_scale)
         token_at = qkv + token.to(tl.int64) * qkv_stride
         # All that is the token's own is asked for at once, though its key and value are of use to the last piece only.
         q_a, q_b = load_heads(token_at + ((head * GROUP + query) * K)[:, None], column, K)
@@ -126,15 +129,12 @@ def some_rows_kernel(
         )  # fmt: skip
         out_row = out + token.to(tl.int64) * (G * GROUP * K)
         out_at = ((head * GROUP + query) * K)[:, None] + column[None, :]
-        scale_at = None if out_scales is None else out_scales + token * G + head
         if splits == 1:
-            if scale_at is None:
+            if out_scales is None:
                 store(out_row, out_at, written, mass, acc)
             else:
-                found = tl.where(written, acc / mass[:, None], 0.0)
-                found *= store_scale(scale_at, found)
-                found = tl.clamp(found, -448.0, 448.0).to(out.dtype.element_ty)
-                tl.store(out_row + out_at, found, mask=written)
+                found = tl.clamp(acc * (factor / mass)[:, None], -448.0, 448.0)
+                tl.store(out_row + out_at, found.to(out.dtype.element_ty), mask=written)
         else:
             # Read again: what is kept of all rows would take the registers that keys and values need.
             tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, 1, GROUP, GROUP, BM)
@@ -145,8 +145,9 @@ def some_rows_kernel(
             tl.store(marks + at, peak + tl.log2(mass), mask=each < GROUP)
             if part == splits - 1:
                 add_up(
-                    out_row + head * (GROUP * K), scale_at, partials + first.to(tl.int64) * (GP * KP),
-                    marks + first * GP, splits, GROUP, GP, K, KP, AT_ONCE, PARTS, IN_TURN,
+                    out_row + head * (GROUP * K), None if out_scales is None else factor,
+                    partials + first.to(tl.int64) * (GP * KP), marks + first * GP, splits, GROUP, GP, K, KP, AT_ONCE,
+                    PARTS, IN_TURN,
                 )  # fmt: skip
     begin(OVERLAPS)  # without a piece, too: the kernel after this one waits for this one alone
     if total > programs:  # noqa: SIM102 - `and` would count who is done in any case
@@ -187,9 +188,9 @@ class SomeRows:
         """See FusedAttention."""
         shape = heads.shape
         out_TC = qkv_TC.new_empty((len(qkv_TC), shape.heads * shape.head_dim), dtype=FP8)
-        scales_TG = qkv_TC.new_empty((len(qkv_TC), shape.kv_heads), dtype=torch.float32)
-        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC, scales_TG)
-        return QuantisedRows(out_TC, scales_TG, qkv_TC.dtype)
+        scales_T1 = qkv_TC.new_empty((len(qkv_TC), 1), dtype=torch.float32)
+        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC, scales_T1)
+        return QuantisedRows(out_TC, scales_T1, qkv_TC.dtype)
 
     def _run(
         self,
@@ -198,7 +199,7 @@ class SomeRows:
         pages: tuple[Tensor, Tensor],
         heads: LayerHeads,
         out_TC: Tensor,
-        scales_TG: Tensor | None,
+        scales_T1: Tensor | None,
     ) -> None:
         k_pages_BGSK, v_pages_BGSK = pages
         shape, (_, kv_heads, block_tokens, head_dim) = heads.shape, k_pages_BGSK.shape
@@ -210,15 +211,16 @@ class SomeRows:
         # interpreter does one program after the other, so there is one.
         shares = resident(tile, self._chip, width, itemsize)
         programs = shares if qkv_TC.is_cuda else 1
+        largest = FP8_MAX if heads.largest is None else heads.largest
         some_rows_kernel[(programs,)](
             qkv_TC, qkv_TC.stride(0), rows.positions_T, rows.write_T, rows.query_starts_R1, rows.context_lens_R,
             rows.block_tables_RM, rows.block_tables_RM.stride(0), heads.cos_sin_PK, heads.q_norm_K, heads.k_norm_K,
-            heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, scales_TG, self._partials,
+            heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, scales_T1, self._partials,
             self._marks, self._dealt, count, shares, heads.window or NO_WINDOW, LEAST_SPLIT, heads.scale * LOG2_E,
-            (heads.softcap or 0.0) * LOG2_E, G=kv_heads, GROUP=group, K=head_dim, KP=width, BM=tile.rows,
-            BN=tile.keys, BLOCK_R=padded_count(count), S=block_tokens, RUN=math.gcd(tile.keys, block_tokens),
-            HAS_NORM=heads.q_norm_K is not None, HAS_WINDOW=heads.window is not None,
-            HAS_SOFTCAP=heads.softcap is not None, EIGHT_BITS=itemsize == 1,
+            (heads.softcap or 0.0) * LOG2_E, largest / FP8_MAX, FP8_MAX / largest, G=kv_heads, GROUP=group, K=head_dim,
+            KP=width, BM=tile.rows, BN=tile.keys, BLOCK_R=padded_count(count), S=block_tokens,
+            RUN=math.gcd(tile.keys, block_tokens), HAS_NORM=heads.q_norm_K is not None,
+            HAS_WINDOW=heads.window is not None, HAS_SOFTCAP=heads.softcap is not None, EIGHT_BITS=itemsize == 1,
             IN_PAIRS=itemsize == 1 and tile.in_pairs and head_dim % 2 == 0, IN_HARDWARE=self._chip.has_fp8,
             OVERLAPS=self._chip.overlaps, STAGES=tile.stages, STEP=max(16, math.gcd(tile.keys, block_tokens)),
             ROUNDS=min(_ROUNDS, tile.rounds), GP=group_padded, AT_ONCE=at_once(parts), PARTS=parts,
@@ -235,7 +237,7 @@ def registers_of(tile: Tile, width: int) -> int:
     do programs of four warps, whose products Triton 3.9 makes of an instruction that takes more.
     """
     left = _REGISTERS - (_BESIDE if width > 64 and tile.warps < 4 else 0)
-    return min(248, left // (32 * tile.warps * tile.programs) // 8 * 8)
+    return min(_MOST_REGISTERS, left // (32 * tile.warps * tile.programs) // 8 * 8)
 
 
 def at_once(parts: int) -> int:

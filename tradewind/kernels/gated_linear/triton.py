@@ -146,7 +146,7 @@ class TritonGatedLinear:
         x_tma = w_tma and is_aligned(values_TD) and tokens % block_t == 0
         gated_linear_kernel[(outputs // own,)](
             values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
-            x.scales_TG if isinstance(x, QuantisedRows) else None,
+            x.scales_T1 if isinstance(x, QuantisedRows) else None,
             weight.data, tiles(weight.data, own, tactic.inputs) if w_tma else None,
             weight.extras[0] if scaled else None, weight.bias_N, y_TF, largest_TG, tokens, outputs, width,
             ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, OVERLAPS=self._chip.overlaps,

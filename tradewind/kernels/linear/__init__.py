@@ -88,19 +88,13 @@ class PackedEmbedding(Protocol):
     def __call__(self, ids_T: Tensor, weight: LinearWeight) -> Tensor: ...
 
 
-class TakesParts(Protocol):
-    """`takes_parts(tokens, weight, parts)`: whether it multiplies so many rows if each of so many parts has a scale."""
-
-    def __call__(self, tokens: int, weight: LinearWeight, parts: int, /) -> bool: ...
-
-
 @dataclass(frozen=True)
 class LinearKernel:
     """An implementation of linear: the parts go together.
 
     `embedding` is None where the packed weight must not serve as one: the embedding is kept beside it. `logits` is None
     where `linear`, widened, has to do, `fill_logits` where results are always new tensors, `masked_logits` where masks
-    spare nothing, `takes_parts` where rows are never quantised by parts.
+    spare nothing.
     """
 
     pack: Pack
@@ -109,7 +103,6 @@ class LinearKernel:
     logits: Logits | None = None
     fill_logits: FillLogits | None = None
     masked_logits: MaskedLogits | None = None
-    takes_parts: TakesParts | None = None
 
 
 def choose(

@@ -12,6 +12,8 @@ from tradewind.kernels.quantised_rows import FP8, Activations, QuantisedRows, qu
 
 LAYOUT = "fp8"
 _ROWS_AT_ONCE = 8192  # of a weight: quantising takes float32 copies
+_LEAST = 1e-30  # by which all can be divided
+_ROUNDED = 1.15  # times as large as it was a number may be once it was rounded to 8 bits (1/16 at most), and once more
 
 
 def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
@@ -22,7 +24,7 @@ def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
     for first in range(0, outputs, _ROWS_AT_ONCE):
         part = quantise_rows(weight_ND[first : first + _ROWS_AT_ONCE])
         values_ND[first : first + _ROWS_AT_ONCE] = part.values_TD
-        scales_N[first : first + _ROWS_AT_ONCE] = part.scales_TG.squeeze(1)
+        scales_N[first : first + _ROWS_AT_ONCE] = part.scales_T1.squeeze(1)
     return LinearWeight(values_ND, bias_N, outputs, inputs, LAYOUT, (scales_N,))
 
 
@@ -42,12 +44,23 @@ def dense(weight: LinearWeight) -> Tensor:
     return weight.data.float() * weight.extras[0].unsqueeze(1)
 
 
+def largest_of_normed(weight: LinearWeight, gain_D: Tensor, last: int) -> float:
+    """No number of the `last` outputs is larger, rounded to 8 bits or not, whatever the row: if it comes from a norm
+    with that gain, which makes it sqrt(D) long. By the inequality of Cauchy and Schwarz.
+    """
+    weight_ND = weight.data[-last:].float() * weight.extras[0][-last:].unsqueeze(1) * gain_D.float()
+    largest_N = weight_ND.norm(dim=1) * weight.in_features**0.5
+    if weight.bias_N is not None:
+        largest_N += weight.bias_N[-last:].float().abs()
+    return max(_LEAST, _ROUNDED * float(largest_N.max()))
+
+
 def by_vendor(rows: QuantisedRows, weight: LinearWeight) -> Tensor:
     """The product by cuBLAS, bfloat16. Both sizes of the weight must be multiples of 16, and rows have one scale."""
     return torch._scaled_mm(
         rows.values_TD,
         weight.data.t(),
-        scale_a=rows.scales_TG,
+        scale_a=rows.scales_T1,
         scale_b=weight.extras[0].unsqueeze(0),
         bias=weight.bias_N,
         out_dtype=torch.bfloat16,

@@ -27,9 +27,6 @@ _EXACT_FUSED = FusedTactic(64, 64, 64, 4, 3)
 # and weights of 4 or 12 bits not worth being widened in memory.
 _FEW_FOR_FP8, _FEW_FOR_BLOCKS, _FEW_FOR_INT4, _FEW_FOR_LOSSLESS = 1, 16, 256, 128
 
-# Of more rows, sums that are scaled part by part take as long as quantising whole rows first. Measured on an H200.
-MOST_IN_PARTS = 16
-
 
 class GpuLinear:
     """Dense weights. `exact`: a row's result does not depend on how many others there are; it costs speed."""
@@ -80,13 +77,6 @@ class GpuFp8Linear:
         """See `tradewind.kernels.linear.Logits`."""
         return self._product(x, weight, None, torch.float32).float()
 
-    def takes_parts(self, tokens: int, weight: LinearWeight, parts: int) -> bool:
-        """See `tradewind.kernels.linear.TakesParts`."""
-        if self._exact or tokens > MOST_IN_PARTS:
-            return False
-        tactic = _find(self._tactics, tokens, weight)
-        return tactic is not None and weight.in_features % (parts * tactic.inputs) == 0
-
     def _product(
         self, x: Activations, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
@@ -110,7 +100,7 @@ class GpuFp8Linear:
 
     def kernel(self) -> LinearKernel:
         """The op, as `tradewind.kernels.linear.choose` wants it."""
-        return LinearKernel(fp8.pack, self.linear, logits=self.logits, takes_parts=self.takes_parts)
+        return LinearKernel(fp8.pack, self.linear, logits=self.logits)
 
 
 class GpuFp8BlocksLinear:

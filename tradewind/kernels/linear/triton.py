@@ -3,8 +3,8 @@
 The weights are the tall operand of the tensor cores and the rows the narrow one, or the other way round. A program owns
 some outputs and goes through all inputs in one order, so a row's result does not depend on the rows beside it: nor on
 the tile, for the tensor cores of Hopper add the products of two 16-bit numbers alike whatever the tile (`is_exact`).
-With 8-bit weights the rows are 8-bit too, each, or each of its parts, with its own scale, and so is each output's
-weight. Tiles that the tensor memory accelerator brings are the same tiles, and their sums have the same bits.
+With 8-bit weights the rows are 8-bit too, each with its own scale, and so is each output's weight. Tiles that the
+tensor memory accelerator brings are the same tiles, and their sums have the same bits.
 
 Legend beyond the package's: BN outputs of a program, BT rows, BK inputs at a time.
 """
@@ -34,11 +34,10 @@ def few_rows_kernel(
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
     EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, GROUPED: tl.constexpr,
     ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    W_TMA: tl.constexpr, X_TMA: tl.constexpr, FEW: tl.constexpr, RELEASES: tl.constexpr, PART: tl.constexpr,
+    W_TMA: tl.constexpr, X_TMA: tl.constexpr, FEW: tl.constexpr, RELEASES: tl.constexpr,
 ):  # fmt: skip
     """A program: BN outputs of BT rows. EVEN: BN divides N, and BK divides D.
 
-    PART: so many inputs of a row have a scale of their own, and BK divides it. 0: all have one.
     ROWS_FIRST: the rows are the tall operand (their tile is filled up with zeros), else the weights are. GROUPED:
     programs that run side by side share weights and rows, 16 tiles of these at a time, so that caches hold both. W_TMA,
     X_TMA: the accelerator brings the tiles of w, and of x, as `w_tiles` [BN, BK] and `x_tiles` [BT, BK] describe them;
@@ -59,7 +58,7 @@ def few_rows_kernel(
     if HAS_BIAS:
         rise = tl.load(bias + output, mask=output < N, other=0.0).to(tl.float32)
     begin(OVERLAPS)
-    if SCALED and not PART:
+    if SCALED:
         x_scale = tl.load(x_scales + token, mask=token < T, other=0.0)
     acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     inner = tl.arange(0, BK)
@@ -78,13 +77,7 @@ def few_rows_kernel(
             x_tile = tl.load(x_at + k, mask=token[:, None] < T, other=0.0)
         else:
             x_tile = tl.load(x_at + k, mask=(token < T)[:, None] & (inner + k < D)[None, :], other=0.0)
-        if PART:
-            part_scale = tl.load(x_scales + token * (D // PART) + k // PART, mask=token < T, other=0.0)
-            if ROWS_FIRST:
-                acc += tl.dot(x_tile, tl.trans(w_tile)) * part_scale[:, None]
-            else:
-                acc += tl.dot(w_tile, tl.trans(x_tile)) * part_scale[None, :]
-        elif ROWS_FIRST:
+        if ROWS_FIRST:
             acc = tl.dot(x_tile, tl.trans(w_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
         else:
             acc = tl.dot(w_tile, tl.trans(x_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
@@ -92,8 +85,7 @@ def few_rows_kernel(
     if not ROWS_FIRST:
         acc = tl.trans(acc)
     if SCALED:
-        if not PART:
-            acc *= x_scale[:, None]
+        acc *= x_scale[:, None]
         acc *= w_scale[None, :]
     if HAS_BIAS:
         acc += rise[None, :]
@@ -112,9 +104,10 @@ def quantise_rows_kernel(x, x_stride, out, scales, D, OVERLAPS: tl.constexpr, BL
     release(OVERLAPS)
     begin(OVERLAPS)
     wide = tl.load(x + row * x_stride + column, mask=column < D, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30) / 448.0
-    tl.store(out + row * D + column, tl.clamp(wide / scale, -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
-    tl.store(scales + row, scale)
+    most = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30)
+    wide = tl.clamp(wide * (448.0 / most), -448.0, 448.0)
+    tl.store(out + row * D + column, wide.to(out.dtype.element_ty), mask=column < D)
+    tl.store(scales + row, most / 448.0)
 
 
 def is_exact(tactic: Tactic, bits: int) -> bool:
@@ -166,22 +159,16 @@ def few_rows(
     few = chip.overlaps and even and tokens <= FEW_TOKENS
     few_rows_kernel[grid](
         values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
-        x.scales_TG if isinstance(x, QuantisedRows) else None,
+        x.scales_T1 if isinstance(x, QuantisedRows) else None,
         weight.data, tiles(weight.data, tactic.outputs, tactic.inputs) if w_tma else None,
         weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
         ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None,
         EVEN=even, EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps, GROUPED=tokens > block_t,
         ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
-        W_TMA=w_tma, X_TMA=x_tma, FEW=few, RELEASES=few and tactic.releases, PART=part_of(x), num_warps=tactic.warps,
+        W_TMA=w_tma, X_TMA=x_tma, FEW=few, RELEASES=few and tactic.releases, num_warps=tactic.warps,
         num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN
-
-
-def part_of(x: Tensor | QuantisedRows) -> int:
-    """How many inputs have a scale of their own; 0: all of a row have one, or none."""
-    parts = x.scales_TG.shape[1] if isinstance(x, QuantisedRows) else 1
-    return x.shape[1] // parts if parts > 1 else 0
 
 
 def ahead_of(weight: LinearWeight) -> int:
