@@ -51,6 +51,11 @@ class ModelConfig:
         "quantise the weights while loading: fp8 for GPUs; int4 shares a scale among 32 weights (or 64, or 128); "
         "lossless keeps bfloat16 weights as they are, in 12 bits",
     )
+    one_row_copy: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "on a GPU, keep bfloat16 weights a second time, in 12 bits, for steps of one row, which are 1.2 times as fast "
+        "with the same numbers (auto: where it takes no more than an eighth of what is left for the KV cache)",
+    )
     weights_seed: int = setting(0, "seed of dummy weights", low=0)
 
 

@@ -60,10 +60,11 @@ def _ops(found: Survey) -> Table:
 
 def _memory(found: Survey) -> dict[str, str]:
     ask = found.ask
+    copied = f", and {format_bytes(found.copy_bytes)} of copies in 12 bits for steps of one row"
     here = "of the GPU, were it empty" if isinstance(found.device, AbsentGpu) else ""
     facts = {
         "free": f"{format_bytes(found.free_bytes)} {here}".rstrip(),
-        "weights": f"{format_bytes(found.weights_bytes)} (the large matrices)",
+        "weights": f"{format_bytes(found.weights_bytes)} (the large matrices{copied if found.copy_bytes else ''})",
         "workspace": f"{format_bytes(found.workspace_bytes)} for steps of {ask.step_tokens} tokens"
         + (", twice, and graphs; at most: boot measures it" if found.device.type == "cuda" else ""),
     }

@@ -87,6 +87,7 @@ def choose_ops(
     quantisation: Quantisation | None = None,
     *,
     exact: bool = False,
+    one_row_copy: bool = False,
 ) -> Ops:
     """The fastest implementation of every op for this device and dtype: the same arguments give the same choice.
 
@@ -94,10 +95,11 @@ def choose_ops(
     such kind. `level` names an instruction set of the native kernels (kernels/native), for a lower one than the
     machine's best; results are defined per instruction set. `quantisation`: of the weights of all linear layers.
     `exact`: what a row gets does not depend on the other rows, which costs speed on a GPU (CPUs always keep to it).
+    `one_row_copy`: as in `tradewind.kernels.linear.choose`.
     """
     if isinstance(device, str):
         device = torch.device(device)
-    matmul = linear.choose(device, dtype, prefer, level, quantisation, exact=exact)
+    matmul = linear.choose(device, dtype, prefer, level, quantisation, exact=exact, one_row_copy=one_row_copy)
     norm = add_rms_norm.choose(device, dtype, prefer, level)
     rope = qk_norm_rope_write.choose(device, dtype, prefer, level)
     attention = paged_attention.choose(device, dtype, prefer, level, exact=exact)
@@ -134,8 +136,9 @@ def choose_ops(
         "embedding": Chosen(lookup.kind, lookup.reason),
     }
     if matmul.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
-        most = f"{fused_rows} token{'s' * (fused_rows > 1)}"
-        chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, in steps of at most {most}")
+        about = f"in steps of at most {fused_rows} token{'s' * (fused_rows > 1)}"
+        about += ", by the copy of the weights" if one_row_copy else ""
+        chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, {about}")
     if is_gated and gpu.may_fuse(device, dtype, exact=exact):
         about = f"product and gate in one kernel, in steps of up to {gpu.FEW_TOKENS} tokens where no other does it"
         chosen["gated_linear"] = Chosen("triton", f"{about} ({_tactics(device).about_gated(8 if quantises else 16)})")

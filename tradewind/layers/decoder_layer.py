@@ -9,6 +9,7 @@ from tradewind.kernels.fused_linear import FusedLinear, Norm
 from tradewind.kernels.rows import Rows
 from tradewind.layers.attention import Attention
 from tradewind.layers.feed_forward import FeedForward
+from tradewind.layers.linear import Linear
 from tradewind.layers.norm import RmsNorm
 
 
@@ -64,8 +65,12 @@ class DecoderLayer:
 
     def fits(self, run: ChainedLinear) -> bool:
         """Whether `chained` can be used."""
-        layers = (self.attention.qkv, self.attention.out, self.feed_forward.gate_up, self.feed_forward.down)
-        return all(run.takes(layer.weight) for layer in layers)
+        return all(run.takes(linear.weight) for linear in self.linears)
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """In the order in which they run."""
+        return self.attention.qkv, self.attention.out, self.feed_forward.gate_up, self.feed_forward.down
 
     @property
     def nbytes(self) -> int:

@@ -111,15 +111,21 @@ class Model:
         """Bytes of all weights; a tied output layer that shares the embedding's memory counts once."""
         plain_VD = self.embedding.weight_VD if isinstance(self.embedding, Embedding) else None
         shared = plain_VD is not None and self.lm_head.weight.data.data_ptr() == plain_VD.data_ptr()
-        head_bytes = 0 if shared else self.lm_head.nbytes
+        head_bytes = self.lm_head.weight.copy_bytes if shared else self.lm_head.nbytes
         layer_bytes = sum(layer.nbytes for layer in self.layers)
         return self.embedding.nbytes + layer_bytes + self.final_norm.nbytes + head_bytes
+
+    @property
+    def copy_bytes(self) -> int:
+        """Of the weights' copies for one row, which are a part of `weights_bytes`; 0 if there are none."""
+        linears = [self.lm_head, *(linear for layer in self.layers for linear in layer.linears)]
+        return sum(linear.weight.copy_bytes for linear in linears)
 
 
 def _kind(layer: DecoderLayer) -> tuple[object, ...]:
     """Layers of one kind launch the same kernels: they differ in the numbers of their weights alone."""
-    linears = (layer.attention.qkv, layer.attention.out, layer.feed_forward.gate_up, layer.feed_forward.down)
-    weights = [linear.weight for linear in linears]
+    weights = [linear.weight for linear in layer.linears]
+    weights += [weight.for_rows(1) for weight in weights]
     places = [tuple(extra.shape[1:]) for weight in weights for extra in weight.extras]
     return layer.attention.window, *(weight.layout for weight in weights), *places
 

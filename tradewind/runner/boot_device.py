@@ -13,8 +13,8 @@ from tradewind.base.errors import ConfigError
 from tradewind.base.log import fields
 from tradewind.base.units import format_bytes
 from tradewind.config import Config, ModelConfig, RunnerConfig
+from tradewind.kernels import gpu, native
 from tradewind.kernels import mask_logits as masking
-from tradewind.kernels import native
 from tradewind.kernels import sample as sampling
 from tradewind.kernels.choice import Device
 from tradewind.kernels.gpu import AbsentGpu, Chip
@@ -32,7 +32,7 @@ from tradewind.protocol.runner import Runner
 from tradewind.runner.boot import Progress
 from tradewind.runner.context_cost import context_cost
 from tradewind.runner.machine import bfloat16_feature, cpu_features, usable_cpus
-from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, plan_memory
+from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, leaves_enough, plan_memory
 from tradewind.runner.runner import DeviceRunner
 from tradewind.runner.sample import SampleOps
 
@@ -70,6 +70,7 @@ def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     torch.set_num_threads(threads)
     model_config = with_dtype(directory, config.model, device)
     spec = load_spec(directory, model_config)
+    config = with_one_row_copy(config, spec, device)
     check_weights(estimate_weights_bytes(spec, config, device), free_bytes(device))
     ops = ops_for(config, device, spec)
     if spec.stored is not None and not ops.takes_stored:
@@ -115,6 +116,7 @@ def ops_for(config: Config, device: Device, spec: ModelSpec) -> Ops:
         level=level_of(config.runner),
         quantisation=quantisation_of(config, device, spec),
         exact=config.runner.exact,
+        one_row_copy=config.model.one_row_copy == "on",
     )
 
 
@@ -163,6 +165,31 @@ def with_dtype(directory: Path, config: ModelConfig, device: Device) -> ModelCon
     return replace(config, dtype="float32")
 
 
+def with_one_row_copy(config: Config, spec: ModelSpec, device: Device) -> Config:
+    """`config` with `one_row_copy` decided: "on" or "off". ConfigError where it is asked for and cannot be."""
+    asked, why_not = config.model.one_row_copy, _why_no_copy(config, spec, device)
+    if asked == "on" and why_not is not None:
+        raise ConfigError(
+            f"--one-row-copy on is for bfloat16 weights on a GPU, not quantised and without --exact, but {why_not}; "
+            "use auto or off",
+            field="one_row_copy",
+        )
+    decided = "off" if why_not is not None else asked
+    if decided == "auto":
+        left_bytes = free_bytes(device) - estimate_weights_bytes(spec, config, device)
+        has_room = leaves_enough(one_row_copy_bytes(spec), memory_ask(spec, config, device, left_bytes))
+        decided = "on" if has_room else "off"
+    return replace(config, model=replace(config.model, one_row_copy=decided))
+
+
+def _why_no_copy(config: Config, spec: ModelSpec, device: Device) -> str | None:
+    if spec.dtype != torch.bfloat16:
+        return f"they are in {DTYPE_NAMES[spec.dtype]}"
+    if config.model.quantization != "none" or spec.stored is not None:
+        return "they are quantised"
+    return "--exact is given" if config.runner.exact else gpu.why_not(device, spec.dtype)
+
+
 def kv_dtype(spec: ModelSpec, config: Config, device: Device) -> torch.dtype:
     """Of the KV pool; uint8 is the 8-bit pages of kernels/int8_pages.py. ConfigError where no kernel reads them."""
     asked = config.cache.kv_dtype
@@ -199,15 +226,25 @@ def free_bytes(device: Device) -> int:
 def estimate_weights_bytes(spec: ModelSpec, config: Config, device: Device) -> int:
     """Bytes of the big matrices: enough to know before loading that a model cannot fit."""
     quantisation = quantisation_of(config, device, spec)
-    attention = spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads)
-    per_layer = attention + 3 * spec.hidden * spec.ffn
-    embedding = spec.vocab * spec.hidden
+    linear, embedding = _linear_numbers(spec), spec.vocab * spec.hidden
     if quantisation is None:
-        return (spec.layers * per_layer + embedding * (1 if spec.tied else 2)) * spec.dtype.itemsize
+        copy_bytes = one_row_copy_bytes(spec) if config.model.one_row_copy == "on" else 0
+        return (linear + (0 if spec.tied else embedding)) * spec.dtype.itemsize + copy_bytes
     # One packed copy may serve as embedding and as output layer.
     shared = spec.tied and device.type == "cpu" and quantisation.bits >= 8 and not quantisation.is_float
-    quantised_bytes = (spec.layers * per_layer + embedding) * quantisation.bits_per_weight / 8
+    quantised_bytes = linear * quantisation.bits_per_weight / 8
     return int(quantised_bytes) + (0 if shared else embedding * spec.dtype.itemsize)
+
+
+def one_row_copy_bytes(spec: ModelSpec) -> int:
+    """Of all linear weights in 12 bits, but for the per cent or so that exceptions take."""
+    return _linear_numbers(spec) * 12 // 8
+
+
+def _linear_numbers(spec: ModelSpec) -> int:
+    """Weights of the layers and of the output layer."""
+    attention = spec.hidden * spec.head_dim * 2 * (spec.heads + spec.kv_heads)
+    return spec.layers * (attention + 3 * spec.hidden * spec.ffn) + spec.vocab * spec.hidden
 
 
 def workspace_bytes(spec: ModelSpec, max_running: int, step_tokens: int) -> int:

@@ -106,7 +106,7 @@ def boot_gpu(
     log.info(
         "memory of the GPU",
         extra=fields(
-            weights=format_bytes(model.weights_bytes),
+            weights=_weights_told(model),
             kv_cache=format_bytes(pool.nbytes),
             step=format_bytes(workspace.step_bytes),
             graphs=_told(runner.report, workspace.graph_budget) if graphs else "none, as asked",
@@ -114,6 +114,13 @@ def boot_gpu(
         ),
     )
     return runner
+
+
+def _weights_told(model: Model) -> str:
+    """Their bytes, for people."""
+    copy_bytes = model.copy_bytes
+    copied = f", {format_bytes(copy_bytes)} of them a copy in 12 bits for steps of one row" if copy_bytes else ""
+    return format_bytes(model.weights_bytes) + copied
 
 
 def _told(report: GraphsReport, budget: GraphBudget) -> str:

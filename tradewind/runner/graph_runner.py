@@ -110,6 +110,11 @@ class GraphRunner:
         return self._model.spec
 
     @property
+    def copy_bytes(self) -> int:
+        """Of the weights' copies for one row; 0 if there are none."""
+        return self._model.copy_bytes
+
+    @property
     def report(self) -> GraphsReport:
         """What was recorded, and how steps have been run since."""
         return self._report

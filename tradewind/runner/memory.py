@@ -87,6 +87,15 @@ def _not_enough(ask: MemoryAsk, longest: int) -> NotEnoughMemory:
     )
 
 
+def leaves_enough(copy_bytes: int, ask: MemoryAsk) -> bool:
+    """Whether weights may be kept a second time where nobody said so; `ask` is as without that.
+
+    It may take an eighth of what the KV cache would, and nothing of a cache whose size was asked for.
+    """
+    left_bytes = int(ask.free_bytes * ask.memory_fraction)
+    return copy_bytes <= min(left_bytes // 8, left_bytes - (ask.memory_bytes or 0))
+
+
 def check_weights(weights_bytes: int, free_bytes: int) -> None:
     """Before loading: NotEnoughMemory if the weights cannot fit."""
     if weights_bytes > free_bytes:

@@ -26,8 +26,10 @@ from tradewind.runner.boot_device import (
     free_bytes,
     level_of,
     memory_ask,
+    one_row_copy_bytes,
     ops_for,
     with_dtype,
+    with_one_row_copy,
     workspace_bytes,
 )
 from tradewind.runner.boot_gpu import GRAPHS_BYTES, Workspace
@@ -53,7 +55,10 @@ class GraphsAsk:
 
 @dataclass(frozen=True)
 class Survey:
-    """The decisions. `plan` is None where memory does not suffice: `shortage` says why. `graphs`: None without them."""
+    """The decisions. `plan` is None where memory does not suffice: `shortage` says why. `graphs`: None without them.
+
+    `copy_bytes`: of the weights' copies for one row, which are a part of `weights_bytes`; 0 if there are none.
+    """
 
     device: Device
     described: str
@@ -61,6 +66,7 @@ class Survey:
     chosen: Mapping[str, Chosen]
     free_bytes: int
     weights_bytes: int
+    copy_bytes: int
     workspace_bytes: int
     ask: MemoryAsk
     graphs: GraphsAsk | None
@@ -95,6 +101,7 @@ def survey(directory: Path, config: Config, gpu: str | None = None) -> Survey:
     """
     device = choose_device(config.runner.device) if gpu is None else _absent(gpu)
     spec = load_spec(directory, with_dtype(directory, config.model, device))
+    config = with_one_row_copy(config, spec, device)
     free, weights_bytes = free_bytes(device), estimate_weights_bytes(spec, config, device)
     ask = memory_ask(spec, config, device, free - weights_bytes)
     workspace = workspace_bytes(spec, ask.max_running, ask.step_tokens)
@@ -117,6 +124,7 @@ def survey(directory: Path, config: Config, gpu: str | None = None) -> Survey:
         chosen=chosen,
         free_bytes=free,
         weights_bytes=weights_bytes,
+        copy_bytes=one_row_copy_bytes(spec) if config.model.one_row_copy == "on" else 0,
         workspace_bytes=workspace,
         ask=ask,
         graphs=graphs,

@@ -66,6 +66,33 @@ def test_places_for_exceptions_are_as_many_as_one_output_needs() -> None:
             assert weight.extras[1].shape == (3, places)
 
 
+def test_a_copy_for_one_row_is_the_same_numbers() -> None:
+    weight_ND, bias_N = drawn(70, 520, 3, 0.2), drawn(1, 70, 4, 0)[0]
+    weight, alone = lossless.pack_beside(weight_ND, bias_N), lossless.pack(weight_ND, bias_N)
+    assert weight.data is weight_ND
+    assert (weight.layout, weight.extras, weight.bias_N) == (reference.LAYOUT, (), bias_N)
+    copy = weight.one_row_copy
+    assert copy is not None
+    assert torch.equal(bits(lossless.dense(copy)), bits(weight_ND))
+    assert copy.bias_N is bias_N
+    assert weight.for_rows(1) is copy
+    assert weight.for_rows(0) is weight.for_rows(2) is weight
+    assert alone.for_rows(1) is alone
+    # Of the bias there is one, which is the weight's.
+    assert weight.copy_bytes == alone.nbytes - bias_N.nbytes == 70 * (3 * 136 * 2 + 4 + 8 * 4)
+    assert weight.nbytes == weight_ND.nbytes + bias_N.nbytes + weight.copy_bytes
+    assert alone.copy_bytes == 0
+
+
+def test_there_is_no_copy_of_what_12_bits_do_not_hold() -> None:
+    weight_ND = drawn(3, 4096, 0, 0)
+    weight_ND[1, :33] = 1e-12
+    weight = lossless.pack_beside(weight_ND, None)
+    assert weight.one_row_copy is None
+    assert weight.for_rows(1) is weight
+    assert weight.nbytes == weight_ND.nbytes
+
+
 def test_products_are_those_of_the_weights_as_they_were() -> None:
     weight_ND, bias_N = drawn(70, 520, 3, 0.2), drawn(1, 70, 4, 0)[0]
     x_TD, residual_TN = drawn(5, 520, 5, 0), drawn(5, 70, 6, 0)

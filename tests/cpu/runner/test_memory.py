@@ -7,7 +7,7 @@ import pytest
 
 from tradewind.base.errors import NotEnoughMemory
 from tradewind.runner.machine import bfloat16_feature, cpu_features, usable_cpus
-from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, plan_memory
+from tradewind.runner.memory import MemoryAsk, check_weights, free_host_bytes, leaves_enough, plan_memory
 
 ASK = MemoryAsk(
     max_model_len=1000,
@@ -66,6 +66,34 @@ def test_weights_that_cannot_fit_are_refused_before_loading() -> None:
     check_weights(5, 5)
     with pytest.raises(NotEnoughMemory, match=r"weights need 2\.00 GiB, but only 1\.00 GiB"):
         check_weights(2 * 2**30, 2**30)
+
+
+# Llama 3.1 8B in bfloat16: its weights, and those of its linear layers in 12 bits.
+LLAMA_BYTES, LLAMA_COPY_BYTES = 16_060_000_000, 11_260_000_000
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "memory_bytes", "expected"),
+    [
+        (150_000_000_000, None, True),  # an H200
+        (85_000_000_000, None, False),  # an H100
+        (150_000_000_000, 100_000_000_000, True),
+        (150_000_000_000, 115_000_000_000, False),  # what was asked for would not fit any more
+        (10_000_000_000, None, False),  # less than the weights take
+    ],
+)
+def test_a_copy_takes_an_eighth_of_what_the_kv_cache_would(
+    free_bytes: int, memory_bytes: int | None, expected: bool
+) -> None:
+    left_bytes = max(0, free_bytes - LLAMA_BYTES)
+    ask = replace(ASK, free_bytes=left_bytes, memory_fraction=0.92, memory_bytes=memory_bytes)
+    assert leaves_enough(LLAMA_COPY_BYTES, ask) == expected
+
+
+def test_a_copy_takes_no_more_than_an_eighth() -> None:
+    ask = replace(ASK, free_bytes=1600)  # of which the KV cache may take 800
+    assert leaves_enough(100, ask)
+    assert not leaves_enough(101, ask)
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------

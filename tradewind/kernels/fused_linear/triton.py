@@ -258,7 +258,7 @@ class TritonFusedLinear:
         gated: bool = False,
         residual_TN: Tensor | None = None,
     ) -> Tensor:
-        normed = norm is not None
+        weight, normed = weight.for_rows(len(x_TD)), norm is not None
         tactic = self._tactics.find_fused(
             weight.layout, len(x_TD), weight.out_features, weight.in_features, normed=normed, gated=gated
         )

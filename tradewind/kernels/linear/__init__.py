@@ -18,7 +18,8 @@ class LinearWeight:
     """A weight as one implementation wants it; only the `linear` that goes with its `pack` can read it.
 
     `data`: the weight. In the layout "dense" it is weight_ND itself. `bias_N`: always plain, or None.
-    `extras`: further tensors of the layout, such as scales.
+    `extras`: further tensors of the layout, such as scales. `one_row_copy`: the same numbers and bias in another layout
+    that one row is multiplied by faster; for an implementation that packs weights twice.
     """
 
     data: Tensor
@@ -27,11 +28,24 @@ class LinearWeight:
     in_features: int
     layout: str = "dense"
     extras: tuple[Tensor, ...] = ()
+    one_row_copy: "LinearWeight | None" = None
 
     @property
     def nbytes(self) -> int:
+        """With the copy."""
         tensors = (self.data, *self.extras, *(() if self.bias_N is None else (self.bias_N,)))
-        return sum(tensor.nbytes for tensor in tensors)
+        own_bytes: int = sum(tensor.nbytes for tensor in tensors)
+        return own_bytes + self.copy_bytes
+
+    @property
+    def copy_bytes(self) -> int:
+        """Of the copy alone, whose bias is this weight's; 0 if there is none."""
+        copy = self.one_row_copy
+        return 0 if copy is None else sum(tensor.nbytes for tensor in (copy.data, *copy.extras))
+
+    def for_rows(self, rows: int) -> "LinearWeight":
+        """What so many rows are multiplied by: the copy, if there is one and it is one row, else the weight itself."""
+        return self.one_row_copy if rows == 1 and self.one_row_copy is not None else self
 
 
 class Pack(Protocol):
@@ -113,10 +127,12 @@ def choose(
     quantisation: "Quantisation | None" = None,
     *,
     exact: bool = False,
+    one_row_copy: bool = False,
 ) -> Choice[LinearKernel]:
     """The implementation for activations of `dtype` on `device`, with weights quantised or (None) as they are.
 
-    `exact`: a row's result does not depend on how many others there are (the CPU's never does).
+    `exact`: a row's result does not depend on how many others there are (the CPU's never does). `one_row_copy`: on a
+    GPU, bfloat16 weights that stay as they are have a copy in 12 bits for one row; not with `exact`.
     `prefer` as in `tradewind.kernels.choice.pick`; `level`: an instruction set, as in `tradewind.kernels.native.load`.
     """
     if quantisation is not None and quantisation.is_lossless:
@@ -128,19 +144,22 @@ def choose(
     if quantisation is not None:
         return _choose_quantised(device, dtype, prefer, level, quantisation)
     from tradewind.kernels import gpu, native
-    from tradewind.kernels.linear import cpu, reference, torch_linear
+    from tradewind.kernels.linear import cpu, lossless, reference, torch_linear
     from tradewind.kernels.linear.tactics import Tactics
 
     def triton(chip: gpu.Chip) -> LinearKernel:
         from tradewind.kernels.linear.gpu import GpuLinear
 
-        return GpuLinear(chip, Tactics.on(chip), exact=exact).kernel()
+        return GpuLinear(chip, Tactics.on(chip), exact=exact).kernel(one_row_copy=one_row_copy)
 
+    about = f" for few rows ({_measured(device)}), else cuBLAS"
+    if one_row_copy:
+        about += f"; for one row a copy of bfloat16 in 12 bits ({_measured(device, lossless.LAYOUT)})"
     library = native.load(level)
     by_torch = LinearKernel(torch_linear.pack, torch_linear.linear)
     plain = LinearKernel(reference.pack, reference.linear)
     candidates = [
-        *gpu.candidates(device, dtype, triton, plain, about=f" for few rows ({_measured(device)}), else cuBLAS"),
+        *gpu.candidates(device, dtype, triton, plain, about=about),
         Candidate("native", cpu.kernel(library), library.unavailable, f"C++, {library.level}"),
         Candidate("torch", by_torch, about="torch's matrix product (oneDNN or cuBLAS)"),
         Candidate("reference", plain),

@@ -29,7 +29,10 @@ _FEW_FOR_FP8, _FEW_FOR_BLOCKS, _FEW_FOR_INT4, _FEW_FOR_LOSSLESS = 1, 16, 256, 12
 
 
 class GpuLinear:
-    """Dense weights. `exact`: a row's result does not depend on how many others there are; it costs speed."""
+    """Dense weights, which may have a copy in 12 bits for one row.
+
+    `exact`: a row's result does not depend on how many others there are; it costs speed.
+    """
 
     def __init__(self, chip: Chip, tactics: Tactics, *, exact: bool = False) -> None:
         self._chip = chip
@@ -38,6 +41,9 @@ class GpuLinear:
 
     def linear(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
         """See `tradewind.kernels.linear.Linear`."""
+        own = weight.for_rows(len(x_TD))
+        if own is not weight:
+            return self._fused(x_TD, own, residual_TN, x_TD.dtype)
         tactic = self._tactic(x_TD, weight)
         if tactic is not None:
             return few_rows(x_TD, weight, residual_TN, x_TD.dtype, tactic, self._chip)
@@ -46,19 +52,28 @@ class GpuLinear:
 
     def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
         """See `tradewind.kernels.linear.Logits`."""
+        own = weight.for_rows(len(x_RD))
+        if own is not weight:
+            return self._fused(x_RD, own, None, torch.float32)
         tactic = self._tactic(x_RD, weight)
         if tactic is not None:
             return few_rows(x_RD, weight, None, torch.float32, tactic, self._chip)
         return functional.linear(x_RD, weight.data, weight.bias_N).float()
+
+    def _fused(self, x_1D: Tensor, copy: LinearWeight, residual_1N: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+        tactic = _find_fused(self._tactics, 1, copy)
+        return fused_linear(x_1D, copy, Extras(residual_TN=residual_1N), tactic, self._chip, out_dtype)
 
     def _tactic(self, x_TD: Tensor, weight: LinearWeight) -> Tactic | None:
         if self._exact:
             return find_exact(self._tactics, len(x_TD), weight)
         return None if x_TD.dtype == torch.float32 else _find(self._tactics, len(x_TD), weight)
 
-    def kernel(self) -> LinearKernel:
-        """The op, as `tradewind.kernels.linear.choose` wants it."""
-        return LinearKernel(reference.pack, self.linear, logits=self.logits)
+    def kernel(self, *, one_row_copy: bool = False) -> LinearKernel:
+        """The op, as `tradewind.kernels.linear.choose` wants it. `one_row_copy`: see there."""
+        assert not (one_row_copy and self._exact), "one row is summed in another order by the copy"
+        pack = lossless.pack_beside if one_row_copy else reference.pack
+        return LinearKernel(pack, self.linear, logits=self.logits)
 
 
 class GpuFp8Linear:

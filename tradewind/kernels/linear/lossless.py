@@ -10,6 +10,8 @@ The four bits that are left in the three planes are the j-th weight of the fourt
 for the last three bits; its sign and those three. In place of an exception stands `PLACEHOLDER`.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,15 @@ def pack(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
         here.copy_(torch.where(found == _NONE, here, found))
         at += len(found)
     return LinearWeight(data, bias_N, outputs, inputs, LAYOUT, (scales_N, exceptions_NE))
+
+
+def pack_beside(weight_ND: Tensor, bias_N: Tensor | None) -> LinearWeight:
+    """See `tradewind.kernels.linear.Pack`. The weight as it is, and as its copy for one row what `pack` makes of it.
+
+    There is no copy where `pack` would leave it as it is.
+    """
+    copy = pack(weight_ND, bias_N)
+    return replace(reference.pack(weight_ND, bias_N), one_row_copy=copy if copy.layout == LAYOUT else None)
 
 
 def _placeholders(scales_N: Tensor) -> Tensor:
