@@ -154,6 +154,18 @@ def test_lossless_weights_give_the_same_up_to_rounding(tmp_path: Path) -> None:
     assert float((lossless - plain).abs().mean()) < 0.02
 
 
+def test_a_copy_for_one_row_gives_the_same_up_to_rounding(tmp_path: Path) -> None:
+    """Of prompts of which every token is a step of one row, and of those in larger steps, which read the weights."""
+    directory = make_tiny_model(tmp_path / "model", LOSSLESS)
+    for settings in ({"max_running": 1, "step_tokens": 1}, {}):
+        plain, copied = (boot(directory, one_row_copy=asked, **settings) for asked in ("off", "on"))
+        assert copied.info.weights_bytes == plain.info.weights_bytes + copied.copy_bytes
+        assert 0.6 * plain.info.weights_bytes < copied.copy_bytes
+        assert plain.copy_bytes == 0
+        truth, found = (prompt_logprobs(runner, LOSSLESS.vocab) for runner in (plain, copied))
+        assert float((found - truth).abs().mean()) < 0.02
+
+
 def test_masks_are_kept_to(tmp_path: Path) -> None:
     """Grammars beside requests of all kinds, with run-ahead: the CPU's tokens."""
     directory = make_tiny_model(tmp_path / "model", VARIANTS["llama-gqa2-rope-llama3"])
@@ -172,8 +184,9 @@ def test_nothing_is_compiled_after_boot(tmp_path: Path) -> None:
     directory = make_tiny_model(tmp_path / "model", tiny)
     wide = make_tiny_model(tmp_path / "wide", replace(LOSSLESS, vocab=256))
     counted = 0
-    for settings in ({}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"exact": True}, {"quantization": "lossless"}):
-        runner = boot(wide if settings.get("quantization") == "lossless" else directory, **settings)
+    of_wide = ({"quantization": "lossless"}, {"one_row_copy": "on"})
+    for settings in ({}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"exact": True}, *of_wide):
+        runner = boot(wide if settings in of_wide else directory, **settings)
         before = runner.compiled_kernels
         counted += before  # of each alone it is none if other tests have needed the same
         for count in (1, 2, 3):

@@ -5,7 +5,7 @@ No figure of speed is worth anything before this has passed. Fresh random inputs
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
         yield f"linear bf16{suffix}", _linear(ops, device, "bf16" + suffix)
         yield f"attention bf16{suffix}", _attention(ops, device, BF16, suffix)
     yield "fused_linear bf16", _fused(plain, device, "bf16")
+    yield "linear and fused_linear bf16, one-row copy", _one_row_copy(device)
     yield "add_rms_norm and silu_mul bf16", _rowwise(plain, device)
     for name in ("lossless", "int4", "int4-g128"):
         yield from _quantised(name, device)
@@ -168,6 +169,28 @@ def _fused(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
             y_TN = ops.fused_linear(x_TD, packed, norm if has_norm else None, gated, residual_TN)
             name = f"fused_linear {kind} {tokens}x{inputs}->{outputs} gated={gated} norm={has_norm}"
             yield Check(name, _error(y_TN, truth + residual_TN.double()), _LIMIT)
+
+
+def _one_row_copy(device: torch.device) -> Iterator[Check]:
+    """One row by the copy alone, the weight beside it being NaN; two rows the other way round."""
+    ops = choose_ops(device, BF16, one_row_copy=True)
+    for outputs, inputs in ((6144, HIDDEN), (HIDDEN, FFN), (1000, 208)):
+        weight_ND = _randn(device, outputs, inputs, scale=inputs**-0.5)
+        packed = ops.pack(weight_ND, None)
+        copy = packed.one_row_copy
+        assert copy is not None
+        scales_N, exceptions_NE = copy.extras
+        without_copy = replace(copy, extras=(torch.full_like(scales_N, torch.nan), exceptions_NE))
+        without_weight = replace(packed, data=torch.full_like(weight_ND, torch.nan))
+        for tokens, weight in ((1, without_weight), (2, replace(packed, one_row_copy=without_copy))):
+            x_TD = _randn(device, tokens, inputs)
+            truth = x_TD.double() @ weight_ND.double().T
+            runs = {"linear": ops.linear, "logits": ops.logits}
+            if ops.fused_linear is not None and tokens <= ops.fused_rows:
+                runs["fused_linear"] = ops.fused_linear
+            for op, run in runs.items():
+                name = f"{op} bf16, one-row copy {tokens}x{inputs}->{outputs}"
+                yield Check(name, _error(run(x_TD, weight), truth), _LIMIT)
 
 
 def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
