@@ -11,12 +11,6 @@ from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
 
 @triton.jit
-def _sum_and_most(one_sum, one_most, other_sum, other_most):
-    """Both at once: threads meet once."""
-    return one_sum + other_sum, tl.maximum(one_most, other_most)
-
-
-@triton.jit
 def add_rms_norm_kernel(
     x, x_stride, residual, weight, out, scales, D, eps,
     HAS_RESIDUAL: tl.constexpr, QUANTISES: tl.constexpr, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr,
@@ -34,15 +28,11 @@ def add_rms_norm_kernel(
         total = (total.to(tl.float32) + old.to(tl.float32)).to(total.dtype)
         tl.store(residual + row * D + column, total, mask=inside)
     wide = total.to(tl.float32)
-    gained = wide * gain
+    normed = wide * (1.0 / tl.sqrt(tl.sum(wide * wide, 0) / D + eps)) * gain
     if QUANTISES:
-        squares, most = tl.reduce((wide * wide, tl.abs(gained)), 0, _sum_and_most)
-        root = 1.0 / tl.sqrt(squares / D + eps)
-        most = tl.maximum(most * root, 1e-30)
-        normed = tl.clamp(gained * (root * 448.0 / most), -448.0, 448.0)
-        tl.store(scales + row, most / 448.0)
-    else:
-        normed = gained * (1.0 / tl.sqrt(tl.sum(wide * wide, 0) / D + eps))
+        scale = tl.maximum(tl.max(tl.abs(normed), 0), 1e-30) / 448.0
+        normed = tl.clamp(normed / scale, -448.0, 448.0)
+        tl.store(scales + row, scale)
     tl.store(out + row * D + column, normed.to(out.dtype.element_ty), mask=inside)
 
 

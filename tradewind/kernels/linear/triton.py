@@ -104,10 +104,9 @@ def quantise_rows_kernel(x, x_stride, out, scales, D, OVERLAPS: tl.constexpr, BL
     release(OVERLAPS)
     begin(OVERLAPS)
     wide = tl.load(x + row * x_stride + column, mask=column < D, other=0.0).to(tl.float32)
-    most = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30)
-    wide = tl.clamp(wide * (448.0 / most), -448.0, 448.0)
-    tl.store(out + row * D + column, wide.to(out.dtype.element_ty), mask=column < D)
-    tl.store(scales + row, most / 448.0)
+    scale = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30) / 448.0
+    tl.store(out + row * D + column, tl.clamp(wide / scale, -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
+    tl.store(scales + row, scale)
 
 
 def is_exact(tactic: Tactic, bits: int) -> bool:
