@@ -56,7 +56,7 @@ def to_next_layer(k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> int:
     layer_size = 2 * (int(v_pages_BGSK.storage_offset()) - first)
     if not 0 < layer_size <= block_size:
         return 0
-    is_last = first % block_size + layer_size >= block_size
+    is_last = first + layer_size >= block_size
     return layer_size - block_size if is_last else layer_size
 
 
