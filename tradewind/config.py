@@ -54,7 +54,7 @@ class ModelConfig:
     one_row_copy: Literal["auto", "on", "off"] = setting(
         "auto",
         "on a GPU, keep bfloat16 weights a second time, in 12 bits, for steps of one row, which are 1.2 times as fast "
-        "with the same numbers (auto: where it takes no more than an eighth of what is left for the KV cache)",
+        "with the same numbers (auto: where it takes no more than an eighth of what the KV cache could use)",
     )
     weights_seed: int = setting(0, "seed of dummy weights", low=0)
 

@@ -90,10 +90,15 @@ def _not_enough(ask: MemoryAsk, longest: int) -> NotEnoughMemory:
 def leaves_enough(copy_bytes: int, ask: MemoryAsk) -> bool:
     """Whether weights may be kept a second time where nobody said so; `ask` is as without that.
 
-    It may take an eighth of what the KV cache would, and nothing of a cache whose size was asked for.
+    It may take an eighth of the blocks that all slots could use, nothing of a cache whose size was asked for, and no
+    sequence becomes shorter by it.
     """
-    left_bytes = int(ask.free_bytes * ask.memory_fraction)
-    return copy_bytes <= min(left_bytes // 8, left_bytes - (ask.memory_bytes or 0))
+    left_bytes = int((ask.free_bytes - copy_bytes) * ask.memory_fraction)
+    if ask.memory_bytes is not None:
+        return left_bytes >= ask.memory_bytes
+    most = ask.max_running * ask.blocks_per_sequence
+    before, after = (min(most, budget // ask.block_bytes) for budget in (ask.budget_bytes, left_bytes))
+    return after >= max(ask.blocks_per_sequence, before * 7 / 8)
 
 
 def check_weights(weights_bytes: int, free_bytes: int) -> None:

@@ -68,32 +68,34 @@ def test_weights_that_cannot_fit_are_refused_before_loading() -> None:
         check_weights(2 * 2**30, 2**30)
 
 
-# Llama 3.1 8B in bfloat16: its weights, and those of its linear layers in 12 bits.
+# Llama 3.1 8B in bfloat16: its weights, those of its linear layers in 12 bits, and a block of 16 tokens.
 LLAMA_BYTES, LLAMA_COPY_BYTES = 16_060_000_000, 11_260_000_000
+LLAMA = replace(ASK, max_model_len=131_072, max_running=256, block_bytes=2_097_152, memory_fraction=0.92)
+H100, H200 = 85_000_000_000, 150_000_000_000
 
 
 @pytest.mark.parametrize(
-    ("free_bytes", "memory_bytes", "expected"),
+    ("free_bytes", "changes", "expected"),
     [
-        (150_000_000_000, None, True),  # an H200
-        (85_000_000_000, None, False),  # an H100
-        (150_000_000_000, 100_000_000_000, True),
-        (150_000_000_000, 115_000_000_000, False),  # what was asked for would not fit any more
-        (10_000_000_000, None, False),  # less than the weights take
+        (H200, {}, True),
+        (H100, {}, False),
+        (H100, {"max_running": 8, "max_model_len": 8192}, True),  # they could not use what the copy takes
+        (H100, {"max_running": 8, "max_model_len": 65_536}, False),
+        (H200, {"max_running": 1, "max_model_len": 1_000_000}, False),  # one sequence would not fit any more
+        (H200, {"memory_bytes": 100_000_000_000}, True),
+        (H200, {"memory_bytes": 115_000_000_000}, False),  # what was asked for would not fit any more
+        (LLAMA_BYTES, {}, False),
     ],
 )
-def test_a_copy_takes_an_eighth_of_what_the_kv_cache_would(
-    free_bytes: int, memory_bytes: int | None, expected: bool
-) -> None:
-    left_bytes = max(0, free_bytes - LLAMA_BYTES)
-    ask = replace(ASK, free_bytes=left_bytes, memory_fraction=0.92, memory_bytes=memory_bytes)
+def test_a_copy_leaves_what_the_kv_cache_could_use(free_bytes: int, changes: dict[str, int], expected: bool) -> None:
+    ask = replace(LLAMA, free_bytes=free_bytes - LLAMA_BYTES, **changes)
     assert leaves_enough(LLAMA_COPY_BYTES, ask) == expected
 
 
 def test_a_copy_takes_no_more_than_an_eighth() -> None:
-    ask = replace(ASK, free_bytes=1600)  # of which the KV cache may take 800
-    assert leaves_enough(100, ask)
-    assert not leaves_enough(101, ask)
+    ask = replace(ASK, free_bytes=1_600_000, max_running=100)  # of which 800 blocks are for the KV cache
+    assert leaves_enough(200_000, ask)
+    assert not leaves_enough(202_000, ask)
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
