@@ -186,6 +186,7 @@ class SomeRows:
         self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
     ) -> QuantisedRows:
         """See FusedAttention."""
+        assert heads.largest is not None
         shape = heads.shape
         out_TC = qkv_TC.new_empty((len(qkv_TC), shape.heads * shape.head_dim), dtype=FP8)
         scales_T1 = qkv_TC.new_empty((len(qkv_TC), 1), dtype=torch.float32)

@@ -43,7 +43,7 @@ class GpuLinear:
         """See `tradewind.kernels.linear.Linear`."""
         own = weight.for_rows(len(x_TD))
         if own is not weight:
-            return self._fused(x_TD, own, residual_TN, x_TD.dtype)
+            return self.fused(x_TD, own, residual_TN, x_TD.dtype)
         tactic = self._tactic(x_TD, weight)
         if tactic is not None:
             return few_rows(x_TD, weight, residual_TN, x_TD.dtype, tactic, self._chip)
@@ -54,15 +54,16 @@ class GpuLinear:
         """See `tradewind.kernels.linear.Logits`."""
         own = weight.for_rows(len(x_RD))
         if own is not weight:
-            return self._fused(x_RD, own, None, torch.float32)
+            return self.fused(x_RD, own, None, torch.float32)
         tactic = self._tactic(x_RD, weight)
         if tactic is not None:
             return few_rows(x_RD, weight, None, torch.float32, tactic, self._chip)
         return functional.linear(x_RD, weight.data, weight.bias_N).float()
 
-    def _fused(self, x_1D: Tensor, copy: LinearWeight, residual_1N: Tensor | None, out_dtype: torch.dtype) -> Tensor:
-        tactic = _find_fused(self._tactics, 1, copy)
-        return fused_linear(x_1D, copy, Extras(residual_TN=residual_1N), tactic, self._chip, out_dtype)
+    def fused(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+        """y_TN of a weight in 12 bits, which is restored in registers."""
+        tactic = _find_fused(self._tactics, len(x_TD), weight)
+        return fused_linear(x_TD, weight, Extras(residual_TN=residual_TN), tactic, self._chip, out_dtype)
 
     def _tactic(self, x_TD: Tensor, weight: LinearWeight) -> Tactic | None:
         if self._exact:
@@ -187,28 +188,23 @@ class GpuLosslessLinear:
 
     def __init__(self, chip: Chip, tactics: Tactics, *, exact: bool = False) -> None:
         self._chip = chip
-        self._tactics = tactics
         self._exact = exact
         self._plain = GpuLinear(chip, tactics, exact=exact)
 
     def linear(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None = None) -> Tensor:
         """See `tradewind.kernels.linear.Linear`."""
         if self._fuses(x_TD, weight):
-            return self._fused(x_TD, weight, residual_TN, x_TD.dtype)
+            return self._plain.fused(x_TD, weight, residual_TN, x_TD.dtype)
         return self._plain.linear(x_TD, self._restored(weight), residual_TN)
 
     def logits(self, x_RD: Tensor, weight: LinearWeight) -> Tensor:
         """See `tradewind.kernels.linear.Logits`."""
         if self._fuses(x_RD, weight):
-            return self._fused(x_RD, weight, None, torch.float32)
+            return self._plain.fused(x_RD, weight, None, torch.float32)
         return self._plain.logits(x_RD, self._restored(weight))
 
     def _fuses(self, x_TD: Tensor, weight: LinearWeight) -> bool:
         return weight.layout == lossless.LAYOUT and len(x_TD) <= _FEW_FOR_LOSSLESS and not self._exact
-
-    def _fused(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype) -> Tensor:
-        tactic = _find_fused(self._tactics, len(x_TD), weight)
-        return fused_linear(x_TD, weight, Extras(residual_TN=residual_TN), tactic, self._chip, out_dtype)
 
     def _restored(self, weight: LinearWeight) -> LinearWeight:
         if weight.layout == reference.LAYOUT:
