@@ -50,10 +50,12 @@ from tradewind.kernels.linear.blocks import (
 from tradewind.kernels.linear.gpu import OF_MANY
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, MeasuredChained, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows_kernel, fitted, quantise_rows_kernel, rows_of_program
+from tradewind.kernels.linear_add_norm.triton import begin_kernel, linear_add_norm_kernel
 from tradewind.kernels.paged_attention import triton as paged_attention
 from tradewind.kernels.paged_attention import warp_specialised
 from tradewind.kernels.paged_attention.triton import DEALT, EXACT, LARGE, paged_attention_kernel, small_tile
 from tradewind.kernels.qk_norm_rope_write.triton import qk_norm_rope_write_kernel
+from tradewind.kernels.rows import HeadShape
 from tradewind.kernels.sample.triton import choose_kernel, chunks_kernel
 from tradewind.kernels.silu_mul.triton import silu_mul_kernel
 from tradewind.kernels.step_inputs.triton import step_inputs_kernel
@@ -164,6 +166,12 @@ def _rowwise() -> list[Variant]:
             )
     types = {"x": BF16, "x_stride": "i32=16", "out": FP8, "scales": F32, "D": "i32=16"}
     found.append(Variant("quantise_rows", quantise_rows_kernel, types, {**on, "BLOCK": 4096}, {"num_warps": 8}))
+    types = {
+        "x": BF16, "gain": BF16, "out": FP8, "scales": F32, "squares": I64, "T": "i32", "D": "i32=16", "TURNS": "i32",
+        "most_gain": "fp32",
+    }  # fmt: skip
+    constants = {**on, "BLOCK": 4096, "TURNS_PADDED": 128}
+    found.append(Variant("linear_add_norm: begin", begin_kernel, types, constants, {"num_warps": 8}))
     return found
 
 
@@ -294,14 +302,15 @@ def _some_rows(chip: Chip) -> list[Variant]:
     ):  # fmt: skip
         itemsize = 1 if pages is FP8 else 2
         group = 16 if part.startswith("16") else 4
-        tile = paged_attention.fitted(small_tile(itemsize, rows, head_dim, group), chip, head_dim, itemsize)
+        tile = some_rows.tile_of(itemsize, rows, HeadShape(8 * group, 8, head_dim), quantises=part == "quantises")
+        tile = paged_attention.fitted(tile, chip, head_dim, itemsize)
         more = {"q_norm": BF16, "k_norm": BF16} if "qk-norm" in part else {}
-        more |= {"out": FP8, "out_scales": F32} if part == "quantises" else {}
+        more |= {"out": FP8, "out_scales": F32, "out_squares": F32} if part == "quantises" else {}
         parts = parts_of(group, head_dim, tile.warps)
         constants = {
-            **{name: None for name in ("q_norm", "k_norm", "out_scales") if name not in more}, "G": 8, "GROUP": group,
-            "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "S": 16, "RUN": 16,
-            "HAS_NORM": "q_norm" in more, "HAS_WINDOW": "window" in part, "HAS_SOFTCAP": False,
+            **{name: None for name in ("q_norm", "k_norm", "out_scales", "out_squares") if name not in more}, "G": 8,
+            "GROUP": group, "K": head_dim, "KP": head_dim, "BM": tile.rows, "BN": tile.keys, "BLOCK_R": rows, "S": 16,
+            "RUN": 16, "HAS_NORM": "q_norm" in more, "HAS_WINDOW": "window" in part, "HAS_SOFTCAP": False,
             "EIGHT_BITS": pages is FP8, "IN_PAIRS": pages is FP8 and tile.in_pairs, "IN_HARDWARE": True,
             "OVERLAPS": True, "STAGES": tile.stages, "STEP": 16, "ROUNDS": 4, "GP": group, "PARTS": parts,
             "AT_ONCE": some_rows.at_once(parts), "IN_TURN": False,
@@ -328,21 +337,29 @@ def _linear(chip: Chip) -> list[Variant]:
         for tma in ("", " tma", " tma of rows too")[slice(1, None) if tactic.tma and chip.has_tma else slice(1)]:
             shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
             kind = f"{'fp8' if bits == 8 else 'bf16'} T<={rows} {shape}"
-            name = f"few rows {kind}{' rows first' * tactic.rows_first}{tma}"
-            found[name] = _few_rows(name, bits, rows, tactic, chip)
+            for rows_are in ("", " normed")[: 2 if bits == 8 and rows <= FEW_TOKENS else 1]:
+                name = f"few rows{rows_are} {kind}{' rows first' * tactic.rows_first}{tma}"
+                found[name] = _few_rows(name, bits, rows, tactic, chip)
+                if rows_are:
+                    name = f"linear_add_norm {kind}{' rows first' * tactic.rows_first}{tma}"
+                    found[name] = _linear_add_norm(name, rows, tactic)
     return list(found.values())
 
 
 def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Variant:
-    """`name`: says whether the accelerator brings tiles of weights, and of rows."""
+    """`name`: says whether the rows' norm needs its root, and whether the accelerator brings tiles of weights, and of
+    rows.
+    """
     plain, block_t = FP8 if bits == 8 else BF16, rows_of_program(rows, tactic)
     types = {"x": plain, "w": plain, "y": BF16, "x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
-    types |= {"ahead": "i32=16"} | ({"x_scales": F32, "w_scales": F32} if bits == 8 else {})
+    types |= {"ahead": "i32=16", "x_unit": "fp32", "eps": "fp32"}
+    types |= {"x_scales": F32, "w_scales": F32} if bits == 8 else {}
+    types |= {"x_squares": I64} if "normed" in name else {}
     if " tma" in name:
         types["w_tiles"] = f"tensordesc<{plain[1:]}[{tactic.outputs},{tactic.inputs}]>"
     if " tma of rows" in name:
         types["x_tiles"] = f"tensordesc<{plain[1:]}[{block_t},{tactic.inputs}]>"
-    every = ("x_tiles", "w_tiles", "x_scales", "w_scales", "bias", "residual")
+    every = ("x_tiles", "w_tiles", "x_scales", "x_squares", "w_scales", "bias", "residual")
     constants: dict[str, Any] = {name: None for name in every if name not in types}
     constants |= {
         "SCALED": bits == 8, "HAS_BIAS": False, "HAS_RESIDUAL": False, "EVEN": True, "EXACT_DOT": False,
@@ -355,9 +372,34 @@ def _few_rows(name: str, bits: int, rows: int, tactic: Tactic, chip: Chip) -> Va
     return Variant(name, few_rows_kernel, types, constants, options, matrix)
 
 
+def _linear_add_norm(name: str, rows: int, tactic: Tactic) -> Variant:
+    """`name`: as above."""
+    block_t = rows_of_program(rows, tactic)
+    types = {
+        "x": FP8, "w": FP8, "y": FP8, "residual": BF16, "gain": BF16, "x_scales": F32, "w_scales": F32,
+        "x_squares": F32, "before_scales": F32, "before_squares": I64, "y_scales": F32, "y_squares": I64,
+        "before_unit": "fp32", "most_gain": "fp32", "of_rows": "fp32", "rise": "fp32", "x_stride": "i32=16",
+        "T": "i32", "N": "i32=16", "D": "i32=16", "ahead": "i32=16",
+    }  # fmt: skip
+    if " tma" in name:
+        types["w_tiles"] = f"tensordesc<fp8e4nv[{tactic.outputs},{tactic.inputs}]>"
+    if " tma of rows" in name:
+        types["x_tiles"] = f"tensordesc<fp8e4nv[{block_t},{tactic.inputs}]>"
+    constants: dict[str, Any] = {name: None for name in ("x_tiles", "w_tiles", "bias") if name not in types}
+    constants |= {
+        "HAS_BIAS": False, "OVERLAPS": True, "RELEASES": tactic.releases, "ROWS_FIRST": tactic.rows_first,
+        "BN": tactic.outputs, "BT": block_t, "BK": tactic.inputs, "STAGES": tactic.stages, "W_TMA": "w_tiles" in types,
+        "X_TMA": "x_tiles" in types, "PARTS": 8, "PARTS_PADDED": 8,
+    }  # fmt: skip
+    matrix = "wgmma" if tactic.rows_first or tactic.outputs >= 64 else "mma.sync"
+    options = {"num_warps": tactic.warps, "num_stages": tactic.stages}
+    return Variant(name, linear_add_norm_kernel, types, constants, options, matrix)
+
+
 def _gated(chip: Chip) -> list[Variant]:
     """All that the shipped tables may launch."""
     types = {"x": BF16, "largest": F32, "out": FP8, "scales": F32, "D": "i32=16", "COUNT": "i32"}
+    types |= {"squares": F32, "out_squares": F32}
     parts = {"OVERLAPS": True, "COUNTS": 256, "BLOCK": 2048}
     found = {"quantise parts": Variant("quantise parts", quantise_parts_kernel, types, parts, {"num_warps": 4})}
     for entry in itertools.chain.from_iterable(table.entries for table in Tactics.all_shipped()):
@@ -365,8 +407,8 @@ def _gated(chip: Chip) -> list[Variant]:
         for tma in ("", " tma", " tma of rows too")[slice(1, None) if tactic.tma and chip.has_tma else slice(1)]:
             shape = f"{tactic.outputs}x{tactic.inputs}x{tactic.stages}x{tactic.warps}"
             name = f"gated {'fp8' if entry.bits == 8 else 'bf16'} T<={entry.rows} {shape}{tma}"
-            if entry.gated:
-                found[name] = _gated_variant(name, entry.bits, entry.rows, tactic)
+            for rows_are in ("", " normed")[: 2 if entry.bits == 8 else 1] if entry.gated else ():
+                found[name + rows_are] = _gated_variant(name + rows_are, entry.bits, entry.rows, tactic)
     return list(found.values())
 
 
@@ -374,12 +416,14 @@ def _gated_variant(name: str, bits: int, rows: int, tactic: Tactic) -> Variant:
     """`name`: says whether the accelerator brings tiles of weights, and of rows."""
     plain, block_t, own = FP8 if bits == 8 else BF16, rows_of_program(rows, tactic), tactic.outputs // 2
     types = {"x": plain, "w": plain, "y": BF16, "x_stride": "i32=16", "T": "i32", "N": "i32=16", "D": "i32=16"}
-    types |= {"ahead": "i32=16"} | ({"x_scales": F32, "w_scales": F32, "largest": F32} if bits == 8 else {})
+    types |= {"ahead": "i32=16", "x_unit": "fp32", "eps": "fp32"}
+    types |= {"x_scales": F32, "w_scales": F32, "largest": F32, "y_squares": F32} if bits == 8 else {}
+    types |= {"x_squares": I64} if "normed" in name else {}
     if " tma" in name:
         types["w_tiles"] = f"tensordesc<{plain[1:]}[{own},{tactic.inputs}]>"
     if " tma of rows" in name:
         types["x_tiles"] = f"tensordesc<{plain[1:]}[{block_t},{tactic.inputs}]>"
-    every = ("x_tiles", "w_tiles", "x_scales", "w_scales", "bias", "largest")
+    every = ("x_tiles", "w_tiles", "x_scales", "x_squares", "w_scales", "bias", "largest", "y_squares")
     constants: dict[str, Any] = {name: None for name in every if name not in types}
     constants |= {
         "SCALED": bits == 8, "HAS_BIAS": False, "OVERLAPS": True, "ROWS_FIRST": tactic.rows_first, "BN": own,
@@ -592,7 +636,7 @@ def _sampling() -> list[Variant]:
     copied = {"source": I64, "into": I64, "count": "i32"}
     sized, four = {"OVERLAPS": True, "BLOCK": 256}, {"num_warps": 4}
     return [
-        Variant("draw: chunks", chunks_kernel, {**common, "places": I32}, on, {"num_warps": 4}),
+        Variant("draw: chunks", chunks_kernel, {**common, "places": I32}, on, {"num_warps": 8}),
         Variant("draw: choose", choose_kernel, choose, {**on, "CHUNKS": 32, "BLOCK": 2048}, {"num_warps": 16}),
         Variant("step inputs", step_inputs_kernel, inputs, sized, four),
         Variant("host copy", host_copy_kernel, copied, sized, four),

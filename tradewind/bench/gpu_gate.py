@@ -18,9 +18,10 @@ from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks, int4, lossless, reference
 from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.linear_add_norm import Bounded
 from tradewind.kernels.ops import Ops, choose_ops
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
-from tradewind.kernels.quantised_rows import FP8, QuantisedRows, quantise_rows
+from tradewind.kernels.quantised_rows import FP8, MeasuredRows, QuantisedRows, quantise_rows
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.kernels.sample import DrawColumns, SampleRows
 from tradewind.kernels.sample import reference as sample_reference
@@ -79,6 +80,7 @@ def parts(device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:
         yield "linear fp8", _linear(fp8, device, "fp8")
         yield "gated_linear fp8", _gated(fp8, device)
         yield "fused_linear fp8", _fused(fp8, device, "fp8")
+        yield "linear_add_norm fp8", _linear_add_norm(fp8, device)
         yield "chained_linear fp8", _chained(fp8, device, "fp8")
         yield from _quantised("fp8-blocks", device)
         yield "attention fp8", _attention(plain, device, FP8, "")
@@ -223,6 +225,39 @@ def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
                 after = run.add(rows, packed, residual_TN, norms[HIDDEN])
                 yield Check(f"{name} sum", _error(residual_TN, total), _LIMIT)
                 yield Check(f"{name} normed", _error(after, _normed(residual_TN.double(), norms[HIDDEN])), limit)
+
+
+def _linear_add_norm(ops: Ops, device: torch.device) -> Iterator[Check]:
+    """A step's norms, sums and gates, each against that of the very rows that it was given."""
+    run, gated = ops.linear_add_norm, ops.gated_linear
+    assert run is not None
+    assert gated is not None
+    norms = [Norm(_randn(device, HIDDEN), 1e-5) for _ in range(3)]
+    bias_N = _randn(device, HIDDEN)
+    shapes = (6144, HIDDEN, None), (HIDDEN, HIDDEN, bias_N), (2 * FFN, HIDDEN, None), (HIDDEN, FFN, None)
+    weights = [ops.pack(_randn(device, outputs, inputs, scale=inputs**-0.5), bias) for outputs, inputs, bias in shapes]
+    qkv, out, gate_up, down = weights
+    bounds = [Bounded.of(norm, sums) for norm, sums in zip(norms, (None, out, down), strict=True)]
+    for tokens in (3, 8, 16, 17, 40, 64):
+        assert run.takes(tokens, weights)
+        residual_TD, name = _randn(device, tokens, HIDDEN, scale=3.0), f"linear_add_norm {tokens}"
+        normed = run.begin(residual_TD, bounds[0], 3)
+        yield Check(f"{name} begin", _error(normed, _normed(residual_TD.double(), norms[0])), _LIMIT_FP8)
+        yield Check(f"{name} qkv", _error(ops.linear(normed, qkv), normed.dense().double() @ _numbers(qkv).T), _LIMIT)
+        rows: MeasuredRows | QuantisedRows = quantise_rows(_randn(device, tokens, HIDDEN))
+        squares_TG = rows.dense().square().view(tokens, 8, -1).sum(2)
+        rows = MeasuredRows(rows.values_TD, rows.scales_T1, BF16, squares_TG)
+        for what, weight, bounded in (("out", out, bounds[1]), ("down", down, bounds[2])):
+            assert isinstance(rows, MeasuredRows)
+            truth = residual_TD.double() + rows.dense().double() @ _numbers(weight).T
+            truth = truth if weight.bias_N is None else truth + weight.bias_N.double()
+            normed = run(rows, weight, residual_TD, normed, bounded)
+            yield Check(f"{name} {what}", _error(residual_TD, truth), _LIMIT)
+            again = _normed(residual_TD.double(), bounded.norm)
+            yield Check(f"{name} {what} normed", _error(normed, again), _LIMIT_FP8)
+            gate, up = (normed.dense().double() @ _numbers(gate_up).T).chunk(2, -1)
+            rows, act_TF = gated(normed, gate_up), gate / (1 + (-gate).exp()) * up  # type: ignore[assignment]
+            yield Check(f"{name} {what} gated", _error(rows, act_TF), _LIMIT_FP8)
 
 
 def _normed(x_TD: Tensor, norm: Norm) -> Tensor:

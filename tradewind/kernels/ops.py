@@ -17,6 +17,7 @@ from tradewind.kernels import (
     gated_linear,
     gpu,
     linear,
+    linear_add_norm,
     native,
     paged_attention,
     qk_norm_rope_write,
@@ -29,6 +30,7 @@ from tradewind.kernels.fused_attention import FusedAttention
 from tradewind.kernels.fused_linear import FusedLinear
 from tradewind.kernels.gated_linear import GatedLinear
 from tradewind.kernels.linear.quantisation import Quantisation
+from tradewind.kernels.linear_add_norm import LinearAddNorm
 
 if TYPE_CHECKING:
     from tradewind.kernels.linear.tactics import Tactics
@@ -65,6 +67,7 @@ class Ops:
     fused_rows: int
     fused_attention: FusedAttention | None  # for steps that it `takes`, instead of its parts
     gated_linear: GatedLinear | None  # for rows and weights that it `takes`, instead of its parts
+    linear_add_norm: LinearAddNorm | None  # for decodes of as many rows, and weights, as it `takes`
     chained_linear: ChainedLinear | None  # for as many rows as are in its `steps`, before the one above
     chosen: Mapping[str, Chosen]  # by op, for `tradewind doctor`
 
@@ -123,6 +126,10 @@ def choose_ops(
     chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
     is_gated = matmul.kind == "triton" and (quantisation is None or quantises)
     gated = gated_linear.choose(device, dtype, exact=exact) if is_gated else None
+    add_norm = None
+    if is_gated and quantises:
+        layout = None if quantisation is None else quantisation.layout
+        add_norm = linear_add_norm.choose(device, dtype, layout, exact=exact)
     releases = is_fp8 and chained is not None
     whole = None
     if attention.kind == "triton":
@@ -145,6 +152,10 @@ def choose_ops(
     if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         about = f"all of attention in one kernel, in decodes of up to {gpu.FEW_TOKENS} rows"
         chosen["fused_attention"] = Chosen("triton", about)
+    if is_gated and quantises and is_fp8 and gpu.may_fuse(device, dtype, exact=exact):
+        rows = f"{linear_add_norm.LEAST_ROWS} to {gpu.FEW_TOKENS} rows"
+        about = f"product, residual sum and norm in one kernel, in decodes of {rows}, which it quantises by a bound"
+        chosen["linear_add_norm"] = Chosen("triton", about)
     if matmul.kind == "triton" and chained_linear.is_faster(device, dtype, quantisation, exact=exact):
         assert quantisation is not None
         steps = chained_linear.steps_of(quantisation)
@@ -172,6 +183,7 @@ def choose_ops(
         fused_rows=fused_rows,
         fused_attention=whole,
         gated_linear=gated,
+        linear_add_norm=add_norm,
         chained_linear=chained,
         chosen=chosen,
     )

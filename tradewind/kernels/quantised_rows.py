@@ -32,6 +32,41 @@ class QuantisedRows:
         return self.values_TD.float() * self.scales_T1
 
 
+@dataclass(frozen=True)
+class MeasuredRows(QuantisedRows):
+    """And how long each row is: squares_TG, float32, are sums of its numbers' squares, each of a part of them."""
+
+    squares_TG: Tensor
+
+
+@dataclass(frozen=True)
+class NormedRows(QuantisedRows):
+    """Normed rows, but for the root, which is left to who multiplies: x = values * scales / sqrt(mean square + eps).
+
+    The norm's gain is in the values already. The square is that of the residual sum, of which the values were made:
+    squares_ST[turn] are sums of its numbers' squares, int64, in units of (scale * unit)^2. So the programs that add to
+    them may come in any order. Each residual sum of a step has a turn, and those to come are 0. Contiguous.
+    """
+
+    squares_ST: Tensor
+    turn: int
+    unit: float
+    eps: float
+
+    @property
+    def squares_T(self) -> Tensor:
+        return self.squares_ST[self.turn]
+
+    def dense(self) -> Tensor:
+        """The numbers, float32."""
+        mean_T1 = self.lengths_T1().square() / self.values_TD.shape[1]
+        return super().dense() / (mean_T1 + self.eps).sqrt()
+
+    def lengths_T1(self) -> Tensor:
+        """Of the residual sum: the roots of the sums of its numbers' squares, float32."""
+        return self.squares_T.float().sqrt().unsqueeze(1) * (self.scales_T1 * self.unit)
+
+
 Activations = Tensor | QuantisedRows
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.ops import Ops
-from tradewind.kernels.quantised_rows import Activations
+from tradewind.kernels.quantised_rows import Activations, MeasuredRows, NormedRows
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.layers.linear import Linear
 
@@ -47,6 +47,12 @@ class Attention:
         if fused is not None and self.largest is not None and fused.quantises(rows, self.shape):
             return self.out(fused.quantised(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, self._heads))
         return self.out(self.attend(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK))
+
+    def in_8_bits(self, x: NormedRows, rows: Rows, pages: tuple[Tensor, Tensor]) -> MeasuredRows:
+        """The same but for the projection back, for steps that fused_attention `quantises`."""
+        fused = self.ops.fused_attention
+        assert fused is not None
+        return fused.quantised(self.qkv(x), rows, *pages, self._heads)
 
     def attend(self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor) -> Tensor:
         """The same between the two projections: qkv_TC -> heads side by side [T, H * K]."""

@@ -6,11 +6,22 @@ from torch import Tensor
 
 from tradewind.kernels.chained_linear import ChainedLinear, PreparedRows
 from tradewind.kernels.fused_linear import FusedLinear, Norm
+from tradewind.kernels.linear_add_norm import Bounded, LinearAddNorm
+from tradewind.kernels.quantised_rows import NormedRows
 from tradewind.kernels.rows import Rows
 from tradewind.layers.attention import Attention
 from tradewind.layers.feed_forward import FeedForward
 from tradewind.layers.linear import Linear
 from tradewind.layers.norm import RmsNorm
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is known of the norm at a layer's begin, and of those after its two sums."""
+
+    input: Bounded
+    out: Bounded
+    down: Bounded
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class DecoderLayer:
     feed_forward: FeedForward
     fused: FusedLinear | None = None  # for steps of a few tokens: five kernels, with the residual sum always complete
     fused_rows: int = 0  # so many tokens at most
+    bounds: Bounds | None = None  # None: `in_8_bits` is not for it
 
     def __call__(
         self, x_TD: Tensor, residual_TD: Tensor | None, rows: Rows, pages: tuple[Tensor, Tensor]
@@ -62,6 +74,17 @@ class DecoderLayer:
         prepared = run.add(run.prepare(out_TD), attention.out.weight, x_TD, self.post_norm.as_part)
         act = run.gated(prepared, feed_forward.gate_up.weight)
         return run.add(act, feed_forward.down.weight, x_TD, next_norm)
+
+    def in_8_bits(
+        self, normed: NormedRows, x_TD: Tensor, rows: Rows, pages: tuple[Tensor, Tensor], run: LinearAddNorm
+    ) -> NormedRows:
+        """The rows for the layer after, as `chained`. Only for a step and a layer that `run` and attention take."""
+        attention, feed_forward, bounds = self.attention, self.feed_forward, self.bounds
+        assert bounds is not None
+        out = attention.in_8_bits(normed, rows, pages)
+        normed = run(out, attention.out.weight, x_TD, normed, bounds.out)
+        act = feed_forward.in_8_bits(normed)
+        return run(act, feed_forward.down.weight, x_TD, normed, bounds.down)
 
     def fits(self, run: ChainedLinear) -> bool:
         """Whether `chained` can be used."""

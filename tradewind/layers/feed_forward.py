@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tradewind.kernels.gated_linear import GatedLinear
-from tradewind.kernels.quantised_rows import Activations
+from tradewind.kernels.quantised_rows import Activations, MeasuredRows, NormedRows
 from tradewind.kernels.silu_mul import QuantisingSiluMul, SiluMul
 from tradewind.layers.linear import Linear
 
@@ -24,6 +24,13 @@ class FeedForward:
         if self.gated is not None and self.gated.takes(x, self.gate_up.weight):
             return self.down(self.gated(x, self.gate_up.weight))
         return self.down(self.silu_mul(self.gate_up(x)))
+
+    def in_8_bits(self, x: NormedRows) -> MeasuredRows:
+        """The same but for `down`, for rows that `gated` takes."""
+        assert self.gated is not None
+        act = self.gated(x, self.gate_up.weight)
+        assert isinstance(act, MeasuredRows)
+        return act
 
     @property
     def nbytes(self) -> int:

@@ -8,11 +8,12 @@ from torch import Tensor
 from tradewind.kernels.chained_linear import ChainedLinear
 from tradewind.kernels.decoder_layers import DecoderLayers, LayerShape, LayerWeights
 from tradewind.kernels.linear import fp8
+from tradewind.kernels.linear_add_norm import Bounded
 from tradewind.kernels.ops import Ops
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.layers.attention import Attention, QkNorm
-from tradewind.layers.decoder_layer import DecoderLayer
+from tradewind.layers.decoder_layer import Bounds, DecoderLayer
 from tradewind.layers.embedding import Embedding, TiedEmbedding
 from tradewind.layers.feed_forward import FeedForward
 from tradewind.layers.linear import Linear
@@ -57,6 +58,8 @@ class Model:
             return self.in_one_call(x_TD, rows, pool)
         if self.chained is not None and len(x_TD) in self.chained.steps:
             return self._run_chained(x_TD, rows, pool, self.chained), None
+        if self._takes_8_bits(len(x_TD), rows):
+            return self._run_in_8_bits(x_TD, rows, pool), None
         residual_TD: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x_TD, residual_TD = layer(x_TD, residual_TD, rows, pool.layer(index))
@@ -67,6 +70,23 @@ class Model:
         prepared = run.prepare(x_TD, self.layers[0].input_norm.as_part)
         for index, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
             prepared = layer.chained(prepared, x_TD, rows, pool.layer(index), run, next_norm.as_part)
+        return x_TD
+
+    def _takes_8_bits(self, tokens: int, rows: Rows) -> bool:
+        """Whether the step is one whose norms are left to the products around them."""
+        run, attention, first = self.ops.linear_add_norm, self.ops.fused_attention, self.layers[0]
+        if run is None or attention is None or first.bounds is None:
+            return False
+        fits = run.takes(tokens, (linear.weight for linear in first.linears))  # layers are of one size
+        return fits and attention.quantises(rows, first.attention.shape)
+
+    def _run_in_8_bits(self, x_TD: Tensor, rows: Rows, pool: KVPool) -> Tensor:
+        run, first = self.ops.linear_add_norm, self.layers[0].bounds
+        assert run is not None
+        assert first is not None
+        normed = run.begin(x_TD, first.input, 1 + 2 * len(self.layers))
+        for index, layer in enumerate(self.layers):
+            normed = layer.in_8_bits(normed, x_TD, rows, pool.layer(index), run)
         return x_TD
 
     @torch.inference_mode()
@@ -140,11 +160,31 @@ def build(spec: ModelSpec, declaration: Declaration, loader: Loader, max_positio
         for layer, window in zip(declaration.layers, spec.windows, strict=True)
     )
     final_norm = RmsNorm(loader.tensor(declaration.final_norm), spec.norm_eps, ops.add_rms_norm)
+    if ops.linear_add_norm is not None:
+        layers = _with_bounds(layers, final_norm)
     in_one_call = _bind(spec, layers, cos_sin_PK, ops)
     chained = ops.chained_linear
     if chained is not None and not all(layer.fits(chained) for layer in layers):
         chained = None
     return Model(spec, embedding, layers, final_norm, lm_head, cos_sin_PK, ops, in_one_call, chained)
+
+
+def _with_bounds(layers: tuple[DecoderLayer, ...], final_norm: RmsNorm) -> tuple[DecoderLayer, ...]:
+    """All layers that have weights of 8 bits, or none."""
+    if any(linear.weight.layout != fp8.LAYOUT for layer in layers for linear in layer.linears):
+        return layers
+    next_norms = [*(layer.input_norm for layer in layers[1:]), final_norm]
+    return tuple(
+        replace(
+            layer,
+            bounds=Bounds(
+                input=Bounded.of(layer.input_norm.as_part),
+                out=Bounded.of(layer.post_norm.as_part, layer.attention.out.weight),
+                down=Bounded.of(next_norm.as_part, layer.feed_forward.down.weight),
+            ),
+        )
+        for layer, next_norm in zip(layers, next_norms, strict=True)
+    )
 
 
 def _build_ends(declaration: Declaration, loader: Loader) -> tuple[Embedding | TiedEmbedding, Linear]:

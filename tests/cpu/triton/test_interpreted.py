@@ -52,12 +52,15 @@ from tradewind.kernels.linear import LinearWeight, Pack, blocks, fp8, fp8_blocks
 from tradewind.kernels.linear import triton as linear
 from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Measured, Tactics
+from tradewind.kernels.linear_add_norm import Bounded
+from tradewind.kernels.linear_add_norm import triton as linear_add_norm
+from tradewind.kernels.linear_add_norm.triton import TritonLinearAddNorm
 from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.paged_attention import warp_specialised
 from tradewind.kernels.paged_attention.triton import LARGE, TritonPagedAttention, small_tile
 from tradewind.kernels.qk_norm_rope_write import reference as rope_reference
 from tradewind.kernels.qk_norm_rope_write.triton import TritonQkNormRopeWrite
-from tradewind.kernels.quantised_rows import FP8, QuantisedRows, quantise_rows
+from tradewind.kernels.quantised_rows import FP8, MeasuredRows, QuantisedRows, quantise_rows
 from tradewind.kernels.rows import HeadShape, Rows
 from tradewind.kernels.sample import DrawColumns, SampleRows
 from tradewind.kernels.sample import reference as sample_reference
@@ -491,10 +494,14 @@ def test_fused_attention_of_some_rows(
     assert run.quantised(given, rows, pool[:, 1, 0], pool[:, 1, 1], heads).shape == truth.shape
     # Left in 32 bits: the interpreter does not round to 8 as a GPU does.
     values_TC, scales_T1 = torch.full(truth.shape, torch.nan), torch.full((len(truth), 1), torch.nan)
-    run._run(given, rows, (pool[:, 1, 0], pool[:, 1, 1]), heads, values_TC, scales_T1)
+    squares_TG = torch.full((len(truth), shape.kv_heads), torch.nan)
+    of_8_bits = scales_T1, squares_TG
+    run._run(given, rows, (pool[:, 1, 0], pool[:, 1, 1]), heads, values_TC, of_8_bits)
+    squares = truth.square().unflatten(1, (shape.kv_heads, -1)).sum(2).float()
+    torch.testing.assert_close(squares_TG, squares, rtol=1e-2, atol=0)
     assert_near(QuantisedRows(values_TC, scales_T1, dtype).dense().to(dtype), truth, dtype)
     torch.testing.assert_close(scales_T1, torch.full_like(scales_T1, largest / 448.0))
-    run._run(given, rows, (pool[:, 1, 0], pool[:, 1, 1]), replace(heads, largest=largest / 2), values_TC, scales_T1)
+    run._run(given, rows, (pool[:, 1, 0], pool[:, 1, 1]), replace(heads, largest=largest / 2), values_TC, of_8_bits)
     assert float(values_TC.abs().max()) == 448.0  # and no more
     for left in (run._partials, run._marks):
         assert bool((left.view(torch.int32) == ABSENT.value).all())
@@ -659,6 +666,53 @@ def test_linear_of_few_8_bit_rows(tokens: int, outputs: int, inputs: int) -> Non
     truth = rows.dense().double() @ packed.dense().double().T
     y_TN = linear.few_rows(rows, weight, None, torch.float32, linear.Tactic(32, 64, 4, 2), CHIP)
     torch.testing.assert_close(y_TN.double(), truth, rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
+
+
+def fp8_weight(outputs: int, inputs: int, seed: int, bias_N: Tensor | None = None) -> LinearWeight:
+    """Its numbers of 8 bits stored in 32, as those of the rows are here."""
+    weight = fp8.pack(randn(outputs, inputs, dtype=torch.bfloat16, seed=seed, scale=inputs**-0.5), bias_N)
+    return replace(weight, data=weight.data.float())
+
+
+def normed_truth(x_TD: Tensor, norm: Norm) -> Tensor:
+    wide_TD = x_TD.double()
+    return wide_TD / (wide_TD.square().mean(1, keepdim=True) + norm.eps).sqrt() * norm.weight_D.double()
+
+
+@pytest.mark.parametrize("tokens", [3, 17, 64])
+@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_linear_add_norm(tokens: int, rows_first: bool, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of two sums, a plain product and a gated one; what is in 8 bits on a GPU is left in 32 bits here."""
+    for module in (linear_add_norm, gated_linear):
+        monkeypatch.setattr(module, "FP8", torch.float32)
+    hidden, ffn = 96, 128
+    down = fp8_weight(hidden, ffn, 2, randn(hidden, dtype=torch.bfloat16, seed=5) if with_bias else None)
+    gate_up, qkv = fp8_weight(2 * ffn, hidden, 3), fp8_weight(64, hidden, 4)
+    tactic = linear.Tactic(32, 32, 4, 2, rows_first, tma=True)
+    entries = [Measured(8, 64, 1, 1, tactic, None, None), Measured(32, 64, 1, 1, tactic, None, None, gated=True)]
+    tactics = Tactics("", tuple(entries))
+    run, gated = TritonLinearAddNorm(HOPPER, tactics), TritonGatedLinear(HOPPER, tactics)
+    norms = [Norm(randn(hidden, dtype=torch.bfloat16, seed=seed), 1e-5) for seed in (6, 7, 8)]
+    residual_TD = randn(tokens, hidden, dtype=torch.float32, seed=9)
+    normed = run.begin(residual_TD, Bounded.of(norms[0]), 3)
+    assert_near(normed.dense(), normed_truth(residual_TD, norms[0]), torch.float32)
+    for turn, norm in enumerate(norms[1:], 1):
+        rows = gated(normed, gate_up)
+        assert isinstance(rows, MeasuredRows)
+        assert_near(rows.dense(), gated_truth(normed.dense(), fp8.dense(gate_up), None), torch.float32)
+        torch.testing.assert_close(rows.squares_TG.sum(1), rows.dense().square().sum(1), rtol=1e-4, atol=0)
+        truth = residual_TD.double() + rows.dense().double() @ fp8.dense(down).double().T
+        truth = truth if down.bias_N is None else truth + down.bias_N.double()
+        normed = run(rows, down, residual_TD, normed, Bounded.of(norm, down))
+        assert_near(residual_TD, truth, torch.float32)
+        assert_near(normed.dense(), normed_truth(residual_TD, norm), torch.float32)
+        assert float(normed.values_TD.abs().max()) < 448.0
+        assert bool((normed.squares_ST[turn + 1 :] == 0).all())
+        length_T1 = residual_TD.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(normed.lengths_T1(), length_T1, rtol=1e-5, atol=0)
+        y_TN = linear.few_rows(normed, qkv, None, torch.float32, tactic, HOPPER)
+        assert_near(y_TN, normed.dense().double() @ fp8.dense(qkv).double().T, torch.float32)
 
 
 PACKS = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels.choice import Device
-from tradewind.kernels.quantised_rows import QuantisedRows
+from tradewind.kernels.quantised_rows import MeasuredRows
 from tradewind.kernels.rows import HeadShape, Rows
 
 
@@ -56,11 +56,11 @@ class FusedAttention(Protocol):
 
     def quantised(
         self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
-    ) -> QuantisedRows:
+    ) -> MeasuredRows:
         """The same, quantised for the next product before it is rounded: by `heads.largest`, which becomes 448.
 
         Nobody has to look for a row's largest number. What comes out is much smaller than that may be, which costs no
-        precision down to 2^-14.8 of it: 8-bit floats have as many bits there.
+        precision down to 2^-14.8 of it: 8-bit floats have as many bits there. Each key-value head's part is measured.
         """
         ...
 

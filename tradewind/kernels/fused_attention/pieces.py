@@ -100,6 +100,7 @@ def add_up(
     logarithm, to base 2, of what they weigh. ABSENT until they are written, and when this is over. A thread has all
     numbers of PARTS places of a row, one after the other, and needs no other thread. IN_TURN: the pieces are done
     before this begins, as in Triton's interpreter. factor: None, or what all is multiplied by to be stored in 8 bits.
+    Gives the sum of the squares of what it stores (0 if factor is None).
     """
     COLUMNS: tl.constexpr = KP // PARTS
     column, group = tl.arange(0, COLUMNS), tl.arange(0, GP)
@@ -131,15 +132,18 @@ def add_up(
             for part in tl.static_range(PARTS):
                 new_sums += (sums[part] + found[each * (PARTS + 1) + part] * share,)  # type: ignore[assignment]
             sums = new_sums
+    squares = tl.zeros([GP, COLUMNS], tl.float32)
     for part in tl.static_range(PARTS):
         inside = (group < GROUP)[:, None] & (column * PARTS + part < K)[None, :]
         if factor is None:
             result = sums[part] / weight
         else:
             result = tl.clamp(sums[part] * (factor / weight), -448.0, 448.0)
+            squares += tl.where(inside, result * result, 0.0)
         at = out + (group * K + part)[:, None] + (column * PARTS)[None, :]
         tl.store(at, result.to(out.dtype.element_ty), mask=inside)
     for first in range(0, pieces, AT_ONCE):
         left = pieces - first
         tl.store(partials + first * (GP * KP) + number, absent, mask=number < left * (GP * KP))
         tl.store(marks + first * GP + mark_number, absent_mark, mask=mark_number < left * GP)
+    return tl.sum(tl.sum(squares, 1), 0)

@@ -9,6 +9,7 @@ Legend as in paged_attention.triton.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 import triton
@@ -36,12 +37,13 @@ from tradewind.kernels.paged_attention.triton import (
     small_tile,
     store,
 )
-from tradewind.kernels.quantised_rows import FP8, FP8_MAX, QuantisedRows
+from tradewind.kernels.quantised_rows import FP8, FP8_MAX, MeasuredRows
 from tradewind.kernels.rows import HeadShape, Rows
 
 _MOST_QUERIES = 16  # of a key-value head
 _WIDEST = 2048  # numbers that a piece finds: of all of its queries, filled up
 _LEAST_WIDTH = 32
+_NARROW = 64  # heads that take twice the keys at a time
 _REGISTERS, _BESIDE = 65_536, 8_192  # of a multiprocessor, and of them for a program of eight warps
 _MOST_REGISTERS = 255  # of a thread
 _ROUNDS = 4  # pieces of a program, at most, because rows differ
@@ -51,8 +53,8 @@ _MOST_AT_ONCE, _NUMBERS_AT_ONCE = 4, 32
 @triton.jit(do_not_specialize=["R", "shares"])
 def some_rows_kernel(
     qkv, qkv_stride, positions, write, query_starts, context_lens, block_tables, table_stride, cos_sin, q_norm, k_norm,
-    eps, k_pages, v_pages, block_stride, out, out_scales, partials, marks, dealt, R, shares, window, least_split, scale,
-    softcap, out_scale, factor,
+    eps, k_pages, v_pages, block_stride, out, out_scales, out_squares, partials, marks, dealt, R, shares, window,
+    least_split, scale, softcap, out_scale, factor,
     G: tl.constexpr, GROUP: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BLOCK_R: tl.constexpr, S: tl.constexpr, RUN: tl.constexpr, HAS_NORM: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, EIGHT_BITS: tl.constexpr, IN_PAIRS: tl.constexpr, IN_HARDWARE: tl.constexpr,
@@ -64,7 +66,8 @@ def some_rows_kernel(
     `shares`: programs that contexts are cut for; all of them are there, or one that does what they would. GP: GROUP,
     filled up. AT_ONCE, PARTS, IN_TURN: as for pieces.add_up, and so are `partials` [pieces, GP, KP] and `marks`
     [pieces, GP]. out_scales [T]: None, or those of what comes out, which is in 8 bits then: all `out_scale`, one over
-    `factor`. The rest as for `paged_attention_kernel`.
+    `factor`; and out_squares [T, G] are the sums of the squares of what each key-value head gives. The rest as for
+    `paged_attention_kernel`.
     """
     release(OVERLAPS)
     each_row = tl.arange(0, BLOCK_R)
@@ -135,6 +138,8 @@ def some_rows_kernel(
             else:
                 found = tl.clamp(acc * (factor / mass)[:, None], -448.0, 448.0)
                 tl.store(out_row + out_at, found.to(out.dtype.element_ty), mask=written)
+                square = tl.sum(tl.where(each < GROUP, tl.sum(found * found, 1), 0.0), 0)
+                tl.store(out_squares + token * G + head, square * (out_scale * out_scale))
         else:
             # Read again: what is kept of all rows would take the registers that keys and values need.
             tiles_R, span_R = load_rows(each_row, query_starts, context_lens, R, window, 1, GROUP, GROUP, BM)
@@ -144,11 +149,13 @@ def some_rows_kernel(
             tl.store(partials + (at * KP)[:, None] + column[None, :], acc / mass[:, None], mask=(each < GROUP)[:, None])
             tl.store(marks + at, peak + tl.log2(mass), mask=each < GROUP)
             if part == splits - 1:
-                add_up(
+                square = add_up(
                     out_row + head * (GROUP * K), None if out_scales is None else factor,
                     partials + first.to(tl.int64) * (GP * KP), marks + first * GP, splits, GROUP, GP, K, KP, AT_ONCE,
                     PARTS, IN_TURN,
                 )  # fmt: skip
+                if out_scales is not None:
+                    tl.store(out_squares + token * G + head, square * (out_scale * out_scale))
     begin(OVERLAPS)  # without a piece, too: the kernel after this one waits for this one alone
     if total > programs:  # noqa: SIM102 - `and` would count who is done in any case
         if tl.atomic_add(dealt + 1, 1, sem="relaxed") == programs - 1:
@@ -179,19 +186,20 @@ class SomeRows:
     ) -> Tensor:
         """See FusedAttention."""
         out_TC = qkv_TC.new_empty(len(qkv_TC), heads.shape.heads * heads.shape.head_dim)
-        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC, None)
+        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC)
         return out_TC
 
     def quantised(
         self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
-    ) -> QuantisedRows:
+    ) -> MeasuredRows:
         """See FusedAttention."""
         assert heads.largest is not None
-        shape = heads.shape
-        out_TC = qkv_TC.new_empty((len(qkv_TC), shape.heads * shape.head_dim), dtype=FP8)
-        scales_T1 = qkv_TC.new_empty((len(qkv_TC), 1), dtype=torch.float32)
-        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC, scales_T1)
-        return QuantisedRows(out_TC, scales_T1, qkv_TC.dtype)
+        shape, tokens = heads.shape, len(qkv_TC)
+        out_TC = qkv_TC.new_empty((tokens, shape.heads * shape.head_dim), dtype=FP8)
+        scales_T1 = qkv_TC.new_empty((tokens, 1), dtype=torch.float32)
+        squares_TG = qkv_TC.new_empty((tokens, shape.kv_heads), dtype=torch.float32)
+        self._run(qkv_TC, rows, (k_pages_BGSK, v_pages_BGSK), heads, out_TC, (scales_T1, squares_TG))
+        return MeasuredRows(out_TC, scales_T1, qkv_TC.dtype, squares_TG)
 
     def _run(
         self,
@@ -200,13 +208,14 @@ class SomeRows:
         pages: tuple[Tensor, Tensor],
         heads: LayerHeads,
         out_TC: Tensor,
-        scales_T1: Tensor | None,
+        of_8_bits: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> None:
         k_pages_BGSK, v_pages_BGSK = pages
         shape, (_, kv_heads, block_tokens, head_dim) = heads.shape, k_pages_BGSK.shape
         count, itemsize, group = len(rows.context_lens_R), k_pages_BGSK.dtype.itemsize, shape.queries_per_kv
         width, group_padded = max(_LEAST_WIDTH, next_power_of_2(head_dim)), next_power_of_2(group)
-        tile = fitted(small_tile(itemsize, count, head_dim, group), self._chip, width, itemsize)
+        tile = tile_of(itemsize, count, shape, quantises=of_8_bits[0] is not None)
+        tile = fitted(tile, self._chip, width, itemsize)
         parts = parts_of(group_padded, width, tile.warps)
         # A program that waits keeps its place: all must have one, or what it waits for might never begin. Triton's
         # interpreter does one program after the other, so there is one.
@@ -216,7 +225,7 @@ class SomeRows:
         some_rows_kernel[(programs,)](
             qkv_TC, qkv_TC.stride(0), rows.positions_T, rows.write_T, rows.query_starts_R1, rows.context_lens_R,
             rows.block_tables_RM, rows.block_tables_RM.stride(0), heads.cos_sin_PK, heads.q_norm_K, heads.k_norm_K,
-            heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, scales_T1, self._partials,
+            heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, *of_8_bits, self._partials,
             self._marks, self._dealt, count, shares, heads.window or NO_WINDOW, LEAST_SPLIT, heads.scale * LOG2_E,
             (heads.softcap or 0.0) * LOG2_E, largest / FP8_MAX, FP8_MAX / largest, G=kv_heads, GROUP=group, K=head_dim,
             KP=width, BM=tile.rows, BN=tile.keys, BLOCK_R=padded_count(count), S=block_tokens,
@@ -230,6 +239,15 @@ class SomeRows:
         )  # fmt: skip
 
 
+def tile_of(itemsize: int, rows: int, shape: HeadShape, *, quantises: bool) -> Tile:
+    """As for any rows of few queries, but that of narrow heads of 16 bits twice the keys leave no registers for what
+    quantises, and measures, what comes out.
+    """
+    tile = small_tile(itemsize, rows, shape.head_dim, shape.queries_per_kv)
+    is_full = quantises and itemsize == 2 and shape.head_dim <= _NARROW and tile.warps < 4
+    return replace(tile, keys=tile.keys // 2) if is_full else tile
+
+
 def registers_of(tile: Tile, width: int) -> int:
     """The most that a thread may have, so that all programs of a multiprocessor have room.
 
@@ -237,7 +255,7 @@ def registers_of(tile: Tile, width: int) -> int:
     attention is over first, many programs in one place. Narrow heads, with twice the keys at a time, need all, and so
     do programs of four warps, whose products Triton 3.9 makes of an instruction that takes more.
     """
-    left = _REGISTERS - (_BESIDE if width > 64 and tile.warps < 4 else 0)
+    left = _REGISTERS - (_BESIDE if width > _NARROW and tile.warps < 4 else 0)
     return min(_MOST_REGISTERS, left // (32 * tile.warps * tile.programs) // 8 * 8)
 
 

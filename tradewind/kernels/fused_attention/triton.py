@@ -7,7 +7,7 @@ from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_attention.one_row import OneRow
 from tradewind.kernels.fused_attention.some_rows import SomeRows
 from tradewind.kernels.gpu import Chip
-from tradewind.kernels.quantised_rows import QuantisedRows
+from tradewind.kernels.quantised_rows import MeasuredRows
 from tradewind.kernels.rows import HeadShape, Rows
 
 
@@ -37,6 +37,6 @@ class TritonFusedAttention:
 
     def quantised(
         self, qkv_TC: Tensor, rows: Rows, k_pages_BGSK: Tensor, v_pages_BGSK: Tensor, heads: LayerHeads
-    ) -> QuantisedRows:
+    ) -> MeasuredRows:
         """See FusedAttention."""
         return self._some.quantised(qkv_TC, rows, k_pages_BGSK, v_pages_BGSK, heads)

@@ -16,8 +16,8 @@ from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight, fp8, reference
 from tradewind.kernels.linear.tactics import Tactic, Tactics
-from tradewind.kernels.linear.triton import ahead_of, fitted, is_aligned, rows_of_program, tiles
-from tradewind.kernels.quantised_rows import FP8, Activations, QuantisedRows
+from tradewind.kernels.linear.triton import ahead_of, fitted, is_aligned, root_of, rooted, rows_of_program, tiles
+from tradewind.kernels.quantised_rows import FP8, Activations, MeasuredRows, QuantisedRows
 from tradewind.kernels.silu_mul.triton import gated
 
 _PART = 2048  # columns of a row that are quantised at once
@@ -25,13 +25,15 @@ _PART = 2048  # columns of a row that are quantised at once
 
 @triton.jit(do_not_specialize=["T"])
 def gated_linear_kernel(
-    x, x_stride, x_tiles, x_scales, w, w_tiles, w_scales, bias, y, largest, T, N, D, ahead,
+    x, x_stride, x_tiles, x_scales, x_squares, x_unit, eps, w, w_tiles, w_scales, bias, y, largest, y_squares, T, N, D,
+    ahead,
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAPS: tl.constexpr, ROWS_FIRST: tl.constexpr, BN: tl.constexpr,
     BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, W_TMA: tl.constexpr, X_TMA: tl.constexpr,
 ):  # fmt: skip
     """Program i: outputs [i * BN, ...) of all rows; w has N rows of gates, then N others. BN divides N, BK divides D.
 
-    `largest` [T, N / BN], if SCALED. W_TMA, X_TMA, ROWS_FIRST, `ahead`: as for `few_rows_kernel`.
+    `largest`, `y_squares` [T, N / BN], if SCALED: of each row's numbers here, and the sum of their squares. W_TMA,
+    X_TMA, ROWS_FIRST, `ahead`, x_squares: as for `few_rows_kernel`.
     """
     output = tl.program_id(0) * BN + tl.arange(0, BN)
     token = tl.arange(0, BT)
@@ -49,6 +51,8 @@ def gated_linear_kernel(
     begin(OVERLAPS)
     if SCALED:
         x_scale = tl.load(x_scales + token, mask=token < T, other=0.0)
+    if x_squares is not None:
+        x_square = tl.load(x_squares + token, mask=token < T, other=0)
     gate = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     up = gate
     x_at = x + token.to(tl.int64)[:, None] * x_stride + inner[None, :]
@@ -72,6 +76,8 @@ def gated_linear_kernel(
     release(OVERLAPS)
     if not ROWS_FIRST:
         gate, up = tl.trans(gate), tl.trans(up)
+    if x_squares is not None:
+        x_scale = rooted(x_scale, x_square, x_unit, eps, D)
     if SCALED:
         gate *= x_scale[:, None] * gate_scale[None, :]
         up *= x_scale[:, None] * up_scale[None, :]
@@ -81,15 +87,21 @@ def gated_linear_kernel(
     act = gated(gate, up).to(y.dtype.element_ty)
     tl.store(y + token.to(tl.int64)[:, None] * N + output[None, :], act, mask=token[:, None] < T)
     if SCALED:
-        most = tl.max(tl.abs(act.to(tl.float32)), 1)
-        tl.store(largest + token * tl.num_programs(0) + tl.program_id(0), most, mask=token < T)
+        wide = act.to(tl.float32)
+        at = token * tl.num_programs(0) + tl.program_id(0)
+        tl.store(largest + at, tl.max(tl.abs(wide), 1), mask=token < T)
+        tl.store(y_squares + at, tl.sum(wide * wide, 1), mask=token < T)
 
 
 @triton.jit(do_not_specialize=["COUNT"])
 def quantise_parts_kernel(
-    x, largest, out, scales, D, COUNT, OVERLAPS: tl.constexpr, COUNTS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Program (t, i): the i-th BLOCK of row t, whose largest number is one of `largest` [T, COUNT]."""
+    x, largest, squares, out, scales, out_squares, D, COUNT,
+    OVERLAPS: tl.constexpr, COUNTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Program (t, i): the i-th BLOCK of row t, whose largest number is one of `largest` [T, COUNT].
+
+    `out_squares` [T] are the sums of `squares` [T, COUNT].
+    """
     row = tl.program_id(0)
     release(OVERLAPS)
     count = tl.arange(0, COUNTS)
@@ -102,6 +114,8 @@ def quantise_parts_kernel(
     tl.store(out + at, tl.clamp(wide * (448.0 / most), -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
     if tl.program_id(1) == 0:
         tl.store(scales + row, most / 448.0)
+        some = tl.load(squares + row * COUNT + count, mask=count < COUNT, other=0.0)
+        tl.store(out_squares + row, tl.sum(some, 0))
 
 
 class TritonGatedLinear:
@@ -121,46 +135,54 @@ class TritonGatedLinear:
         tokens = x.shape[0]
         tactic = self._tactic(tokens, weight)
         assert tactic is not None
-        y_TF, largest_TG = self._product(x, weight, tactic)
-        if largest_TG is None:
+        y_TF, parts = self._product(x, weight, tactic)
+        if parts is None:
             return y_TF
-        width = y_TF.shape[1]
+        (largest_TG, squares_TG), width = parts, y_TF.shape[1]
         values_TF = torch.empty((tokens, width), dtype=FP8, device=y_TF.device)
-        scales_T1 = torch.empty((tokens, 1), dtype=torch.float32, device=y_TF.device)
+        scales_T1, squares_T1 = torch.empty((2, tokens, 1), dtype=torch.float32, device=y_TF.device)
         quantise_parts_kernel[(tokens, triton.cdiv(width, _PART))](
-            y_TF, largest_TG, values_TF, scales_T1, width, largest_TG.shape[1], OVERLAPS=self._chip.overlaps,
-            COUNTS=next_power_of_2(largest_TG.shape[1]), BLOCK=_PART, num_warps=4, **self._chip.launch,
+            y_TF, largest_TG, squares_TG, values_TF, scales_T1, squares_T1, width, largest_TG.shape[1],
+            OVERLAPS=self._chip.overlaps, COUNTS=next_power_of_2(largest_TG.shape[1]), BLOCK=_PART, num_warps=4,
+            **self._chip.launch,
         )  # fmt: skip
-        return QuantisedRows(values_TF, scales_T1, y_TF.dtype)
+        return MeasuredRows(values_TF, scales_T1, y_TF.dtype, squares_T1)
 
     def _product(self, x: Activations, weight: LinearWeight, tactic: Tactic) -> tuple[Tensor, Tensor | None]:
-        """The gated rows, and, if they are to be quantised, the largest numbers of each program's columns."""
+        """The gated rows, and, if they are to be quantised, the largest numbers of each program's columns, and the sums
+        of their squares: [2, T, programs].
+        """
         values_TD = x.values_TD if isinstance(x, QuantisedRows) else x
         tokens, width = values_TD.shape
         outputs, scaled, device = weight.out_features // 2, isinstance(x, QuantisedRows), values_TD.device
         own = tactic.outputs // 2
         y_TF = torch.empty((tokens, outputs), dtype=x.dtype, device=device)
-        largest_TG = torch.empty((tokens, outputs // own), dtype=torch.float32, device=device) if scaled else None
+        parts = torch.empty((2, tokens, outputs // own), dtype=torch.float32, device=device) if scaled else None
+        largest_TG, squares_TG = (None, None) if parts is None else parts
         block_t = rows_of_program(tokens, tactic)
         w_tma = tactic.tma and self._chip.has_tma and is_aligned(weight.data)
         x_tma = w_tma and is_aligned(values_TD) and tokens % block_t == 0
         gated_linear_kernel[(outputs // own,)](
             values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
-            x.scales_T1 if isinstance(x, QuantisedRows) else None,
+            x.scales_T1 if isinstance(x, QuantisedRows) else None, *root_of(x),
             weight.data, tiles(weight.data, own, tactic.inputs) if w_tma else None,
-            weight.extras[0] if scaled else None, weight.bias_N, y_TF, largest_TG, tokens, outputs, width,
-            ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, OVERLAPS=self._chip.overlaps,
+            weight.extras[0] if scaled else None, weight.bias_N, y_TF, largest_TG, squares_TG, tokens, outputs,
+            width, ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, OVERLAPS=self._chip.overlaps,
             ROWS_FIRST=tactic.rows_first, BN=own, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages, W_TMA=w_tma,
             X_TMA=x_tma, num_warps=tactic.warps, num_stages=tactic.stages, **self._chip.launch,
         )  # fmt: skip
-        return y_TF, largest_TG
+        return y_TF, parts
 
     def _tactic(self, tokens: int, weight: LinearWeight) -> Tactic | None:
-        """None where its parts are faster, or tiles would reach beyond the weight."""
-        bits = 8 * weight.data.itemsize
-        found = self._tactics.find(bits, tokens, weight.out_features, weight.in_features, gated=True)
-        if found is None:
-            return None
-        tactic = fitted(found, tokens, weight.data.itemsize, self._chip)
-        even = not (weight.out_features // 2) % (tactic.outputs // 2) and not weight.in_features % tactic.inputs
-        return tactic if even else None
+        return tactic_of(self._tactics, tokens, weight, self._chip)
+
+
+def tactic_of(tactics: Tactics, tokens: int, weight: LinearWeight, chip: Chip) -> Tactic | None:
+    """None where its parts are faster, or tiles would reach beyond the weight."""
+    bits = 8 * weight.data.itemsize
+    found = tactics.find(bits, tokens, weight.out_features, weight.in_features, gated=True)
+    if found is None:
+        return None
+    tactic = fitted(found, tokens, weight.data.itemsize, chip)
+    even = not (weight.out_features // 2) % (tactic.outputs // 2) and not weight.in_features % tactic.inputs
+    return tactic if even else None

@@ -55,6 +55,14 @@ def largest_of_normed(weight: LinearWeight, gain_D: Tensor, last: int) -> float:
     return max(_LEAST, _ROUNDED * float(largest_N.max()))
 
 
+def longest(weight: LinearWeight) -> float:
+    """The root of the sum of its weights' squares, of the output where that is largest."""
+    firsts = range(0, weight.out_features, _ROWS_AT_ONCE)
+    parts = [(weight.data[first : first + _ROWS_AT_ONCE], weight.extras[0][first:]) for first in firsts]
+    lengths = [(part_ND.float().norm(dim=1) * scales_N[: len(part_ND)]).max() for part_ND, scales_N in parts]
+    return float(torch.stack(lengths).max())
+
+
 def by_vendor(rows: QuantisedRows, weight: LinearWeight) -> Tensor:
     """The product by cuBLAS, bfloat16. Both sizes of the weight must be multiples of 16, and rows have one scale."""
     return torch._scaled_mm(

@@ -11,7 +11,7 @@ from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.linear.stored import StoredLinear
 from tradewind.kernels.linear.tactics import FusedTactic, Tactic, Tactics
 from tradewind.kernels.linear.triton import few_rows, is_exact, quantise
-from tradewind.kernels.quantised_rows import Activations, QuantisedRows
+from tradewind.kernels.quantised_rows import Activations, NormedRows, QuantisedRows
 
 # For rows that no measured tactic is for, or whose sums must be in the order of all others (see few_rows).
 OF_ANY_SHAPE = Tactic(64, 64, 4, 3, rows_first=True)
@@ -111,6 +111,7 @@ class GpuFp8Linear:
             tactic = OF_ANY_SHAPE  # cuBLAS takes multiples of 16 only
         if tactic is not None:
             return few_rows(rows, weight, residual_TN, out_dtype, tactic, self._chip)
+        assert not isinstance(rows, NormedRows), "the vendor's product leaves their root out"
         y_TN = fp8.by_vendor(rows, weight).to(rows.dtype)
         return y_TN if residual_TN is None else y_TN.add_(residual_TN)
 

@@ -21,7 +21,7 @@ from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.tactics import Tactic
-from tradewind.kernels.quantised_rows import FP8, QuantisedRows
+from tradewind.kernels.quantised_rows import FP8, NormedRows, QuantisedRows
 
 _AHEAD_BYTES = 4 << 20  # of a weight; twice that was slower with weights of 16 bits
 _PIECE_BYTES = 256  # that are asked for at once
@@ -30,7 +30,7 @@ _TMA_BYTES = 16  # that addresses and strides must be multiples of
 
 @triton.jit(do_not_specialize=["T"])
 def few_rows_kernel(
-    x, x_stride, x_tiles, x_scales, w, w_tiles, w_scales, bias, residual, y, T, N, D, ahead,
+    x, x_stride, x_tiles, x_scales, x_squares, x_unit, eps, w, w_tiles, w_scales, bias, residual, y, T, N, D, ahead,
     SCALED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
     EXACT_DOT: tl.constexpr, OVERLAPS: tl.constexpr, GROUPED: tl.constexpr,
     ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
@@ -42,7 +42,8 @@ def few_rows_kernel(
     programs that run side by side share weights and rows, 16 tiles of these at a time, so that caches hold both. W_TMA,
     X_TMA: the accelerator brings the tiles of w, and of x, as `w_tiles` [BN, BK] and `x_tiles` [BT, BK] describe them;
     else those are None. FEW: the weights of `ahead` inputs are asked for before the kernel before this one is over, and
-    the next one may begin before this one's outputs are written; with RELEASES, at once.
+    the next one may begin before this one's outputs are written; with RELEASES, at once. x_squares: None, or the rows'
+    norm needs its root (NormedRows).
     """
     output_tile, row_tile = tl.program_id(0), tl.program_id(1)
     if GROUPED:
@@ -60,8 +61,40 @@ def few_rows_kernel(
     begin(OVERLAPS)
     if SCALED:
         x_scale = tl.load(x_scales + token, mask=token < T, other=0.0)
-    acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
+    if x_squares is not None:
+        x_square = tl.load(x_squares + token, mask=token < T, other=0)
+    acc = sums(
+        x, x_stride, x_tiles, w, w_tiles, output_tile, row_tile, T, N, D, EVEN, EXACT_DOT, ROWS_FIRST, BN, BT, BK,
+        STAGES, W_TMA, X_TMA,
+    )  # fmt: skip
+    release(FEW and not RELEASES)
+    if not ROWS_FIRST:
+        acc = tl.trans(acc)
+    if x_squares is not None:
+        x_scale = rooted(x_scale, x_square, x_unit, eps, D)
+    if SCALED:
+        acc *= x_scale[:, None]
+        acc *= w_scale[None, :]
+    if HAS_BIAS:
+        acc += rise[None, :]
+    y_at = token.to(tl.int64)[:, None] * N + output[None, :]
+    inside = (token < T)[:, None] & (output < N)[None, :]
+    if HAS_RESIDUAL:
+        acc += tl.load(residual + y_at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sums(
+    x, x_stride, x_tiles, w, w_tiles, output_tile, row_tile, T, N, D,
+    EVEN: tl.constexpr, EXACT_DOT: tl.constexpr, ROWS_FIRST: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, W_TMA: tl.constexpr, X_TMA: tl.constexpr,
+):  # fmt: skip
+    """Of the products of a tile, float32, [BT, BN] with ROWS_FIRST, else [BN, BT]. See `few_rows_kernel`."""
+    output = output_tile * BN + tl.arange(0, BN)
+    token = row_tile * BT + tl.arange(0, BT)
     inner = tl.arange(0, BK)
+    acc = tl.zeros([BT, BN] if ROWS_FIRST else [BN, BT], tl.float32)
     w_at = w + output.to(tl.int64)[:, None] * D + inner[None, :]
     x_at = x + token.to(tl.int64)[:, None] * x_stride + inner[None, :]
     for k in tl.range(0, D, BK, num_stages=STAGES):
@@ -81,19 +114,14 @@ def few_rows_kernel(
             acc = tl.dot(x_tile, tl.trans(w_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
         else:
             acc = tl.dot(w_tile, tl.trans(x_tile), acc, input_precision="ieee" if EXACT_DOT else "tf32")
-    release(FEW and not RELEASES)
-    if not ROWS_FIRST:
-        acc = tl.trans(acc)
-    if SCALED:
-        acc *= x_scale[:, None]
-        acc *= w_scale[None, :]
-    if HAS_BIAS:
-        acc += rise[None, :]
-    y_at = token.to(tl.int64)[:, None] * N + output[None, :]
-    inside = (token < T)[:, None] & (output < N)[None, :]
-    if HAS_RESIDUAL:
-        acc += tl.load(residual + y_at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=inside)
+    return acc
+
+
+@triton.jit
+def rooted(scale, square, unit, eps, D):
+    """The scales of rows whose norm's root is left to who multiplies: see NormedRows."""
+    length = scale * unit
+    return scale / tl.sqrt(square.to(tl.float32) * length * length / D + eps)
 
 
 @triton.jit
@@ -158,7 +186,7 @@ def few_rows(
     few = chip.overlaps and even and tokens <= FEW_TOKENS
     few_rows_kernel[grid](
         values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
-        x.scales_T1 if isinstance(x, QuantisedRows) else None,
+        x.scales_T1 if isinstance(x, QuantisedRows) else None, *root_of(x),
         weight.data, tiles(weight.data, tactic.outputs, tactic.inputs) if w_tma else None,
         weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
         ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None,
@@ -168,6 +196,11 @@ def few_rows(
         num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN
+
+
+def root_of(x: Tensor | QuantisedRows) -> tuple[Tensor | None, float, float]:
+    """What `rooted` needs: sums of squares, their unit, and eps."""
+    return (x.squares_T, x.unit, x.eps) if isinstance(x, NormedRows) else (None, 0.0, 0.0)
 
 
 def ahead_of(weight: LinearWeight) -> int:

@@ -41,16 +41,16 @@ def chunks_kernel(logits, V, count, temperatures, largest, places, masses, OVERL
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     release(OVERLAPS)
     begin(OVERLAPS)
+    place = chunk * CHUNK + tl.arange(0, CHUNK)
+    # All is asked for at once, also for rows that are not there.
+    logit, temperature = _load(logits + row * V, place, V), tl.load(temperatures + row)
     if row < tl.load(count):
-        place = chunk * CHUNK + tl.arange(0, CHUNK)
-        logit = _load(logits + row * V, place, V)
         best = tl.max(logit, 0)
         # -inf everywhere: any place will do, for the row fails.
         first = tl.min(tl.where(logit == best, place, V - 1), 0)
         at = row * tl.num_programs(1) + chunk
         tl.store(largest + at, best)
         tl.store(places + at, first)
-        temperature = tl.load(temperatures + row)
         if temperature > 0:
             base = tl.where((best > float("-inf")) & (best < float("inf")), best, 0.0)
             tl.store(masses + at, tl.sum(tl.exp((logit - base) / temperature), 0))
@@ -186,7 +186,7 @@ class TritonDraw:
         count, temperature = columns.count_1, columns.temperature_N
         chunks_kernel[(rows, chunks)](
             logits_NV, vocab, count, temperature, largest_NC, places_NC, masses_NC,
-            OVERLAPS=overlaps, CHUNK=_CHUNK, **launch,
+            OVERLAPS=overlaps, CHUNK=_CHUNK, num_warps=8, **launch,
         )  # fmt: skip
         choose_kernel[(rows,)](
             logits_NV, vocab, count, temperature, columns.top_k_N, columns.top_p_N, columns.min_p_N,
