@@ -109,13 +109,13 @@ def quantise_parts_kernel(
     at = row.to(tl.int64) * D + column
     begin(OVERLAPS)
     most = tl.load(largest + row * COUNT + count, mask=count < COUNT, other=0.0)
+    square = tl.load(squares + row * COUNT + count, mask=count < COUNT, other=0.0)
     wide = tl.load(x + at, mask=column < D, other=0.0).to(tl.float32)
     most = tl.maximum(tl.max(most, 0), 1e-30)
     tl.store(out + at, tl.clamp(wide * (448.0 / most), -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
     if tl.program_id(1) == 0:
         tl.store(scales + row, most / 448.0)
-        some = tl.load(squares + row * COUNT + count, mask=count < COUNT, other=0.0)
-        tl.store(out_squares + row, tl.sum(some, 0))
+        tl.store(out_squares + row, tl.sum(square, 0))
 
 
 class TritonGatedLinear:

@@ -76,6 +76,9 @@ def linear_add_norm_kernel(
     x_scale = tl.load(x_scales + token, mask=inside_T, other=0.0)
     before_scale = tl.load(before_scales + token, mask=inside_T, other=0.0)
     before_square = tl.load(before_squares + token, mask=inside_T, other=0)
+    at = token.to(tl.int64)[:, None] * N + output[None, :]
+    inside = tl.broadcast_to(inside_T[:, None], [BT, BN])
+    rest = tl.load(residual + at, mask=inside, other=0.0)
     acc = sums(
         x, x_stride, x_tiles, w, w_tiles, tl.program_id(0), 0, T, N, D, True, False, ROWS_FIRST, BN, BT, BK, STAGES,
         W_TMA, X_TMA,
@@ -87,9 +90,7 @@ def linear_add_norm_kernel(
     acc *= w_scale[None, :]
     if HAS_BIAS:
         acc += more[None, :]
-    at = token.to(tl.int64)[:, None] * N + output[None, :]
-    inside = tl.broadcast_to(inside_T[:, None], [BT, BN])
-    acc += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    acc += rest.to(tl.float32)
     total = acc.to(residual.dtype.element_ty)
     tl.store(residual + at, total, mask=inside)
     largest = tl.sqrt(before_square.to(tl.float32)) * (before_scale * before_unit)
