@@ -107,9 +107,10 @@ def _linear(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
             truth = x_TD.double() @ weight_ND.double().T
             limit = _LIMIT_FP8 if "fp8" in kind else _LIMIT
             yield Check(f"linear {kind} {tokens}x{inputs}->{outputs}", _error(ops.linear(x_TD, packed), truth), limit)
-        logits = ops.logits(x_TD[:9].contiguous(), packed)
-        assert logits.dtype == torch.float32
-        yield Check(f"logits {kind} {outputs}", _error(logits, truth[:9]), limit)
+        for tokens in (9, 300):
+            logits = ops.logits(x_TD[:tokens].contiguous(), packed)
+            assert logits.dtype == torch.float32
+            yield Check(f"logits {kind} {tokens}x{inputs}->{outputs}", _error(logits, truth[:tokens]), limit)
 
 
 def _quantised(name: str, device: torch.device) -> Iterator[tuple[str, Iterator[Check]]]:

@@ -715,6 +715,24 @@ def test_linear_add_norm(tokens: int, rows_first: bool, with_bias: bool, monkeyp
         assert_near(y_TN, normed.dense().double() @ fp8.dense(qkv).double().T, torch.float32)
 
 
+@pytest.mark.parametrize("of_bias", [False, True])
+def test_linear_add_norm_of_what_adds_most(of_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that points where the longest of the weights does, or a bias, and nothing before: the bound holds and is
+    near.
+    """
+    monkeypatch.setattr(linear_add_norm, "FP8", torch.float32)
+    down = fp8_weight(64, 64, 2, randn(64, dtype=torch.bfloat16, seed=5) if of_bias else None)
+    tactics = Tactics("", (Measured(8, 64, 1, 1, linear.Tactic(32, 32, 4, 2), None, None),))
+    run, norm = TritonLinearAddNorm(CHIP, tactics), Norm(torch.ones(64, dtype=torch.bfloat16), 1e-5)
+    wide_ND = fp8.dense(down)
+    values_TD = wide_ND[wide_ND.norm(dim=1).argmax()].repeat(3, 1) * (0.0 if of_bias else 1e3)
+    rows = MeasuredRows(values_TD, torch.ones(3, 1), torch.float32, values_TD.square().view(3, 4, 16).sum(2))
+    residual_TD = torch.zeros(3, 64)
+    normed = run(rows, down, residual_TD, run.begin(residual_TD, Bounded.of(norm), 2), Bounded.of(norm, down))
+    assert_near(normed.dense(), normed_truth(residual_TD, norm), torch.float32)
+    assert 0.8 * 448.0 < float(normed.values_TD.abs().max()) < 448.0
+
+
 PACKS = {
     "dense": reference.pack,
     "fp8": fp8.pack,

@@ -49,6 +49,11 @@ class Chip:
         """Whether it has a tensor memory accelerator: a unit that brings whole tiles into shared memory."""
         return self.capability >= (9, 0)
 
+    @property
+    def has_float32_product(self) -> bool:
+        """Whether the vendor's library gives float32 of 8-bit floats with a scale a row, which came with its blocks."""
+        return self.has_block_product
+
     def stages(self, wanted: int, stage_bytes: int, beside_bytes: int = 0) -> int:
         """How many of the wanted stages of a pipeline have room in shared memory; two at least, if so many are wanted.
 

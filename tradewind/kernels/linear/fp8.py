@@ -63,17 +63,22 @@ def longest(weight: LinearWeight) -> float:
     return float(torch.stack(lengths).max())
 
 
-def by_vendor(rows: QuantisedRows, weight: LinearWeight) -> Tensor:
-    """The product by cuBLAS, bfloat16. Both sizes of the weight must be multiples of 16, and rows have one scale."""
-    return torch._scaled_mm(
+def by_vendor(rows: QuantisedRows, weight: LinearWeight, out_dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The product by cuBLAS. Both sizes of the weight must be multiples of 16, and rows have one scale.
+
+    `out_dtype`: bfloat16; or float32, where a chip `has_float32_product`.
+    """
+    is_wide = out_dtype == torch.float32
+    y_TN = torch._scaled_mm(
         rows.values_TD,
         weight.data.t(),
         scale_a=rows.scales_T1,
         scale_b=weight.extras[0].unsqueeze(0),
-        bias=weight.bias_N,
-        out_dtype=torch.bfloat16,
+        bias=None if is_wide else weight.bias_N,
+        out_dtype=out_dtype,
         use_fast_accum=True,
     )
+    return y_TN.add_(weight.bias_N) if is_wide and weight.bias_N is not None else y_TN
 
 
 def kernel() -> LinearKernel:

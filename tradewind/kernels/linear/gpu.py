@@ -58,7 +58,7 @@ class GpuLinear:
         tactic = self._tactic(x_RD, weight)
         if tactic is not None:
             return few_rows(x_RD, weight, None, torch.float32, tactic, self._chip)
-        return functional.linear(x_RD, weight.data, weight.bias_N).float()
+        return _wide(x_RD, weight)
 
     def fused(self, x_TD: Tensor, weight: LinearWeight, residual_TN: Tensor | None, out_dtype: torch.dtype) -> Tensor:
         """y_TN of a weight in 12 bits, which is restored in registers."""
@@ -112,6 +112,8 @@ class GpuFp8Linear:
         if tactic is not None:
             return few_rows(rows, weight, residual_TN, out_dtype, tactic, self._chip)
         assert not isinstance(rows, NormedRows), "the vendor's product leaves their root out"
+        if out_dtype == torch.float32 and residual_TN is None and self._chip.has_float32_product:
+            return fp8.by_vendor(rows, weight, out_dtype)
         y_TN = fp8.by_vendor(rows, weight).to(rows.dtype)
         return y_TN if residual_TN is None else y_TN.add_(residual_TN)
 
@@ -233,6 +235,14 @@ def quantised(chip: Chip, tactics: Tactics, quantisation: Quantisation, *, exact
     if quantisation.group:
         return GpuFp8BlocksLinear(chip, tactics, exact=exact).kernel()
     return GpuFp8Linear(chip, tactics, exact=exact).kernel()
+
+
+def _wide(x_RD: Tensor, weight: LinearWeight) -> Tensor:
+    """The vendor's product in float32, which is not rounded to the rows' type on its way."""
+    if x_RD.dtype == torch.float32:
+        return functional.linear(x_RD, weight.data, weight.bias_N)
+    y_RN = torch.mm(x_RD, weight.data.t(), out_dtype=torch.float32)
+    return y_RN if weight.bias_N is None else y_RN.add_(weight.bias_N)
 
 
 def _find(tactics: Tactics, rows: int, weight: LinearWeight) -> Tactic | None:
