@@ -238,9 +238,12 @@ def quantised(chip: Chip, tactics: Tactics, quantisation: Quantisation, *, exact
 
 
 def _wide(x_RD: Tensor, weight: LinearWeight) -> Tensor:
-    """The vendor's product in float32, which is not rounded to the rows' type on its way."""
-    if x_RD.dtype == torch.float32:
-        return functional.linear(x_RD, weight.data, weight.bias_N)
+    """The vendor's product in float32, which is not rounded to the rows' type on its way.
+
+    On a CPU, in Triton's interpreter, torch has no such product.
+    """
+    if x_RD.dtype == torch.float32 or not x_RD.is_cuda:
+        return functional.linear(x_RD, weight.data, weight.bias_N).float()
     y_RN = torch.mm(x_RD, weight.data.t(), out_dtype=torch.float32)
     return y_RN if weight.bias_N is None else y_RN.add_(weight.bias_N)
 
