@@ -679,9 +679,9 @@ def normed_truth(x_TD: Tensor, norm: Norm) -> Tensor:
     return wide_TD / (wide_TD.square().mean(1, keepdim=True) + norm.eps).sqrt() * norm.weight_D.double()
 
 
-@pytest.mark.parametrize("tokens", [3, 17, 64])
-@pytest.mark.parametrize("rows_first", [False, True])
-@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "rows_first", "with_bias"), [(3, False, True), (17, True, False), (64, False, False), (64, True, True)]
+)
 def test_linear_add_norm(tokens: int, rows_first: bool, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain of two sums, a plain product and a gated one; what is in 8 bits on a GPU is left in 32 bits here."""
     for module in (linear_add_norm, gated_linear):
