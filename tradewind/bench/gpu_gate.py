@@ -245,11 +245,8 @@ def _linear_add_norm(ops: Ops, device: torch.device) -> Iterator[Check]:
         normed = run.begin(residual_TD, bounds[0], 3)
         yield Check(f"{name} begin", _error(normed, _normed(residual_TD.double(), norms[0])), _LIMIT_FP8)
         yield Check(f"{name} qkv", _error(ops.linear(normed, qkv), normed.dense().double() @ _numbers(qkv).T), _LIMIT)
-        rows: MeasuredRows | QuantisedRows = quantise_rows(_randn(device, tokens, HIDDEN))
-        squares_TG = rows.dense().square().view(tokens, 8, -1).sum(2)
-        rows = MeasuredRows(rows.values_TD, rows.scales_T1, BF16, squares_TG)
+        rows = _measured(quantise_rows(_randn(device, tokens, HIDDEN)))
         for what, weight, bounded in (("out", out, bounds[1]), ("down", down, bounds[2])):
-            assert isinstance(rows, MeasuredRows)
             truth = residual_TD.double() + rows.dense().double() @ _numbers(weight).T
             truth = truth if weight.bias_N is None else truth + weight.bias_N.double()
             normed = run(rows, weight, residual_TD, normed, bounded)
@@ -257,8 +254,15 @@ def _linear_add_norm(ops: Ops, device: torch.device) -> Iterator[Check]:
             again = _normed(residual_TD.double(), bounded.norm)
             yield Check(f"{name} {what} normed", _error(normed, again), _LIMIT_FP8)
             gate, up = (normed.dense().double() @ _numbers(gate_up).T).chunk(2, -1)
-            rows, act_TF = gated(normed, gate_up), gate / (1 + (-gate).exp()) * up  # type: ignore[assignment]
-            yield Check(f"{name} {what} gated", _error(rows, act_TF), _LIMIT_FP8)
+            act = gated(normed, gate_up)
+            yield Check(f"{name} {what} gated", _error(act, gate / (1 + (-gate).exp()) * up), _LIMIT_FP8)
+            assert isinstance(act, MeasuredRows)
+            rows = act
+
+
+def _measured(rows: QuantisedRows) -> MeasuredRows:
+    squares_TG = rows.dense().square().view(len(rows.values_TD), HEADS.kv_heads, -1).sum(2)
+    return MeasuredRows(rows.values_TD, rows.scales_T1, rows.dtype, squares_TG)
 
 
 def _normed(x_TD: Tensor, norm: Norm) -> Tensor:
