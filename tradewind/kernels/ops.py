@@ -126,10 +126,8 @@ def choose_ops(
     chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
     is_gated = matmul.kind == "triton" and (quantisation is None or quantises)
     gated = gated_linear.choose(device, dtype, exact=exact) if is_gated else None
-    add_norm = None
-    if is_gated and quantises:
-        layout = None if quantisation is None else quantisation.layout
-        add_norm = linear_add_norm.choose(device, dtype, layout, exact=exact)
+    adds_norms = is_gated and quantises
+    add_norm = linear_add_norm.choose(device, dtype, exact=exact) if adds_norms else None
     releases = is_fp8 and chained is not None
     whole = None
     if attention.kind == "triton":
@@ -152,7 +150,7 @@ def choose_ops(
     if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         about = f"all of attention in one kernel, in decodes of up to {gpu.FEW_TOKENS} rows"
         chosen["fused_attention"] = Chosen("triton", about)
-    if is_gated and quantises and is_fp8 and gpu.may_fuse(device, dtype, exact=exact):
+    if adds_norms and gpu.may_fuse(device, dtype, exact=exact):
         rows = f"{linear_add_norm.LEAST_ROWS} to {gpu.FEW_TOKENS} rows"
         about = f"product, residual sum and norm in one kernel, in decodes of {rows}, which it quantises by a bound"
         chosen["linear_add_norm"] = Chosen("triton", about)

@@ -54,6 +54,7 @@ from tradewind.kernels.linear.int4 import Int4
 from tradewind.kernels.linear.tactics import ChainedTactic, FusedTactic, Measured, Tactics
 from tradewind.kernels.linear_add_norm import Bounded
 from tradewind.kernels.linear_add_norm import triton as linear_add_norm
+from tradewind.kernels.linear_add_norm.reference import ReferenceLinearAddNorm
 from tradewind.kernels.linear_add_norm.triton import TritonLinearAddNorm
 from tradewind.kernels.ops import choose_ops
 from tradewind.kernels.paged_attention import warp_specialised
@@ -690,7 +691,7 @@ def test_linear_add_norm(tokens: int, rows_first: bool, with_bias: bool, monkeyp
     down = fp8_weight(hidden, ffn, 2, randn(hidden, dtype=torch.bfloat16, seed=5) if with_bias else None)
     gate_up, qkv = fp8_weight(2 * ffn, hidden, 3), fp8_weight(64, hidden, 4)
     tactic = linear.Tactic(32, 32, 4, 2, rows_first, tma=True)
-    entries = [Measured(8, 64, 1, 1, tactic, None, None), Measured(32, 64, 1, 1, tactic, None, None, gated=True)]
+    entries = [Measured(32, 64, 1, 1, tactic, None, None, gated=gated) for gated in (False, True)]
     tactics = Tactics("", tuple(entries))
     run, gated = TritonLinearAddNorm(HOPPER, tactics), TritonGatedLinear(HOPPER, tactics)
     norms = [Norm(randn(hidden, dtype=torch.bfloat16, seed=seed), 1e-5) for seed in (6, 7, 8)]
@@ -722,7 +723,7 @@ def test_linear_add_norm_of_what_adds_most(of_bias: bool, monkeypatch: pytest.Mo
     """
     monkeypatch.setattr(linear_add_norm, "FP8", torch.float32)
     down = fp8_weight(64, 64, 2, randn(64, dtype=torch.bfloat16, seed=5) if of_bias else None)
-    tactics = Tactics("", (Measured(8, 64, 1, 1, linear.Tactic(32, 32, 4, 2), None, None),))
+    tactics = Tactics("", (Measured(32, 64, 1, 1, linear.Tactic(32, 32, 4, 2), None, None),))
     run, norm = TritonLinearAddNorm(CHIP, tactics), Norm(torch.ones(64, dtype=torch.bfloat16), 1e-5)
     wide_ND = fp8.dense(down)
     values_TD = wide_ND[wide_ND.norm(dim=1).argmax()].repeat(3, 1) * (0.0 if of_bias else 1e3)
@@ -731,6 +732,21 @@ def test_linear_add_norm_of_what_adds_most(of_bias: bool, monkeypatch: pytest.Mo
     normed = run(rows, down, residual_TD, run.begin(residual_TD, Bounded.of(norm), 2), Bounded.of(norm, down))
     assert_near(normed.dense(), normed_truth(residual_TD, norm), torch.float32)
     assert 0.8 * 448.0 < float(normed.values_TD.abs().max()) < 448.0
+
+
+@pytest.mark.parametrize("gain", [0.0, 1e-9, 1.0])
+def test_linear_add_norm_of_nothing(gain: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows, sums and gains may be 0, or so small that a quotient of them has no number."""
+    monkeypatch.setattr(linear_add_norm, "FP8", torch.float32)
+    tactics = Tactics("", (Measured(32, 64, 1, 1, linear.Tactic(32, 32, 4, 2), None, None),))
+    run, norm = TritonLinearAddNorm(CHIP, tactics), Norm(torch.full((64,), gain), 1e-5)
+    down = replace(fp8.pack(torch.zeros(64, 64), None), data=torch.zeros(64, 64))
+    rows = MeasuredRows(torch.zeros(3, 64), torch.zeros(3, 1), torch.float32, torch.zeros(3, 1))
+    residual_TD = torch.tensor([0.0, 1.0, 0.0])[:, None].repeat(1, 64)
+    for other in (run, ReferenceLinearAddNorm(torch.float32)):
+        normed = other.begin(residual_TD, Bounded.of(norm), 2)
+        for each in (normed, other(rows, down, residual_TD, normed, Bounded.of(norm, down))):
+            torch.testing.assert_close(each.dense(), residual_TD * gain, rtol=1e-4, atol=0)
 
 
 PACKS = {

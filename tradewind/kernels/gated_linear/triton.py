@@ -16,7 +16,7 @@ from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight, fp8, reference
 from tradewind.kernels.linear.tactics import Tactic, Tactics
-from tradewind.kernels.linear.triton import ahead_of, fitted, is_aligned, root_of, rooted, rows_of_program, tiles
+from tradewind.kernels.linear.triton import ahead_of, even_tactic, root_of, rooted, rows_of_program, tiles_of
 from tradewind.kernels.quantised_rows import FP8, Activations, MeasuredRows, QuantisedRows
 from tradewind.kernels.silu_mul.triton import gated
 
@@ -160,29 +160,16 @@ class TritonGatedLinear:
         parts = torch.empty((2, tokens, outputs // own), dtype=torch.float32, device=device) if scaled else None
         largest_TG, squares_TG = (None, None) if parts is None else parts
         block_t = rows_of_program(tokens, tactic)
-        w_tma = tactic.tma and self._chip.has_tma and is_aligned(weight.data)
-        x_tma = w_tma and is_aligned(values_TD) and tokens % block_t == 0
+        x_tiles, w_tiles = tiles_of(values_TD, weight, tactic, own, self._chip)
         gated_linear_kernel[(outputs // own,)](
-            values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
-            x.scales_T1 if isinstance(x, QuantisedRows) else None, *root_of(x),
-            weight.data, tiles(weight.data, own, tactic.inputs) if w_tma else None,
-            weight.extras[0] if scaled else None, weight.bias_N, y_TF, largest_TG, squares_TG, tokens, outputs,
-            width, ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, OVERLAPS=self._chip.overlaps,
-            ROWS_FIRST=tactic.rows_first, BN=own, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages, W_TMA=w_tma,
-            X_TMA=x_tma, num_warps=tactic.warps, num_stages=tactic.stages, **self._chip.launch,
+            values_TD, values_TD.stride(0), x_tiles, x.scales_T1 if isinstance(x, QuantisedRows) else None, *root_of(x),
+            weight.data, w_tiles, weight.extras[0] if scaled else None, weight.bias_N, y_TF, largest_TG, squares_TG,
+            tokens, outputs, width, ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None,
+            OVERLAPS=self._chip.overlaps, ROWS_FIRST=tactic.rows_first, BN=own, BT=block_t, BK=tactic.inputs,
+            STAGES=tactic.stages, W_TMA=w_tiles is not None, X_TMA=x_tiles is not None, num_warps=tactic.warps,
+            num_stages=tactic.stages, **self._chip.launch,
         )  # fmt: skip
         return y_TF, parts
 
     def _tactic(self, tokens: int, weight: LinearWeight) -> Tactic | None:
-        return tactic_of(self._tactics, tokens, weight, self._chip)
-
-
-def tactic_of(tactics: Tactics, tokens: int, weight: LinearWeight, chip: Chip) -> Tactic | None:
-    """None where its parts are faster, or tiles would reach beyond the weight."""
-    bits = 8 * weight.data.itemsize
-    found = tactics.find(bits, tokens, weight.out_features, weight.in_features, gated=True)
-    if found is None:
-        return None
-    tactic = fitted(found, tokens, weight.data.itemsize, chip)
-    even = not (weight.out_features // 2) % (tactic.outputs // 2) and not weight.in_features % tactic.inputs
-    return tactic if even else None
+        return even_tactic(self._tactics, tokens, weight, self._chip, gated=True)

@@ -20,7 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight
-from tradewind.kernels.linear.tactics import Tactic
+from tradewind.kernels.linear.tactics import Tactic, Tactics
 from tradewind.kernels.quantised_rows import FP8, NormedRows, QuantisedRows
 
 _AHEAD_BYTES = 4 << 20  # of a weight; twice that was slower with weights of 16 bits
@@ -159,6 +159,21 @@ def fitted(tactic: Tactic, tokens: int, itemsize: int, chip: Chip) -> Tactic:
     return tactic if stages == tactic.stages else replace(tactic, stages=stages)
 
 
+def even_tactic(
+    tactics: Tactics, tokens: int, weight: LinearWeight, chip: Chip, *, gated: bool = False
+) -> Tactic | None:
+    """The one measured for so many rows, fitted. None where the vendor's product (`gated`: or the gate on its own) is
+    faster, or tiles would reach beyond the weight.
+    """
+    itemsize, halves = weight.data.itemsize, 2 if gated else 1
+    found = tactics.find(8 * itemsize, tokens, weight.out_features, weight.in_features, gated=gated)
+    if found is None:
+        return None
+    tactic = fitted(found, tokens, itemsize, chip)
+    even = not (weight.out_features // halves) % (tactic.outputs // halves) and not weight.in_features % tactic.inputs
+    return tactic if even else None
+
+
 def few_rows(
     x: Tensor | QuantisedRows,
     weight: LinearWeight,
@@ -179,21 +194,18 @@ def few_rows(
     block_t = rows_of_program(tokens, tactic)
     grid = (triton.cdiv(outputs, tactic.outputs), triton.cdiv(tokens, block_t))
     even = outputs % tactic.outputs == 0 and width % tactic.inputs == 0
-    w_tma = tactic.tma and chip.has_tma and is_aligned(weight.data)
-    # Tiles that reach beyond the rows take it long: a layer of 17 bfloat16 rows was 180 us instead of 123 (H200).
-    # Logits gain nothing by it: so they have one kernel for any number of rows.
-    x_tma = w_tma and is_aligned(values_TD) and tokens % block_t == 0 and out_dtype != torch.float32
+    x_tiles, w_tiles = tiles_of(values_TD, weight, tactic, tactic.outputs, chip)
+    if out_dtype == torch.float32:
+        x_tiles = None  # logits gain nothing by it: so they have one kernel for any number of rows
     few = chip.overlaps and even and tokens <= FEW_TOKENS
     few_rows_kernel[grid](
-        values_TD, values_TD.stride(0), tiles(values_TD, block_t, tactic.inputs) if x_tma else None,
-        x.scales_T1 if isinstance(x, QuantisedRows) else None, *root_of(x),
-        weight.data, tiles(weight.data, tactic.outputs, tactic.inputs) if w_tma else None,
-        weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs, width,
-        ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None, HAS_RESIDUAL=residual_TN is not None,
-        EVEN=even, EXACT_DOT=values_TD.dtype == torch.float32, OVERLAPS=chip.overlaps, GROUPED=tokens > block_t,
-        ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
-        W_TMA=w_tma, X_TMA=x_tma, FEW=few, RELEASES=few and tactic.releases, num_warps=tactic.warps,
-        num_stages=tactic.stages, **chip.launch,
+        values_TD, values_TD.stride(0), x_tiles, x.scales_T1 if isinstance(x, QuantisedRows) else None, *root_of(x),
+        weight.data, w_tiles, weight.extras[0] if scaled else None, weight.bias_N, residual_TN, y_TN, tokens, outputs,
+        width, ahead_of(weight), SCALED=scaled, HAS_BIAS=weight.bias_N is not None,
+        HAS_RESIDUAL=residual_TN is not None, EVEN=even, EXACT_DOT=values_TD.dtype == torch.float32,
+        OVERLAPS=chip.overlaps, GROUPED=tokens > block_t, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs,
+        BT=block_t, BK=tactic.inputs, STAGES=tactic.stages, W_TMA=w_tiles is not None, X_TMA=x_tiles is not None,
+        FEW=few, RELEASES=few and tactic.releases, num_warps=tactic.warps, num_stages=tactic.stages, **chip.launch,
     )  # fmt: skip
     return y_TN
 
@@ -208,6 +220,22 @@ def ahead_of(weight: LinearWeight) -> int:
     row_bytes = weight.in_features * weight.data.itemsize
     ahead_bytes = min(row_bytes, max(_PIECE_BYTES, _AHEAD_BYTES // weight.out_features))
     return ahead_bytes // _PIECE_BYTES * _PIECE_BYTES // weight.data.itemsize
+
+
+def tiles_of(
+    values_TD: Tensor, weight: LinearWeight, tactic: Tactic, owned: int, chip: Chip
+) -> tuple[TensorDescriptor | None, TensorDescriptor | None]:
+    """Tiles of the rows, and of the weight, `owned` outputs each, where the accelerator brings them; else None.
+
+    Tiles that reach beyond the rows take it long: a layer of 17 bfloat16 rows was 180 us instead of 123 (H200).
+    """
+    if not (tactic.tma and chip.has_tma and is_aligned(weight.data)):
+        return None, None
+    tokens = len(values_TD)
+    block_t = rows_of_program(tokens, tactic)
+    is_full = is_aligned(values_TD) and tokens % block_t == 0
+    x_tiles = tiles(values_TD, block_t, tactic.inputs) if is_full else None
+    return x_tiles, tiles(weight.data, owned, tactic.inputs)
 
 
 def is_aligned(matrix: Tensor) -> bool:

@@ -16,20 +16,30 @@ from torch import Tensor
 from tradewind.kernels.choice import Device
 from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.linear import LinearWeight, fp8
-from tradewind.kernels.quantised_rows import MeasuredRows, NormedRows
+from tradewind.kernels.quantised_rows import FP8_MAX, MeasuredRows, NormedRows
 
 LEAST_ROWS = 3
 """Fewer have kernels that do not quantise them (chained_linear/diagonal.py)."""
 
-_ROUNDED = 1.15  # times as long as it was measured a row may be once it is rounded to 8 bits
+UNITS = 1048576.0
+"""A row's sum of squares is counted in units of (what no number of it exceeds / 2^20)^2: it has less than 2^63."""
+
+LEAST = 1e-20
+"""What no number exceeds is no smaller, so that all can be divided by it, with any gain."""
+
+ROUNDED = 1.01
+"""Times as large as the sum of its parts a number may be once it is rounded to the activations' type."""
+
+_ROUNDED_TO_8_BITS = 1.15  # times as long as it was measured a row may be
+_LEAST_GAIN = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
     """A norm, and what is known of the sum before it, whatever the rows.
 
-    gain: the largest of the norm's, without its sign. No number of the product is larger than `of_rows` times the
-    length of its row, and `rise`.
+    gain: no number of the norm's is larger. No number of the product is larger than `of_rows` times the length of its
+    row, and `rise`.
     """
 
     norm: Norm
@@ -40,11 +50,16 @@ class Bounded:
     @classmethod
     def of(cls, norm: Norm, weight: LinearWeight | None = None) -> "Bounded":
         """Of the norm after this product (None: after none), by the inequality of Cauchy and Schwarz."""
-        gain = max(float(norm.weight_D.float().abs().max()), torch.finfo(torch.float32).tiny)
+        gain = max(float(norm.weight_D.float().abs().max()), _LEAST_GAIN)
         if weight is None:
             return cls(norm, gain)
         rise = 0.0 if weight.bias_N is None else float(weight.bias_N.float().abs().max())
-        return cls(norm, gain, _ROUNDED * fp8.longest(weight), rise)
+        return cls(norm, gain, _ROUNDED_TO_8_BITS * fp8.longest(weight), rise)
+
+    @property
+    def unit(self) -> float:
+        """See NormedRows."""
+        return FP8_MAX / self.gain / UNITS
 
 
 class LinearAddNorm(Protocol):
@@ -67,11 +82,13 @@ class LinearAddNorm(Protocol):
     ) -> NormedRows: ...
 
 
-def choose(device: Device, dtype: torch.dtype, layout: str | None, *, exact: bool = False) -> LinearAddNorm | None:
-    """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T."""
+def choose(device: Device, dtype: torch.dtype, *, exact: bool = False) -> LinearAddNorm | None:
+    """The implementation, where one is faster than its parts: on a GPU, for products whose order may depend on T. For
+    weights whose `linear` takes rows of 8 bits.
+    """
     from tradewind.kernels import gpu
 
-    if isinstance(device, gpu.AbsentGpu) or layout != fp8.LAYOUT or not gpu.may_fuse(device, dtype, exact=exact):
+    if isinstance(device, gpu.AbsentGpu) or not gpu.may_fuse(device, dtype, exact=exact):
         return None
     from tradewind.kernels.linear.tactics import Tactics
     from tradewind.kernels.linear_add_norm.triton import TritonLinearAddNorm

@@ -6,17 +6,8 @@ import torch
 from torch import Tensor
 
 from tradewind.kernels.linear import LinearWeight, fp8
-from tradewind.kernels.linear_add_norm import Bounded
+from tradewind.kernels.linear_add_norm import LEAST, ROUNDED, UNITS, Bounded
 from tradewind.kernels.quantised_rows import FP8, FP8_MAX, MeasuredRows, NormedRows
-
-UNITS = 1048576.0
-"""A row's sum of squares is counted in units of (what no number of it exceeds / 2^20)^2: it has less than 2^63."""
-
-LEAST = 1e-30
-"""By which all can be divided."""
-
-ROUNDED = 1.01
-"""Times as large as the sum of its parts a number may be once it is rounded."""
 
 
 class ReferenceLinearAddNorm:
@@ -47,5 +38,4 @@ class ReferenceLinearAddNorm:
         squares_ST[turn] += (wide_TD * (UNITS / largest_T1)).square().sum(1).long()
         scales_T1 = largest_T1 * bounded.gain / FP8_MAX
         values_TD = (wide_TD * bounded.norm.weight_D.float() / scales_T1).clamp(-FP8_MAX, FP8_MAX).to(self._dtype)
-        unit = FP8_MAX / bounded.gain / UNITS
-        return NormedRows(values_TD, scales_T1, x_TD.dtype, squares_ST, turn, unit, bounded.norm.eps)
+        return NormedRows(values_TD, scales_T1, x_TD.dtype, squares_ST, turn, bounded.unit, bounded.norm.eps)

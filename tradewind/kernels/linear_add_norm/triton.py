@@ -10,15 +10,13 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.gated_linear.triton import tactic_of as gated_tactic_of
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight, fp8
 from tradewind.kernels.linear.tactics import Tactic, Tactics
-from tradewind.kernels.linear.triton import ahead_of, fitted, is_aligned, rows_of_program, sums, tiles
-from tradewind.kernels.linear_add_norm import LEAST_ROWS, Bounded
-from tradewind.kernels.linear_add_norm.reference import LEAST, ROUNDED, UNITS
-from tradewind.kernels.quantised_rows import FP8, FP8_MAX, MeasuredRows, NormedRows
+from tradewind.kernels.linear.triton import ahead_of, even_tactic, rows_of_program, sums, tiles_of
+from tradewind.kernels.linear_add_norm import LEAST, LEAST_ROWS, ROUNDED, UNITS, Bounded
+from tradewind.kernels.quantised_rows import FP8, MeasuredRows, NormedRows
 
 _UNITS, _LEAST, _ROUNDED = tl.constexpr(UNITS), tl.constexpr(LEAST), tl.constexpr(ROUNDED)
 
@@ -117,9 +115,8 @@ class TritonLinearAddNorm:
         qkv, out, gate_up, down = weights
         if not LEAST_ROWS <= tokens <= FEW_TOKENS or any(one.layout != fp8.LAYOUT for one in (qkv, out, gate_up, down)):
             return False
-        has_qkv = self._tactics.find(8, tokens, qkv.out_features, qkv.in_features) is not None
-        has_gates = gated_tactic_of(self._tactics, tokens, gate_up, self._chip) is not None
-        return has_qkv and has_gates and all(self._tactic(tokens, one) is not None for one in (out, down))
+        has_gates = self._tactic(tokens, gate_up, gated=True) is not None
+        return has_gates and all(self._tactic(tokens, one) is not None for one in (qkv, out, down))
 
     def begin(self, x_TD: Tensor, bounded: Bounded, turns: int) -> NormedRows:
         """See LinearAddNorm."""
@@ -143,18 +140,16 @@ class TritonLinearAddNorm:
         assert residual_TD.is_contiguous()
         normed = self._normed(residual_TD, before.squares_ST, before.turn + 1, bounded)
         block_t = rows_of_program(tokens, tactic)
-        w_tma = tactic.tma and self._chip.has_tma and is_aligned(weight.data)
-        x_tma = w_tma and is_aligned(rows.values_TD) and tokens % block_t == 0
+        x_tiles, w_tiles = tiles_of(rows.values_TD, weight, tactic, tactic.outputs, self._chip)
         linear_add_norm_kernel[(outputs // tactic.outputs,)](
-            rows.values_TD, rows.values_TD.stride(0), tiles(rows.values_TD, block_t, tactic.inputs) if x_tma else None,
-            rows.scales_T1, rows.squares_TG, weight.data,
-            tiles(weight.data, tactic.outputs, tactic.inputs) if w_tma else None, weight.extras[0], weight.bias_N,
-            residual_TD, before.scales_T1, before.squares_T, before.unit, bounded.norm.weight_D, normed.values_TD,
-            normed.scales_T1, normed.squares_T, tokens, outputs, width, ahead_of(weight), bounded.gain, bounded.of_rows,
-            bounded.rise, HAS_BIAS=weight.bias_N is not None, OVERLAPS=self._chip.overlaps, RELEASES=tactic.releases,
-            ROWS_FIRST=tactic.rows_first, BN=tactic.outputs, BT=block_t, BK=tactic.inputs, STAGES=tactic.stages,
-            W_TMA=w_tma, X_TMA=x_tma, PARTS=parts, PARTS_PADDED=next_power_of_2(parts), num_warps=tactic.warps,
-            num_stages=tactic.stages, **self._chip.launch,
+            rows.values_TD, rows.values_TD.stride(0), x_tiles, rows.scales_T1, rows.squares_TG, weight.data, w_tiles,
+            weight.extras[0], weight.bias_N, residual_TD, before.scales_T1, before.squares_T, before.unit,
+            bounded.norm.weight_D, normed.values_TD, normed.scales_T1, normed.squares_T, tokens, outputs, width,
+            ahead_of(weight), bounded.gain, bounded.of_rows, bounded.rise, HAS_BIAS=weight.bias_N is not None,
+            OVERLAPS=self._chip.overlaps, RELEASES=tactic.releases, ROWS_FIRST=tactic.rows_first, BN=tactic.outputs,
+            BT=block_t, BK=tactic.inputs, STAGES=tactic.stages, W_TMA=w_tiles is not None, X_TMA=x_tiles is not None,
+            PARTS=parts, PARTS_PADDED=next_power_of_2(parts), num_warps=tactic.warps, num_stages=tactic.stages,
+            **self._chip.launch,
         )  # fmt: skip
         return normed
 
@@ -162,14 +157,7 @@ class TritonLinearAddNorm:
         """Room for the norm of x."""
         values_TD = torch.empty(x_TD.shape, dtype=FP8, device=x_TD.device)
         scales_T1 = torch.empty((len(x_TD), 1), dtype=torch.float32, device=x_TD.device)
-        unit = FP8_MAX / bounded.gain / UNITS
-        return NormedRows(values_TD, scales_T1, x_TD.dtype, squares_ST, turn, unit, bounded.norm.eps)
+        return NormedRows(values_TD, scales_T1, x_TD.dtype, squares_ST, turn, bounded.unit, bounded.norm.eps)
 
-    def _tactic(self, tokens: int, weight: LinearWeight) -> Tactic | None:
-        """None where the vendor's product is faster, or tiles would reach beyond the weight."""
-        found = self._tactics.find(8, tokens, weight.out_features, weight.in_features)
-        if found is None:
-            return None
-        tactic = fitted(found, tokens, weight.data.itemsize, self._chip)
-        even = not weight.out_features % tactic.outputs and not weight.in_features % tactic.inputs
-        return tactic if even else None
+    def _tactic(self, tokens: int, weight: LinearWeight, *, gated: bool = False) -> Tactic | None:
+        return even_tactic(self._tactics, tokens, weight, self._chip, gated=gated)
