@@ -633,13 +633,13 @@ def _sampling() -> list[Variant]:
         "spare_place": "i32", "ids": I32, "positions": I32, "write": I64,
         "context_lens": I32, "block_tables": I32, "table_stride": "i32=16", "R": "i32", "T": "i32", "S": "i32=16",
     }  # fmt: skip
-    copied = {"source": I64, "into": I64, "count": "i32"}
+    copied = {"ring": I64, "turn": I32, "into": I64, "count": "i32=16", "turns": "i32"}
     sized, four = {"OVERLAPS": True, "BLOCK": 256}, {"num_warps": 4}
     return [
         Variant("draw: chunks", chunks_kernel, {**common, "places": I32}, on, {"num_warps": 8}),
         Variant("draw: choose", choose_kernel, choose, {**on, "CHUNKS": 32, "BLOCK": 2048}, {"num_warps": 16}),
         Variant("step inputs", step_inputs_kernel, inputs, sized, four),
-        Variant("host copy", host_copy_kernel, copied, sized, four),
+        Variant("host copy", host_copy_kernel, copied, {"OVERLAPS": True, "BLOCK": 16384}, {"num_warps": 32}),
     ]
 
 

@@ -504,8 +504,11 @@ def _embedding(ops: Ops, device: torch.device) -> Iterator[Check]:
 def _host_copy(device: torch.device) -> Iterator[Check]:
     """The error is the share of words that differ."""
     copy = host_copy.choose(device).run
-    for count in (1, 8192):
-        source_W = torch.randint(1 << 62, (count,)).pin_memory()
+    for count in (1, 8192, 10_000):
+        ring_UW = torch.randint(1 << 62, (3, count)).pin_memory()
         there_W = torch.zeros(count, dtype=torch.int64, device=device)
-        copy(source_W, there_W)
-        yield Check(f"host_copy of {count} words", float((there_W.cpu() != source_W).double().mean()), 0.0)
+        turn_1 = torch.ones(1, dtype=torch.int32, device=device)
+        for turn in (1, 2, 0):
+            copy(ring_UW, turn_1, there_W)
+            wrong = (there_W.cpu() != ring_UW[turn]).double().mean()
+            yield Check(f"host_copy of {count} words, turn {turn}", float(wrong), 0.0)

@@ -1,11 +1,11 @@
 """A GPU as a runner: inputs that keep their place, prepared on the device, and steps that are replayed from graphs.
 
-A step is two graphs. The first makes the step's inputs from the row columns and the slots' tables, runs the model, and
-leaves the hidden states that tokens are drawn from. The second makes logits of them, draws, stores the tokens where the
-next step reads them, and tells the host. So the host sends one small copy and starts two graphs, whatever the step is
-made of; it need not wait for anything. A step of one token a row, all of which draw and ask for nothing beyond
-temperature and filters, is one graph. Steps of one token a row have graphs by the number of rows, all others by the
-number of tokens; both are rounded up to a bucket (buckets.py).
+A step is two graphs. The first copies the row columns from where the host has written them, makes the step's inputs
+from them and the slots' tables, runs the model, and leaves the hidden states that tokens are drawn from. The second
+makes logits of them, draws, stores the tokens where the next step reads them, and tells the host. So the host writes a
+few columns and starts two graphs, whatever the step is made of; it need not wait for anything. A step of one token a
+row, all of which draw and ask for nothing beyond temperature and filters, is one graph. Steps of one token a row have
+graphs by the number of rows, all others by the number of tokens; both are rounded up to a bucket (buckets.py).
 
 Legend: T tokens of a step, R rows, N rows that sample, D hidden, V vocabulary, S slots, M blocks of a table, U turns.
 """
@@ -85,7 +85,7 @@ class GraphRunner:
         self._hidden_TD = self._last_ND.new_empty(info.step_tokens, model.spec.hidden)
         self._drawn_N = torch.zeros(slots, dtype=torch.int64, device=device)
         self._told_UN = torch.zeros(IN_FLIGHT, slots, dtype=torch.int64, pin_memory=device.type == "cuda")
-        self._turn = 0
+        self._turn = IN_FLIGHT - 1  # of the last step: the first one's is 0
         self._open: list[Issued | None] = [None] * IN_FLIGHT  # by turns
         self._sizes: dict[str, tuple[int, ...]] = {"plain": (), "decode": (), "mixed": (), "head": ()}
 
@@ -131,27 +131,29 @@ class GraphRunner:
             return
         for rows in row_buckets(min(ROWS_AT_ONCE, len(self._hidden_TD))):
             self._model.logits(self._hidden_TD[:rows])
-        self._columns.clear()
+        self._take_up_turns()
 
     @torch.inference_mode()
     def record(self, progress: Callable[[float], None] = lambda _share: None) -> None:
         """Record graphs within their budget, the ones most worth having first. Without graphs: nothing."""
         if self._graphs is None:
             return
-        self._columns.clear()
+        self._clear_columns()
         wanted, thin = self._wanted(), self._model.thin
         for index, (kind, size) in enumerate(wanted):
             if self._graphs.record((kind, size), self._work(kind, size, self._model), self._work(kind, size, thin)):
                 self._add_size(kind, size)
             progress((index + 1) / len(wanted))
+        self._take_up_turns()
 
     @torch.inference_mode()
     def tidy(self) -> bool:
         """See tradewind.protocol.runner.Runner: records a graph that there was no time for at boot."""
         if self._graphs is None or not self._report.postponed:
             return False
-        self._columns.clear()
+        self._clear_columns()
         key = self._graphs.record_postponed()
+        self._take_up_turns()
         if key is not None:
             self._add_size(*key)
         return self._report.postponed > 0
@@ -177,6 +179,7 @@ class GraphRunner:
         try:
             hidden_TD, is_drawn = self._forward(shape, not refused and self._is_plain(plan, shape))
         except torch.OutOfMemoryError:
+            self._take_up_turns()
             # The next step may have been planned already: it must find a token where this one would have left it.
             state.store(shape.slots_N, shape.positions_N, torch.zeros_like(self._drawn_N[: len(shape.slots_N)]))
             return Halved.failed(_all_shed(plan, shape)) if len(plan.masked) else Done(_all_shed(plan, shape))
@@ -243,6 +246,21 @@ class GraphRunner:
             self._open[self._turn] = None
         return self._turn
 
+    def _clear_columns(self) -> None:
+        """For recording: no step of the columns that are there is still to come."""
+        self._wait()
+        self._columns.clear()
+
+    def _take_up_turns(self) -> None:
+        """After work whose columns were sent, or may have been, without a turn being taken."""
+        self._wait()
+        self._columns.set_turn((self._turn + 1) % IN_FLIGHT)
+
+    def _wait(self) -> None:
+        """Until the device is through with all that was issued."""
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+
     def _append_blocks(self, places_B: NDArray[np.int64], ids_B: NDArray[np.int32]) -> None:
         """Put new blocks into the slots' tables."""
         if len(places_B):
@@ -297,6 +315,7 @@ class GraphRunner:
     def _hidden(self, model: Model, tokens: int, rows: int, max_query: int) -> Tensor:
         assert self._pool is not None, "the runner is closed"
         into = _part(self._step, tokens, rows, max_query)
+        self._columns.send()
         self._ops.inputs(self._columns.rows, self._tables, into)
         return model.forward(into.ids_T, into.rows, self._pool)
 

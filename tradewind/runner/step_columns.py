@@ -3,7 +3,6 @@
 Legend: R rows of the step, N rows that sample; both padded to the runner's slots.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,20 +72,22 @@ class StepShape:
 
 
 class StepColumns:
-    """The device's columns keep their place. The host's are used in turn, each once the device has read it."""
+    """The device's columns keep their place. The host's are a ring, in which both take turns.
+
+    A step's first kernel copies the columns (`send`), recorded with the rest of the step: so a step is one launch, and
+    the device knows itself whose turn it is.
+    """
 
     def __init__(self, slots: int, device: torch.device, host_copy: HostCopy) -> None:
         self._slots, self._device, self._copy = slots, device, host_copy
         nbytes = sum(column.nbytes(slots) for column in _COLUMNS)
-        on_gpu = device.type == "cuda"
-        self._host = [torch.zeros(nbytes, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(IN_FLIGHT)]
-        self._arrays = [_views(buffer, slots) for buffer in self._host]
+        self._ring = torch.zeros(IN_FLIGHT, nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._arrays = [_views(row, slots) for row in self._ring]
+        self._turn_1 = torch.zeros(1, dtype=torch.int32, device=device)
         self._bytes = torch.zeros(nbytes, dtype=torch.uint8, device=device)
         self._views = {
             name: self._bytes[place].view(getattr(torch, dtype)) for name, (place, dtype) in _layout(slots).items()
         }
-        self._read: deque[torch.Event] = deque()
-        self._turn = 0
 
     @property
     def rows(self) -> RowColumns:
@@ -111,17 +112,18 @@ class StepColumns:
         return blocks <= self._slots
 
     def fill(self, plan: StepPlan, state: StateRows, block_places_B: NDArray[np.int64], turn: int) -> StepShape:
-        """Write the plan's columns and have them copied. `state` must have taken over what the plan brings.
+        """Write the plan's columns, for `send`. `state` must have taken over what the plan brings.
 
         block_places_B: where in the slots' tables the plan's new blocks go; they are sent too if there is room for
-        them. `turn`: which of the host's rows is told what was drawn.
+        them. `turn`: which of the host's rows has the columns, and is told what was drawn. The device is through with
+        it, and it follows that of the step before.
         """
         count = len(plan.slots)
         ends_R = np.cumsum(plan.new_tokens, dtype=np.int64)
         contexts_R = plan.computed_tokens.astype(np.int64) + plan.new_tokens
         sampled = np.flatnonzero(plan.sample)
         slots_N, positions_N = plan.slots[sampled].astype(np.int64), contexts_R[sampled]
-        into = self._take_turn()
+        into = self._arrays[turn]
         into["slots"][:count] = plan.slots
         into["computed"][:count] = plan.computed_tokens
         into["starts"][0] = 0
@@ -145,29 +147,21 @@ class StepColumns:
         into["blocks"][0] = blocks
         into["block_places"][:blocks] = block_places_B[:blocks]
         into["block_ids"][:blocks] = plan.block_ids[:blocks]
-        self._send()
         starts_R = ends_R - plan.new_tokens
         return StepShape(int(ends_R[-1]), count, int(plan.new_tokens.max()), starts_R, slots_N, positions_N, turn)
 
+    def send(self) -> None:
+        """Have the device copy the columns whose turn it is: a part of each step's work."""
+        self._copy(self._ring.view(torch.int64), self._turn_1, self._bytes.view(torch.int64))
+
     def clear(self) -> None:
-        """A step without rows, for recording."""
-        into = self._take_turn()
-        for array in into.values():
-            array.fill(0)
-        self._send()
+        """Steps without rows, for recording. The device must be through with all others."""
+        self._ring.zero_()
+        self.send()
 
-    def _take_turn(self) -> dict[str, NDArray[Any]]:
-        self._turn = (self._turn + 1) % IN_FLIGHT
-        if len(self._read) == IN_FLIGHT:
-            self._read.popleft().synchronize()
-        return self._arrays[self._turn]
-
-    def _send(self) -> None:
-        self._copy(self._host[self._turn].view(torch.int64), self._bytes.view(torch.int64))
-        if self._device.type == "cuda":
-            event = torch.Event(self._device)
-            event.record()
-            self._read.append(event)
+    def set_turn(self, turn: int) -> None:
+        """The step that is sent next is filled in there: for when work was sent, or failed, whose turns nobody took."""
+        self._turn_1.fill_(turn)
 
 
 def _layout(slots: int) -> dict[str, tuple[slice, str]]:

@@ -1065,13 +1065,16 @@ def test_quantise(dtype: torch.dtype, tokens: int, inputs: int) -> None:
     assert not empty.dense().any()
 
 
-@pytest.mark.parametrize("count", [0, 1, 255, 256, 700])
+@pytest.mark.parametrize("count", [1, 256, 700, 20_000])
 def test_host_copy(count: int) -> None:
-    """Every word, and none beyond them."""
-    source_W, into_W = torch.arange(1, 801), torch.zeros(800, dtype=torch.int64)
-    TritonHostCopy(CHIP)(source_W[:count], into_W[:count])
-    assert torch.equal(into_W[:count], source_W[:count])
-    assert not into_W[count:].any()
+    """Every word of the row whose turn it is, and none beyond them."""
+    ring_UW, into_W = torch.arange(1, 3 * count + 1).view(3, count), torch.zeros(count + 100, dtype=torch.int64)
+    turn_1 = torch.ones(1, dtype=torch.int32)
+    for turn in (1, 2, 0, 1):
+        assert turn_1.item() == turn
+        TritonHostCopy(CHIP)(ring_UW, turn_1, into_W[:count])
+        assert torch.equal(into_W[:count], ring_UW[turn])
+        assert not into_W[count:].any()
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(3, 12), (5, 20)])

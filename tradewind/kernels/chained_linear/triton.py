@@ -219,12 +219,14 @@ def prepare_kernel(
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     column = group[:, None] * 128 + tl.arange(0, 128)[None, :]
     inside = column < D
+    if NORMED:
+        by = tl.load(gain + column, mask=inside, other=0.0).to(tl.float32)
     release(OVERLAPS)
     begin(OVERLAPS)
     wide = tl.load(x + row * D + column, mask=inside, other=0.0).to(tl.float32)
     if NORMED:
         tl.store(squares + group * T + row, tl.sum(wide * wide, 1), mask=group * 128 < D)
-        wide *= tl.load(gain + column, mask=inside, other=0.0).to(tl.float32)
+        wide *= by
     if QUANTISES:
         scale = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30) / 448.0
         tl.store(scales + group * T + row, scale, mask=group * 128 < D)

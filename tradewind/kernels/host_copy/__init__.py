@@ -12,12 +12,13 @@ from tradewind.kernels.choice import Candidate, Choice, Device, pick
 
 
 class HostCopy(Protocol):
-    """`host_copy(source_W, into_W)`, of W int64 words, one after the other: pinned ones, to the device.
+    """`host_copy(ring_UW, turn_1, into_W)`: the row of a ring of pinned int64 words whose turn it is, to the device.
 
-    The host must leave its own as they are until the device has got that far.
+    `turn_1`: int32, on the device, where the turn then passes to the next row. So what is recorded once finds another
+    row each time it is replayed. The host must leave a row as it is until the device has got that far.
     """
 
-    def __call__(self, source_W: Tensor, into_W: Tensor) -> None: ...
+    def __call__(self, ring_UW: Tensor, turn_1: Tensor, into_W: Tensor) -> None: ...
 
 
 def choose(device: Device, prefer: str | None = None) -> Choice[HostCopy]:

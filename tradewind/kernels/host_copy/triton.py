@@ -4,19 +4,24 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from tradewind.kernels.gpu import Chip
+from tradewind.kernels.gpu import Chip, next_power_of_2
 from tradewind.kernels.gpu.order import begin
 
-_WORDS = 256  # of a program
+_MOST_WORDS = 16384  # that are on their way at once
+_WORDS_OF_WARP = 256
 
 
 @triton.jit(do_not_specialize=["count"])
-def host_copy_kernel(source, into, count, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr):
-    """`count` words. They were there before the launch, and are on their way at once."""
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    words = tl.load(source + place, mask=place < count, other=0)
+def host_copy_kernel(ring, turn, into, count, turns, OVERLAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """One program: the turn is read, and passes on. `count` words of each of `turns` rows."""
     begin(OVERLAPS)
-    tl.store(into + place, words, mask=place < count)
+    row = tl.load(turn)
+    each = tl.arange(0, BLOCK)
+    for place in range(0, count, BLOCK):
+        words = tl.load(ring + row * count + place + each, mask=place + each < count, other=0)
+        tl.store(into + place + each, words, mask=place + each < count)
+    tl.debug_barrier()  # all threads have read the turn
+    tl.store(turn, (row + 1) % turns)
 
 
 class TritonHostCopy:
@@ -25,10 +30,10 @@ class TritonHostCopy:
     def __init__(self, chip: Chip) -> None:
         self._chip = chip
 
-    def __call__(self, source_W: Tensor, into_W: Tensor) -> None:
-        count = len(source_W)
-        if count:
-            host_copy_kernel[(triton.cdiv(count, _WORDS),)](
-                source_W, into_W, count, OVERLAPS=self._chip.overlaps, BLOCK=_WORDS, num_warps=4,
-                **self._chip.launch,
-            )  # fmt: skip
+    def __call__(self, ring_UW: Tensor, turn_1: Tensor, into_W: Tensor) -> None:
+        turns, count = ring_UW.shape
+        block = min(_MOST_WORDS, next_power_of_2(count))
+        host_copy_kernel[(1,)](
+            ring_UW, turn_1, into_W, count, turns, OVERLAPS=self._chip.overlaps, BLOCK=block,
+            num_warps=min(32, max(1, block // _WORDS_OF_WARP)), **self._chip.launch,
+        )  # fmt: skip
