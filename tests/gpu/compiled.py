@@ -562,6 +562,11 @@ def _in_registers(name: str, entry: MeasuredChained, part: str) -> Variant:
     if diagonal.takes(tactic):
         kernel = diagonal.diagonal_kernel
         constants |= {"ROWS": tactic.rows, "T": 1}  # T: where there is one row, which Triton knows
+        constants |= {"ASKED": diagonal.ASKED, "next_w": None}
+        types |= {"askers": "i32"}
+        is_last = entry.inputs > 2 * entry.outputs  # of a layer
+        if part != "plain" and not is_last and diagonal.asks(entry.layout, tactic.rows, gated=not adds):
+            types |= {"next_w": "*u8"}
         constants |= diagonal.steps_of(entry.inputs // (2 if is_fp8 else int4.PARTS), tactic)
     else:
         kernel = registers.registers_kernel

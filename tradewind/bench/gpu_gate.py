@@ -219,11 +219,12 @@ def _chained(ops: Ops, device: torch.device, kind: str) -> Iterator[Check]:
             yield Check(name, _error(run.linear(rows, packed), truth), _LIMIT)
             if outputs == 2 * FFN:
                 gate, up = truth.chunk(2, -1)
-                yield Check(f"{name} gated", _error(run.gated(rows, packed), gate / (1 + (-gate).exp()) * up), limit)
+                act = run.gated(rows, packed, packed)
+                yield Check(f"{name} gated", _error(act, gate / (1 + (-gate).exp()) * up), limit)
             elif outputs == HIDDEN:
                 residual_TN = _randn(device, *truth.shape)
                 total = truth + residual_TN.double()
-                after = run.add(rows, packed, residual_TN, norms[HIDDEN])
+                after = run.add(rows, packed, residual_TN, norms[HIDDEN], packed)
                 yield Check(f"{name} sum", _error(residual_TN, total), _LIMIT)
                 yield Check(f"{name} normed", _error(after, _normed(residual_TN.double(), norms[HIDDEN])), limit)
 

@@ -71,9 +71,9 @@ class DecoderLayer:
         """
         attention, feed_forward = self.attention, self.feed_forward
         out_TD = attention.attend(run.linear(prepared, attention.qkv.weight), rows, *pages)
-        prepared = run.add(run.prepare(out_TD), attention.out.weight, x_TD, self.post_norm.as_part)
-        act = run.gated(prepared, feed_forward.gate_up.weight)
-        return run.add(act, feed_forward.down.weight, x_TD, next_norm)
+        gate_up, down = feed_forward.gate_up.weight, feed_forward.down.weight
+        prepared = run.add(run.prepare(out_TD), attention.out.weight, x_TD, self.post_norm.as_part, gate_up)
+        return run.add(run.gated(prepared, gate_up, down), down, x_TD, next_norm)
 
     def in_8_bits(
         self, normed: NormedRows, x_TD: Tensor, rows: Rows, pages: tuple[Tensor, Tensor], run: LinearAddNorm

@@ -52,7 +52,8 @@ class PreparedRows:
 class ChainedLinear(Protocol):
     """Products of a few rows with weights that `takes`; all sums and what is between them in float32.
 
-    Rows are quantised if the weights are blocks of 8-bit floats. x_TD, residual_TN: contiguous.
+    Rows are quantised if the weights are blocks of 8-bit floats. x_TD, residual_TN: contiguous. `next_weight`: that of
+    the product after this one, which may be asked for before its turn; it changes no number.
     """
 
     def takes(self, weight: LinearWeight) -> bool:
@@ -67,11 +68,18 @@ class ChainedLinear(Protocol):
         """y_TN = x @ W.T + bias, rounded once."""
         ...
 
-    def gated(self, rows: PreparedRows, weight: LinearWeight) -> PreparedRows:
+    def gated(self, rows: PreparedRows, weight: LinearWeight, next_weight: LinearWeight | None = None) -> PreparedRows:
         """silu(first half of y) * second half, quantised from float32."""
         ...
 
-    def add(self, rows: PreparedRows, weight: LinearWeight, residual_TN: Tensor, norm: Norm) -> PreparedRows:
+    def add(
+        self,
+        rows: PreparedRows,
+        weight: LinearWeight,
+        residual_TN: Tensor,
+        norm: Norm,
+        next_weight: LinearWeight | None = None,
+    ) -> PreparedRows:
         """norm(y + residual). The sum, rounded, is written over residual_TN; the norm is that of the rounded sum."""
         ...
 

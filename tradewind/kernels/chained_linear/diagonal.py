@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from triton import constexpr_function
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
@@ -40,6 +41,12 @@ MOST_ROWS = 2
 
 WARP_WORDS = 256
 """So many words a warp loads at once, 16 bytes a thread: of as many outputs as there are rows."""
+
+ASKED = 32_768
+"""Bytes of the next product's weight that are asked for, for each multiprocessor. Half as much gains less, twice as
+much nothing (H100).
+"""
+_HELD = 65_536  # bytes of it before those, for each multiprocessor: the programs that begin first ask for them anyway
 
 _LEAST_OUTPUTS = 8  # of a program: the rows have to be made ready for each
 
@@ -76,6 +83,24 @@ def fitted(tactic: ChainedTactic, outputs: int, chip: Chip) -> ChainedTactic:
         owned //= 2
         warps = min(warps, owned // 2)  # more would spill
     return replace(tactic, outputs=owned, warps=warps)
+
+
+@constexpr_function
+def _asking(nbytes):
+    """Assembly: so many bytes from an address on are brought into the L2 cache, if a number is not 0."""
+    ask = f"@asks cp.async.bulk.prefetch.L2.global [$1], {nbytes};"
+    return f"{{ .reg .pred asks; setp.ne.s32 asks, $2, 0; {ask} mov.u32 $0, 0; }}"
+
+
+@gluon.jit
+def _ask_for(next_w, askers, ASKED: gl.constexpr, num_warps: gl.constexpr):
+    """The first `askers` programs have ASKED bytes each brought into the L2 cache, from `next_w` on."""
+    THREADS: gl.constexpr = 32 * num_warps
+    EACH: gl.constexpr = ASKED // THREADS
+    thread = gl.arange(0, THREADS, gl.BlockedLayout([1], [32], [num_warps], [0]))
+    at = (next_w + (gl.program_id(0) * THREADS + thread) * EACH).to(gl.int64)
+    asks = (thread * 0 + gl.program_id(0) < askers).to(gl.int32)
+    gl.inline_asm_elementwise(_asking(EACH), "=r,l,r", [at, asks], dtype=gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -186,12 +211,13 @@ def _multiply_floats(
     return acc + found * power
 
 
-@gluon.jit(do_not_specialize=["COUNT"])  # T: the compiler may know of a row that there is no other
+@gluon.jit(do_not_specialize=["COUNT", "askers"])  # T: the compiler may know of a row that there is no other
 def diagonal_kernel(
-    x, squares, w, scales, scale_stride, bias, residual, gain, y, y_squares, T, N, D, WIDTH, COUNT, eps,
+    x, squares, w, scales, scale_stride, bias, residual, gain, y, y_squares, next_w, askers, T, N, D, WIDTH, COUNT, eps,
     GROUP: gl.constexpr, NORMED: gl.constexpr, GATED: gl.constexpr, HAS_BIAS: gl.constexpr, ADDS: gl.constexpr,
     IN_PAIRS: gl.constexpr, OVERLAPS: gl.constexpr, COUNTS: gl.constexpr, EVEN: gl.constexpr,
-    BN: gl.constexpr, ROWS: gl.constexpr, STEPS: gl.constexpr, AHEAD: gl.constexpr, num_warps: gl.constexpr,
+    BN: gl.constexpr, ROWS: gl.constexpr, STEPS: gl.constexpr, AHEAD: gl.constexpr, ASKED: gl.constexpr,
+    num_warps: gl.constexpr,
 ):  # fmt: skip
     """Program i: outputs [i * BN, ...), or (GATED) as many of the gates and of the others, half as many. The rest as
     for `tradewind.kernels.chained_linear.registers.registers_kernel`.
@@ -199,7 +225,8 @@ def diagonal_kernel(
     GROUP: 0 for weights of 8 bits, which have one scale an output, float32; their x is words of two numbers, int32.
     ROWS: 1 or 2, no fewer than T. All STEPS of W * PIECES * 32 words of each output are written out, because what a
     loop carried from one turn to the next would be taken apart into its halves. AHEAD: how many of them are on their
-    way at once. EVEN: the last one is full.
+    way at once. EVEN: the last one is full. next_w: None, or bytes that the product after this one takes, of which the
+    first `askers` programs ask for ASKED each.
     """
     VEC: gl.constexpr = 8  # words that a thread loads at once, 16 bytes
     QUADS: gl.constexpr = 8
@@ -260,6 +287,8 @@ def diagonal_kernel(
     rise = gl.load(bias + output).to(gl.float32) if HAS_BIAS else 0.0
     up_rise = gl.load(bias + N + output).to(gl.float32) if HAS_BIAS and GATED else 0.0
     if OVERLAPS:
+        if next_w is not None:
+            _ask_for(next_w, askers, ASKED, num_warps)
         gdc_launch_dependents()
         gdc_wait()
     rest = gl.load(residual + y_at, mask=inside, other=0.0).to(gl.float32) if ADDS else 0.0
@@ -314,6 +343,19 @@ def diagonal_kernel(
     )  # fmt: skip
 
 
+def asks(layout: str, rows: int, *, gated: bool) -> bool:
+    """Whether a product asks for a part of the next one's weight, where that is known: measured on an H100."""
+    return rows == 1 and (gated or layout == fp8.LAYOUT)
+
+
+def _asked(weight: LinearWeight, place: "Place", rows: int, chip: Chip) -> tuple[torch.Tensor | None, int]:
+    """`next_w` and `askers` of the kernel."""
+    if place.next_weight is None or not asks(weight.layout, rows, gated=place.gated):
+        return None, 0
+    next_w = place.next_weight.data.view(-1).view(torch.uint8)[chip.processors * _HELD :]
+    return next_w, min(chip.processors, len(next_w) // ASKED)
+
+
 def steps_of(words: int, tactic: ChainedTactic) -> dict[str, int]:
     """STEPS, EVEN and AHEAD of the kernel, for so many words of an output."""
     full, left = divmod(words, tactic.warps * WARP_WORDS // tactic.rows)
@@ -334,9 +376,11 @@ def chained_diagonal(
         x, w = x.view(torch.int32), w.view(torch.int16)
     tokens, outputs, words = len(x), out.values_TD.shape[1], w.shape[1]
     counts = 0 if rows.squares_GT is None else len(rows.squares_GT)
+    next_w, askers = _asked(weight, place, tokens, launch.chip)
     diagonal_kernel[(weight.out_features // tactic.outputs,)](
         x, rows.squares_GT, w, weight.extras[0], Reading.of(weight).stride_k, weight.bias_N,
-        place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, tokens, outputs,
-        rows.values_TD.shape[1], words, counts, rows.eps,
-        ROWS=tactic.rows, num_warps=tactic.warps, **steps_of(words, tactic), **constants(rows, weight, place, launch),
+        place.residual_TN, norm.weight_D if norm else None, out.values_TD, out.squares_GT, next_w, askers,
+        tokens, outputs, rows.values_TD.shape[1], words, counts, rows.eps,
+        ROWS=tactic.rows, ASKED=ASKED, num_warps=tactic.warps, **steps_of(words, tactic),
+        **constants(rows, weight, place, launch),
     )  # fmt: skip

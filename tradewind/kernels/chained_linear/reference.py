@@ -30,13 +30,22 @@ class ReferenceChainedLinear:
         """See `ChainedLinear`."""
         return _product(rows, weight).to(rows.dtype)
 
-    def gated(self, rows: PreparedRows, weight: LinearWeight) -> PreparedRows:
+    def gated(self, rows: PreparedRows, weight: LinearWeight, next_weight: LinearWeight | None = None) -> PreparedRows:
         """See `ChainedLinear`."""
+        del next_weight  # it changes no number
         gate_TF, up_TF = _product(rows, weight).chunk(2, -1)
         return self._prepare(functional.silu(gate_TF) * up_TF, None, rows.dtype)
 
-    def add(self, rows: PreparedRows, weight: LinearWeight, residual_TN: Tensor, norm: Norm) -> PreparedRows:
+    def add(
+        self,
+        rows: PreparedRows,
+        weight: LinearWeight,
+        residual_TN: Tensor,
+        norm: Norm,
+        next_weight: LinearWeight | None = None,
+    ) -> PreparedRows:
         """See `ChainedLinear`."""
+        del next_weight
         residual_TN.copy_(_product(rows, weight) + residual_TN.float())
         return self._prepare(residual_TN.float(), norm, rows.dtype)
 

@@ -236,11 +236,15 @@ def prepare_kernel(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a product stands in a layer: whether its outputs are gates, or (both or none) added to what, and normed."""
+    """Where a product stands in a layer: whether its outputs are gates, or (both or none) added to what, and normed.
+
+    `next_weight`: that of the product after it, if it gains by being asked for.
+    """
 
     gated: bool = False
     residual_TN: Tensor | None = None
     norm: Norm | None = None
+    next_weight: LinearWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -347,14 +351,21 @@ class TritonChainedLinear:
         """See `ChainedLinear`."""
         return self._run(rows, weight, Place()).values_TD
 
-    def gated(self, rows: PreparedRows, weight: LinearWeight) -> PreparedRows:
+    def gated(self, rows: PreparedRows, weight: LinearWeight, next_weight: LinearWeight | None = None) -> PreparedRows:
         """See `ChainedLinear`."""
-        return self._run(rows, weight, Place(gated=True))
+        return self._run(rows, weight, Place(gated=True, next_weight=next_weight))
 
-    def add(self, rows: PreparedRows, weight: LinearWeight, residual_TN: Tensor, norm: Norm) -> PreparedRows:
+    def add(
+        self,
+        rows: PreparedRows,
+        weight: LinearWeight,
+        residual_TN: Tensor,
+        norm: Norm,
+        next_weight: LinearWeight | None = None,
+    ) -> PreparedRows:
         """See `ChainedLinear`."""
         assert residual_TN.is_contiguous()
-        return self._run(rows, weight, Place(residual_TN=residual_TN, norm=norm))
+        return self._run(rows, weight, Place(residual_TN=residual_TN, norm=norm, next_weight=next_weight))
 
     def room(
         self, tokens: int, weight: LinearWeight, place: Place, dtype: torch.dtype, tactic: ChainedTactic
