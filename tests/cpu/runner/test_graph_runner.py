@@ -36,7 +36,7 @@ from tradewind.runner.counts import OutputCounts
 from tradewind.runner.graph_runner import GraphRunner, StepOps
 from tradewind.runner.graphs import GraphBudget, Graphs
 from tradewind.runner.pending import Issued
-from tradewind.runner.step_columns import IN_FLIGHT
+from tradewind.runner.step_columns import IN_FLIGHT, StepColumns
 
 CPU = torch.device("cpu")
 LIMITS = Limits(max_running=9, step_tokens=70)
@@ -292,20 +292,21 @@ def test_memory_that_runs_out_as_requests_begin_sheds_these(
             assert answer.tokens == expected[one.request_id].tokens
 
 
-def test_memory_that_runs_out_in_the_model_sheds_the_step(model: Model) -> None:
+@pytest.mark.parametrize("where", [StepColumns, Model])
+def test_memory_that_runs_out_in_a_forward_sheds_the_step(
+    model: Model, monkeypatch: pytest.MonkeyPatch, where: type
+) -> None:
+    """Also before the device has copied the step's columns: the next step finds its own."""
     runner = make_graph_runner(model)
-    calls = iter(range(1000))
+    name = "send" if where is StepColumns else "forward"
+    work_of, calls = getattr(where, name), iter(range(1000))
 
-    class Failing:
-        def __getattr__(self, name: str) -> object:
-            return getattr(model, name)
+    def failing(*arguments: object) -> object:
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError("no memory")
+        return work_of(*arguments)
 
-        def forward(self, *arguments: object) -> object:
-            if next(calls) == 1:
-                raise torch.OutOfMemoryError("no memory")
-            return model.forward(*arguments)
-
-    runner._model = Failing()
+    monkeypatch.setattr(where, name, failing)
     work = [msgspec.structs.replace(one, max_tokens=9) for one in requests([GREEDY] * 12, model.spec.vocab)]
     answers = heard(runner, work)
     expected = heard(make_runner(model, LIMITS), work)
