@@ -74,8 +74,8 @@ class StepShape:
 class StepColumns:
     """The device's columns keep their place. The host's are a ring, in which both take turns.
 
-    A step's first kernel copies the columns (`send`), recorded with the rest of the step: so a step is one launch, and
-    the device knows itself whose turn it is.
+    A step's first kernel copies the columns (`send`), recorded with the rest of the step, so that nothing is launched
+    beside it: the device knows itself whose turn it is.
     """
 
     def __init__(self, slots: int, device: torch.device, host_copy: HostCopy) -> None:
