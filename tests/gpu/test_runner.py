@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.cpu.runner.driving import (
@@ -219,6 +220,24 @@ def test_graphs_that_boot_had_no_time_for_are_recorded_when_idle(
     assert runner.compiled_kernels == before
 
 
+def test_graphs_that_there_is_no_memory_for_are_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=60_000, dtype="bfloat16")
+    directory = make_tiny_model(tmp_path / "model", tiny)
+    work = requests(tiny.vocab, 2)
+    monkeypatch.setattr(boot_gpu, "GRAPH_SECONDS", 0.0)
+    runner = boot(directory, exact=True)
+    assert runner.report.postponed == runner.report.wanted
+    expected = {key: one.tokens for key, one in heard(runner, work).items()}
+    assert runner.tidy()
+    torch.cuda.empty_cache()
+    taken = torch.empty(torch.cuda.mem_get_info()[0] - (40 << 20), dtype=torch.uint8, device="cuda")
+    assert not runner.tidy()
+    assert (runner.report.recorded, runner.report.postponed) == (1, 0)
+    del taken
+    torch.cuda.empty_cache()
+    assert {key: one.tokens for key, one in heard(runner, work).items()} == expected
+
+
 def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(tmp_path: Path) -> None:
     """The allocator refuses what is beyond that of boot; log probabilities of a large vocabulary need more."""
     tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=64, ffn=112, vocab=60_000, dtype="bfloat16")
@@ -243,6 +262,25 @@ def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(tmp_path: Path)
     for one in plain:
         assert answers[one.request_id].tokens == expected[one.request_id].tokens
     assert all(answer.reason == FinishReason.LENGTH for answer in heard(runner, asking).values())
+
+
+@pytest.mark.parametrize("form", ["none", "fp8", "fp8-blocks", "int4-g128"])
+def test_rows_that_are_no_numbers_fail_alone(form: str, tmp_path: Path) -> None:
+    """A token has no numbers, in a prompt or drawn. 8-bit floats could hide it: what limits them passes over NaN."""
+    tiny = replace(VARIANTS["llama-gqa2-rope-llama3"], hidden=512, ffn=1024, vocab=512, dtype="bfloat16")
+    directory = make_tiny_model(tmp_path / "model", tiny)
+    weights = load_file(directory / "model.safetensors")
+    weights["model.embed_tokens.weight"][7] = torch.nan
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    runner = boot(directory, quantization=form, kv_dtype="fp8")
+    greedy, draws = (RowSampling(seed=0, temperature=0.0, allowed_token_ids=ids) for ids in ([9, 11], [7]))
+    for count in (1, 2, 5, 20):
+        others = [request(10 + index, [30 + index, 8], 12, greedy) for index in range(count - 1)]
+        for bad, said in ((request(1, [5, 7, 3], 12, greedy), 0), (request(2, [5, 3], 12, draws), 1)):
+            answers = heard(runner, [*others, bad])
+            failed = answers.pop(bad.request_id)
+            assert (failed.reason, len(failed.tokens)) == (FinishReason.REFUSED, said), count
+            assert all(one.reason == FinishReason.LENGTH for one in answers.values()), count
 
 
 def prompt_logprobs(runner: Runner, vocab: int) -> Tensor:

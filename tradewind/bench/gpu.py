@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from tradewind.base.errors import ConfigError
 from tradewind.base.units import format_bytes
 from tradewind.bench import gpu_gate, gpu_serve, gpu_tune, gpu_tune_layers
 from tradewind.bench.gpu_kernels import FORMS, ceilings, kernels, tell_of_compiling
@@ -30,18 +31,24 @@ from tradewind.bench.report import Report, Row
 from tradewind.config import Config, from_flat
 from tradewind.engine.core import Engine, build_engine
 from tradewind.kernels.gpu.ready import ReadyKernels
+from tradewind.protocol.plan import RunnerInfo
 from tradewind.protocol.request import EngineRequest, RowSampling
+from tradewind.runner.boot_device import why_no_cuda
 from tradewind.runner.graph_runner import GraphRunner
 from tradewind.runner.machine import usable_cpus
 
 PARTS = ("gate", "ceilings", "kernels", "decode", "profile", "offline", "serve", "tune", "tune-layers")
 _USUAL = [part for part in PARTS if not part.startswith("tune")]
+_DECODED = 200  # tokens of each row of a decode
 _OFFLINE = ("1000/1000x1000", "128/128x3000", "2048/128x1000")
 
 
 def main(arguments: list[str]) -> int:
     """Run the parts in order; 1 if the gate is red."""
     options = _parse(arguments)
+    why_not = why_no_cuda()
+    if why_not is not None:
+        raise ConfigError(f"bench gpu needs a GPU: {why_not}; `tradewind doctor --gpu h200` says what one would do")
     device = torch.device("cuda", 0)
     torch.manual_seed(options.seed)
     random.seed(options.seed)
@@ -78,7 +85,10 @@ def _in_process(options: argparse.Namespace, form: str, copy_bytes_per_s: float)
     with _engine(options, form) as model:
         if "decode" in options.parts:
             for batch in options.batch:
-                yield _decode(model, form, batch, copy_bytes_per_s)
+                if batch <= _most_rows(model.runner.info, 1024 + _DECODED):
+                    yield _decode(model, form, batch, copy_bytes_per_s)
+                else:
+                    print(f"{form}: {batch} rows of {1024 + _DECODED} tokens cannot run at once: left out")
         if "profile" in options.parts:
             _profile(model, form)
         if "offline" in options.parts:
@@ -219,7 +229,7 @@ def _drain(engine: Engine) -> Iterator[int]:
 
 def _decode(model: _Model, form: str, batch: int, copy_bytes_per_s: float) -> Row:
     """A steady decode: the median of its steps, prompts of 1,024 tokens."""
-    for request in _requests(model, 1024, 200, batch):
+    for request in _requests(model, 1024, _DECODED, batch):
         model.engine.add(request)
     steps: list[tuple[float, int]] = []
     last_s = time.perf_counter()
@@ -233,8 +243,9 @@ def _decode(model: _Model, form: str, batch: int, copy_bytes_per_s: float) -> Ro
     token_bytes = info.kv_bytes / (info.num_blocks * info.block_tokens)
     spec = model.runner.spec
     # Without the copies for one row: the floor of 16-bit weights stays what it is, whether one row reads fewer or not.
-    read_bytes = info.weights_bytes - model.runner.copy_bytes + batch * 1124 * token_bytes
-    read_bytes -= spec.vocab * spec.hidden * spec.dtype.itemsize  # the embedding
+    read_bytes = info.weights_bytes - model.runner.copy_bytes + batch * (1024 + _DECODED / 2) * token_bytes
+    if not (spec.tied and form == "bf16"):  # where it is not the output layer, too
+        read_bytes -= spec.vocab * spec.hidden * spec.dtype.itemsize  # the embedding
     return {
         "form": form,
         "work": f"decode, {batch} x 1024",
@@ -243,6 +254,11 @@ def _decode(model: _Model, form: str, batch: int, copy_bytes_per_s: float) -> Ro
         "ms": step_s * 1e3,
         "share of floor": read_bytes / copy_bytes_per_s / step_s,
     }
+
+
+def _most_rows(info: RunnerInfo, tokens: int) -> int:
+    """So many sequences of so many tokens can run at once."""
+    return min(info.max_running, info.num_blocks // -(-tokens // info.block_tokens))
 
 
 def _offline(model: _Model, form: str, tokens_in: int, tokens_out: int, count: int) -> Row:
@@ -265,7 +281,7 @@ def _offline(model: _Model, form: str, tokens_in: int, tokens_out: int, count: i
 def _profile(model: _Model, form: str) -> None:
     """Decode steps of one row, of 64 and of as many as may run, and steps full of prompts: each kernel's share."""
     layers, info = model.runner.spec.layers, model.runner.info
-    most = min(info.max_running, info.num_blocks * info.block_tokens // 1200)
+    most = _most_rows(info, 1200)
     for batch in sorted({1, min(64, most), most}):
         steps = _issue(model, 1024, 160, batch)
         while next(steps) < batch:

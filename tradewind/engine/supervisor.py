@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from tradewind.base import errors
-from tradewind.base.errors import EngineFailed, StartupError
+from tradewind.base.errors import EngineFailed, NotEnoughMemory, StartupError
 from tradewind.base.log import fields
 from tradewind.config import Config
 from tradewind.engine.child import Child, default_command
@@ -233,8 +233,8 @@ class Supervisor:
             await asyncio.sleep(pause_s)
             try:
                 ready = await self._launch()
-            except EngineFailed as error:
-                self.failure = error.message
+            except (EngineFailed, NotEnoughMemory) as error:
+                self.failure = error.message  # it had enough memory before: others may give theirs back
             except StartupError as error:
                 self._give_up(f"it cannot start again: {error.message}")
                 return
@@ -279,7 +279,8 @@ class Supervisor:
         elif isinstance(message, Progress):
             self._on_progress(message.stage, message.share)
         elif isinstance(message, Crashed):
-            self._reason = f"the engine failed in a step: {message.message}"
+            when = "in a step" if self.state == "ready" else "while it started"
+            self._reason = f"the engine failed {when}: {message.message}"
         elif self._booted is not None and not self._booted.done():
             if isinstance(message, Ready):
                 self.ready, self.state, self.failure = message, "ready", None

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tradewind.base.errors import ConfigError
+from tradewind.base.errors import ConfigError, NotEnoughMemory
 from tradewind.base.log import fields
 from tradewind.base.units import format_bytes
 from tradewind.config import Config, ModelConfig, RunnerConfig
@@ -65,6 +65,17 @@ DEFAULTS = {"cpu": Defaults(128, 512, 0.6), "cuda": Defaults(256, 8192, 0.92)}
 
 def boot_device(directory: Path, config: Config, progress: Progress) -> Runner:
     """See tradewind.runner.boot.boot_runner."""
+    try:
+        return _boot(directory, config, progress)
+    except torch.OutOfMemoryError as error:
+        raise NotEnoughMemory(
+            f"the device ran out of memory while starting ({str(error).partition('. ')[0]}); free some, or start with "
+            "less for the KV cache (--memory-fraction, --memory-bytes) or a smaller --step-tokens",
+            field="memory_fraction",
+        ) from error
+
+
+def _boot(directory: Path, config: Config, progress: Progress) -> Runner:
     device = choose_device(config.runner.device)
     threads = config.runner.threads or usable_cpus()
     torch.set_num_threads(threads)
@@ -136,11 +147,24 @@ def level_of(config: RunnerConfig) -> str | None:
 
 
 def choose_device(asked: str) -> torch.device:
-    """`auto` takes a GPU if there is one. Raises ConfigError if CUDA is asked for and there is none."""
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise ConfigError("--device cuda: torch finds no CUDA device; use --device cpu", field="device")
-    return torch.device("cuda", 0) if there and asked != "cpu" else torch.device("cpu")
+    """`auto` takes a GPU if kernels run on one. Raises ConfigError if CUDA is asked for and cannot be used."""
+    if asked == "cpu":
+        return torch.device("cpu")
+    why_not = why_no_cuda()
+    if why_not is None:
+        return torch.device("cuda", 0)
+    if asked == "cuda":
+        raise ConfigError(f"--device cuda: {why_not}; use --device cpu", field="device")
+    if torch.cuda.is_available():
+        log.warning("the CPU is used, and not the GPU", extra=fields(because=why_not))
+    return torch.device("cpu")
+
+
+def why_no_cuda() -> str | None:
+    """What keeps a GPU from being used; None: nothing."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return gpu.why_not(torch.device("cuda", 0), torch.bfloat16)
 
 
 def with_dtype(directory: Path, config: ModelConfig, device: Device) -> ModelConfig:

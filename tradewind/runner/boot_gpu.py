@@ -16,6 +16,7 @@ from tradewind.kernels.gpu.ready import ReadyKernels
 from tradewind.kernels.pages import KVPool
 from tradewind.kernels.rows import Rows
 from tradewind.models.decoder import Model
+from tradewind.models.spec import ModelSpec
 from tradewind.protocol.plan import RunnerInfo
 from tradewind.runner.graph_runner import GraphRunner, StepOps
 from tradewind.runner.graphs import GraphBudget, Graphs, GraphsReport
@@ -26,28 +27,38 @@ log = logging.getLogger(__name__)
 
 GRAPH_SECONDS = 12.0  # for recording; graphs that come too late for this are recorded when the engine is idle
 GRAPHS_BYTES = 3 << 29  # what all graphs take beside the memory of the largest step
+_GRAPH_BYTES = 1 << 26  # what one may
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """What steps take beside weights and KV. `step_bytes`: of the largest, measured; `graphs_bytes`: of all graphs."""
+    """What steps take beside weights and KV. `step_bytes`: of the largest, measured; `graphs_bytes`: of all graphs;
+    `tables_bytes`: what is kept of slots.
+    """
 
     step_bytes: int
     graphs_bytes: int
+    tables_bytes: int
 
     @property
     def nbytes(self) -> int:
         """Together. What is not replayed (for rows that ask for logprobs, say) needs a step's memory of its own."""
-        return 2 * self.step_bytes + self.graphs_bytes
+        return 2 * self.step_bytes + self.graphs_bytes + self.tables_bytes
 
     @property
     def graph_budget(self) -> GraphBudget:
         """Of all graphs: they share the memory of the largest step, which is one of them."""
-        return GraphBudget(GRAPH_SECONDS, self.step_bytes + self.graphs_bytes)
+        return GraphBudget(GRAPH_SECONDS, self.step_bytes + self.graphs_bytes, self.step_bytes + _GRAPH_BYTES)
 
     def taken_from(self, ask: MemoryAsk, free_bytes: int) -> MemoryAsk:
         """`ask`, of what is left of `free_bytes` (after the weights) beside the workspace and a block of nobody's."""
         return replace(ask, free_bytes=max(0, free_bytes - self.nbytes - ask.block_bytes))
+
+
+def tables_bytes(spec: ModelSpec, ask: MemoryAsk) -> int:
+    """Of a GraphRunner's tokens and block tables, the latter once more for a step, and of a step's hidden states."""
+    of_slot = 4 * (ask.max_model_len + 1 + 2 * ask.blocks_per_sequence)
+    return ask.max_running * of_slot + ask.step_tokens * spec.hidden * spec.dtype.itemsize
 
 
 @torch.inference_mode()
@@ -74,7 +85,7 @@ def measure_workspace(model: Model, ask: MemoryAsk, dtype: torch.dtype) -> Works
     model.logits(model.forward(zeros(step_tokens), rows, pool)[:max_running])
     step_bytes = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
-    return Workspace(step_bytes, GRAPHS_BYTES)
+    return Workspace(step_bytes, GRAPHS_BYTES, tables_bytes(spec, ask))
 
 
 def boot_gpu(
@@ -109,6 +120,7 @@ def boot_gpu(
             weights=_weights_told(model),
             kv_cache=format_bytes(pool.nbytes),
             step=format_bytes(workspace.step_bytes),
+            tables=format_bytes(workspace.tables_bytes),
             graphs=_told(runner.report, workspace.graph_budget) if graphs else "none, as asked",
             free=format_bytes(torch.cuda.mem_get_info(device)[0]),
         ),

@@ -38,7 +38,7 @@ class OutputCounts:
         """The slot has a new owner without such penalties."""
         if slot in self._rows:
             self._free.append(self._rows.pop(slot))
-            del self._counted_until[slot]
+            self._counted_until.pop(slot, None)  # not there if memory ran out as it began
 
     def count(self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens_N: Tensor) -> None:
         """Each of these slots said a token (int64) at a position. A position that comes again is not counted again."""

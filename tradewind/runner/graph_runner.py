@@ -12,6 +12,7 @@ Legend: T tokens of a step, R rows, N rows that sample, D hidden, V vocabulary, 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from tradewind.runner.sample import Drawn, Mask, draw, masking
 from tradewind.runner.state import StateRows, StateShape
 from tradewind.runner.step_columns import IN_FLIGHT, StepColumns, StepShape
 from tradewind.runner.transfer import to_device
+
+T = TypeVar("T")
 
 _NO_MEMORY = "the device ran out of memory for this request's step; send it again when less is running"
 
@@ -176,13 +179,13 @@ class GraphRunner:
         if not len(plan.slots):
             return Done(result_of(plan.step, None, [], 0.0))
         shape = self._columns.fill(plan, state, places_B, self._take_turn())
-        try:
-            hidden_TD, is_drawn = self._forward(shape, not refused and self._is_plain(plan, shape))
-        except torch.OutOfMemoryError:
+        forward = _unless_memory_ends(lambda: self._forward(shape, not refused and self._is_plain(plan, shape)))
+        if forward is None:
             self._take_up_turns()
-            # The next step may have been planned already: it must find a token where this one would have left it.
-            state.store(shape.slots_N, shape.positions_N, torch.zeros_like(self._drawn_N[: len(shape.slots_N)]))
-            return Halved.failed(_all_shed(plan, shape)) if len(plan.masked) else Done(_all_shed(plan, shape))
+            self._append_blocks(places_B, plan.block_ids)  # the device may not have got as far as the step's columns
+            answer = self._shed_all(plan, shape)
+            return Halved.failed(answer) if len(plan.masked) else Done(answer)
+        hidden_TD, is_drawn = forward
 
         def sample(masks: TokenMasks | None) -> Finish:
             if is_drawn:
@@ -204,22 +207,37 @@ class GraphRunner:
         """Issue what follows the forward; what is returned reads the answer. `refused`: slots that fail in any case."""
         state = self._state
         shed = dict.fromkeys(refused, _NO_MEMORY)
-        prompts: list[PromptColumns] = []
-        drawn: Drawn | None = None
-        try:
-            prompts = prompt_columns(plan, shape.starts_R, hidden_TD, state, self._model)
-            if len(shape.slots_N):
-                drawn = self._draw(shape, masking(plan, masks, self._ops.mask_logits, state.device))
-        except torch.OutOfMemoryError:
+        found = _unless_memory_ends(lambda: self._all_asked_for(plan, shape, hidden_TD, masks))
+        if found is None:
             shed |= dict.fromkeys(plan.slots[state.flags_S[plan.slots] != 0].tolist(), _NO_MEMORY)
             shed |= dict.fromkeys(shape.slots_N[plan.masked].tolist(), _NO_MEMORY)
-            drawn = self._draw_plainly(shape) if len(shape.slots_N) else None
+            found = _unless_memory_ends(lambda: ([], self._draw_plainly(shape) if len(shape.slots_N) else None))
+        if found is None:
+            nothing = self._shed_all(plan, shape)
+            return lambda _device_s: nothing
+        prompts, drawn = found
 
         def finish(device_s: float) -> StepResult:
             answer = result_of(plan.step, drawn, prompts, device_s)
             return replace(answer, failed={**(answer.failed or {}), **shed} or None)
 
         return finish
+
+    def _all_asked_for(
+        self, plan: StepPlan, shape: StepShape, hidden_TD: Tensor, masks: TokenMasks | None
+    ) -> tuple[list[PromptColumns], Drawn | None]:
+        """Log probabilities of prompts, and tokens, on their way to the host."""
+        prompts = prompt_columns(plan, shape.starts_R, hidden_TD, self._state, self._model)
+        if not len(shape.slots_N):
+            return prompts, None
+        return prompts, self._draw(shape, masking(plan, masks, self._ops.mask_logits, self._state.device))
+
+    def _shed_all(self, plan: StepPlan, shape: StepShape) -> StepResult:
+        """Nothing of the step was computed: all its rows fail, and those that wait take their place."""
+        slots = shape.slots_N.astype(np.int32)
+        # The next step may have been planned already: it must find a token where this one would have left it.
+        self._state.store(shape.slots_N, shape.positions_N, torch.zeros_like(self._drawn_N[: len(slots)]))
+        return StepResult(plan.step, slots, np.zeros_like(slots), failed=dict.fromkeys(plan.slots.tolist(), _NO_MEMORY))
 
     def close(self) -> None:
         """Give the device's memory back. No step may follow."""
@@ -390,10 +408,15 @@ def _part(step: StepTensors, tokens: int, rows: int, max_query: int) -> StepTens
     )
 
 
-def _all_shed(plan: StepPlan, shape: StepShape) -> StepResult:
-    """Nothing of the step was computed: all its rows fail, and those that wait take their place."""
-    slots = shape.slots_N.astype(np.int32)
-    return StepResult(plan.step, slots, np.zeros_like(slots), failed=dict.fromkeys(plan.slots.tolist(), _NO_MEMORY))
+def _unless_memory_ends(work: Callable[[], T]) -> T | None:
+    """What it gives. None: the device ran out of memory, and what was taken is free again.
+
+    What comes next must not be done where the error is caught: it keeps all that the failed work had.
+    """
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _nobody() -> NDArray[np.int64]:

@@ -58,7 +58,9 @@ def plan_memory(ask: MemoryAsk) -> MemoryPlan:
     affordable = ask.budget_bytes // ask.block_bytes
     longest = affordable * ask.block_tokens
     if longest >= ask.max_model_len:
-        return MemoryPlan(min(affordable, ask.max_running * ask.blocks_per_sequence), ask.max_model_len)
+        num_blocks = min(affordable, ask.max_running * ask.blocks_per_sequence)
+        _check_free(ask, num_blocks * ask.block_bytes)
+        return MemoryPlan(num_blocks, ask.max_model_len)
     if ask.user_set_len or longest < LEAST_MODEL_LEN:
         raise _not_enough(ask, longest)
     log.warning(
@@ -66,6 +68,16 @@ def plan_memory(ask: MemoryAsk) -> MemoryPlan:
         extra=fields(model_len=ask.max_model_len, max_model_len=longest, kv_budget=format_bytes(ask.budget_bytes)),
     )
     return plan_memory(replace(ask, max_model_len=longest))
+
+
+def _check_free(ask: MemoryAsk, kv_bytes: int) -> None:
+    """What was asked for may be more than there is."""
+    if kv_bytes > ask.free_bytes:
+        raise NotEnoughMemory(
+            f"--memory-bytes asks for a KV cache of {format_bytes(kv_bytes)}, but only {format_bytes(ask.free_bytes)} "
+            "are free beside the weights and what a step takes; ask for less, or free some memory",
+            field="memory_bytes",
+        )
 
 
 def _not_enough(ask: MemoryAsk, longest: int) -> NotEnoughMemory:
@@ -78,7 +90,7 @@ def _not_enough(ask: MemoryAsk, longest: int) -> NotEnoughMemory:
             f"{format_bytes(ask.free_bytes)} that are free)"
         )
     ways = [f"--max-model-len {longest}"] if longest else []
-    ways.append(f"--memory-bytes {needed_bytes}")
+    ways.append(f"--memory-bytes {needed_bytes}" if needed_bytes <= ask.free_bytes else "more memory free")
     field = "max_model_len" if ask.user_set_len else "memory_bytes"
     return NotEnoughMemory(
         f"the KV cache of one sequence of {ask.max_model_len} tokens needs {format_bytes(needed_bytes)}, but {given}; "

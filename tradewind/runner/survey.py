@@ -32,7 +32,7 @@ from tradewind.runner.boot_device import (
     with_one_row_copy,
     workspace_bytes,
 )
-from tradewind.runner.boot_gpu import GRAPHS_BYTES, Workspace
+from tradewind.runner.boot_gpu import GRAPHS_BYTES, Workspace, tables_bytes
 from tradewind.runner.buckets import wanted_graphs
 from tradewind.runner.graphs import GraphBudget
 from tradewind.runner.machine import cpu_features, usable_cpus
@@ -106,7 +106,7 @@ def survey(directory: Path, config: Config, gpu: str | None = None) -> Survey:
     ask = memory_ask(spec, config, device, free - weights_bytes)
     workspace = workspace_bytes(spec, ask.max_running, ask.step_tokens)
     if device.type == "cuda":
-        on_gpu = Workspace(workspace, GRAPHS_BYTES)
+        on_gpu = Workspace(workspace, GRAPHS_BYTES, tables_bytes(spec, ask))
         ask, workspace = on_gpu.taken_from(ask, free - weights_bytes), on_gpu.nbytes
     plan, shortage, graphs = None, None, None
     if device.type == "cuda" and config.runner.graphs:

@@ -13,7 +13,7 @@ from tests.cpu.tiny_models import VARIANTS, TinyModel, make_tiny_model, random_p
 from tradewind.base.errors import CheckpointError, ConfigError, ModelNotFound, NotEnoughMemory
 from tradewind.config import from_flat
 from tradewind.kernels import native
-from tradewind.kernels.gpu import ABSENT_GPUS
+from tradewind.kernels.gpu import ABSENT_GPUS, Chip
 from tradewind.kernels.linear.quantisation import Quantisation
 from tradewind.kernels.ops import choose_ops
 from tradewind.runner import boot_device
@@ -138,6 +138,32 @@ def test_cuda_without_a_gpu_is_refused(directory: Path) -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="--device cpu"):
         boot_runner(directory, from_flat({"device": "cuda"}))
+
+
+def test_a_gpu_that_kernels_do_not_run_on_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, device in (((7, 5), "cpu"), ((8, 0), "cuda")):
+        chip = Chip.like(capability, 40)
+        monkeypatch.setattr(Chip, "of", lambda _device, chip=chip: chip)
+        assert boot_device.choose_device("auto").type == device
+        assert boot_device.choose_device("cpu").type == "cpu"
+        if device == "cpu":
+            assert "the CPU is used" in caplog.text
+            with pytest.raises(ConfigError, match=r"compute capability 7\.5, and 8\.0 is needed; use --device cpu"):
+                boot_device.choose_device("cuda")
+        else:
+            assert boot_device.choose_device("cuda").type == "cuda"
+
+
+def test_memory_that_runs_out_at_boot_is_said_so(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_arguments: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has some.")
+
+    monkeypatch.setattr(boot_device, "load_model", no_memory)
+    with pytest.raises(NotEnoughMemory, match=r"while starting \(CUDA out of memory\); free some"):
+        boot_runner(directory, from_flat({"device": "cpu", "threads": 1}))
 
 
 def test_the_fake_device_has_the_models_shape(directory: Path, tmp_path: Path) -> None:

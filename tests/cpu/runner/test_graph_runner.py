@@ -1,9 +1,11 @@
 """The GPU's runner, with the CPU as its device: buckets, inputs made there, recorded steps, memory that runs out."""
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,7 +32,7 @@ from tradewind.models.decoder import Model
 from tradewind.models.registry import load_model
 from tradewind.protocol.request import EngineRequest, FinishReason, RowGrammar, RowSampling
 from tradewind.protocol.result import StepResult
-from tradewind.runner import graph_runner
+from tradewind.runner import graph_runner, graphs
 from tradewind.runner.buckets import coarse_first, fitting, row_buckets, token_buckets, wanted_graphs
 from tradewind.runner.counts import OutputCounts
 from tradewind.runner.graph_runner import GraphRunner, StepOps
@@ -271,6 +273,84 @@ def test_memory_that_runs_out_sheds_the_rows_that_asked_for_more(model: Model, m
         assert answers[key].tokens == expected[key].tokens
 
 
+def test_what_ran_out_of_memory_is_free_when_it_is_tried_with_less(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def draw(logits_NV: Tensor, *_arguments: object) -> object:
+        held.append(weakref.ref(logits_NV))
+        raise torch.OutOfMemoryError("no memory")
+
+    runner = make_graph_runner(model)
+    head = runner._head
+    monkeypatch.setattr(graph_runner, "draw", draw)
+    monkeypatch.setattr(runner, "_head", lambda rows: alive.append(held[-1]() is not None) or head(rows))
+    heard(runner, requests([RowSampling(seed=6, temperature=0.0, logprobs=2)], model.spec.vocab))
+    assert alive
+    assert not any(alive)
+
+
+@pytest.mark.parametrize("settings", [[GREEDY] * 12, SETTINGS * 2], ids=["plain", "all kinds"])
+def test_memory_that_runs_out_again_sheds_the_step(
+    model: Model, monkeypatch: pytest.MonkeyPatch, settings: list[RowSampling]
+) -> None:
+    runner, calls, logits = make_graph_runner(model), iter(range(1000)), Model.logits
+
+    def failing(*arguments: Any) -> Tensor:
+        if next(calls) in (2, 3):
+            raise torch.OutOfMemoryError("no memory")
+        return logits(*arguments)
+
+    monkeypatch.setattr(Model, "logits", failing)
+    work = requests(settings, model.spec.vocab)
+    check_shed(model, work, heard(runner, work))
+
+
+def check_shed(model: Model, work: list[EngineRequest], answers: dict[int, Heard]) -> None:
+    """Some failed, and all others are as ever."""
+    expected = heard(make_runner(model, LIMITS), work)
+    reasons = [one.reason for one in answers.values()]
+    assert 0 < reasons.count(FinishReason.ERROR) < len(reasons)
+    for key, one in answers.items():
+        if one.reason != FinishReason.ERROR:
+            assert one.tokens == expected[key].tokens
+
+
+def test_a_slot_whose_counts_had_no_memory_has_new_owners(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    ones_like, calls = torch.ones_like, iter(range(1000))
+
+    def failing(*arguments: Any, **options: Any) -> Tensor:
+        if next(calls) == 0:
+            raise torch.OutOfMemoryError("no memory")
+        return ones_like(*arguments, **options)
+
+    monkeypatch.setattr(torch, "ones_like", failing)
+    penalty = RowSampling(seed=4, temperature=0.0, presence_penalty=0.5)
+    work = requests([penalty] * 3 + [GREEDY] * 12, model.spec.vocab)
+    check_shed(model, work, heard(make_graph_runner(model, budget=PLENTY), work))
+
+
+@pytest.mark.parametrize("seconds", [1000.0, 0.0], ids=["at boot", "when idle"])
+def test_graphs_that_there_is_no_memory_for_are_done_without(
+    model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float
+) -> None:
+    work = requests(SETTINGS * 3, model.spec.vocab)
+    expected = {key: one.tokens for key, one in heard(make_runner(model, LIMITS), work).items()}
+    free = iter([100, 100, 99, 100, *[99] * 1000])
+    monkeypatch.setattr(graphs, "_free_bytes", lambda _device: next(free))
+    runner = make_graph_runner(model, budget=GraphBudget(seconds, 1 << 60, most_bytes=100))
+    while runner.tidy():
+        pass
+    # The second fits when what torch keeps is given back, the third does not.
+    assert (runner.report.recorded, runner.report.postponed) == (2, 0)
+    assert "no memory for more graphs" in caplog.text
+    assert {key: one.tokens for key, one in heard(runner, work).items()} == expected
+    assert not runner.tidy()
+    assert runner.report.recorded == 2
+
+
 @pytest.mark.parametrize("length", [None, 1], ids=["prompts", "one token"])
 def test_memory_that_runs_out_as_requests_begin_sheds_these(
     model: Model, monkeypatch: pytest.MonkeyPatch, length: int | None
@@ -308,13 +388,7 @@ def test_memory_that_runs_out_in_a_forward_sheds_the_step(
 
     monkeypatch.setattr(where, name, failing)
     work = [msgspec.structs.replace(one, max_tokens=9) for one in requests([GREEDY] * 12, model.spec.vocab)]
-    answers = heard(runner, work)
-    expected = heard(make_runner(model, LIMITS), work)
-    reasons = [one.reason for one in answers.values()]
-    assert 0 < reasons.count(FinishReason.ERROR) < len(reasons)
-    for key, one in answers.items():
-        if one.reason != FinishReason.ERROR:
-            assert one.tokens == expected[key].tokens
+    check_shed(model, work, heard(runner, work))
 
 
 def test_a_step_is_one_graph_where_all_rows_are_plain_and_draw(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

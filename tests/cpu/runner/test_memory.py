@@ -36,7 +36,7 @@ def test_memory_bytes_decide_where_they_are_given() -> None:
 
 
 def test_shortens_sequences_only_if_nobody_asked_for_their_length(caplog: pytest.LogCaptureFixture) -> None:
-    tight = replace(ASK, free_bytes=60_000)  # 30 blocks of 16 tokens
+    tight = replace(ASK, free_bytes=66_000, memory_fraction=0.46)  # 30 blocks of 16 tokens
     plan = plan_memory(tight)
     assert (plan.num_blocks, plan.max_model_len) == (30, 480)
     assert "shorter sequences" in caplog.text
@@ -46,16 +46,32 @@ def test_shortens_sequences_only_if_nobody_asked_for_their_length(caplog: pytest
         plan_memory(replace(tight, user_set_len=True))
 
 
-@pytest.mark.parametrize("change", [{"free_bytes": 100}, {"memory_bytes": 999}, {"free_bytes": 6000}])
-def test_refuses_when_hardly_anything_fits(change: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("change", "way"),
+    [
+        ({"free_bytes": 100}, "more memory free"),
+        ({"memory_bytes": 999}, "--memory-bytes 63000"),
+        ({"free_bytes": 6000}, "more memory free"),
+        ({"free_bytes": 63_000, "memory_fraction": 0.05}, "--memory-bytes 63000"),
+    ],
+)
+def test_refuses_when_hardly_anything_fits(change: dict[str, int], way: str) -> None:
     with pytest.raises(NotEnoughMemory) as caught:
         plan_memory(replace(ASK, **change))
-    assert "--memory-bytes 63000" in caught.value.message
+    assert caught.value.message.endswith(way)
+    assert caught.value.field == "memory_bytes"
+
+
+def test_memory_bytes_beyond_what_is_free_are_refused() -> None:
+    most = 8 * 63 * 1000  # what all slots could use
+    assert plan_memory(replace(ASK, free_bytes=most, memory_bytes=10 * most)).num_blocks == 8 * 63
+    with pytest.raises(NotEnoughMemory, match=r"but only 492\.19 KiB are free") as caught:
+        plan_memory(replace(ASK, free_bytes=most - 1, memory_bytes=10 * most))
     assert caught.value.field == "memory_bytes"
 
 
 def test_a_suggested_length_fits() -> None:
-    asked = replace(ASK, free_bytes=60_000, user_set_len=True)
+    asked = replace(ASK, free_bytes=66_000, memory_fraction=0.46, user_set_len=True)
     with pytest.raises(NotEnoughMemory):
         plan_memory(asked)
     assert plan_memory(replace(asked, max_model_len=480)).num_blocks == 30

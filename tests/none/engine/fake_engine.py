@@ -62,6 +62,9 @@ def build(directory: Path, config: Config, on_progress: ProgressCall) -> Engine:
         options = options["later_lives"]
         if options.get("exit"):
             sys.exit(3)
+        if "startup_error" in options:
+            marker.unlink()  # the life after that has a chance
+            raise getattr(errors, options["startup_error"])("no such thing; try another", field="model")
     elif options.get("first_life"):
         marker.touch()
     return join(runner(options), config)

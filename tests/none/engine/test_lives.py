@@ -123,6 +123,16 @@ async def test_after_too_many_restarts_it_is_given_up(start_engine, tmp_path):
     assert engine.pid is None
 
 
+async def test_memory_that_others_take_for_a_while_is_waited_for(start_engine, tmp_path):
+    for kind, state in (("NotEnoughMemory", "ready"), ("CheckpointError", "failed")):
+        options = {"first_life": str(tmp_path / kind), "later_lives": {"startup_error": kind}}
+        engine = await start_engine(options, max_restarts=2)
+        os.kill(engine.pid, signal.SIGKILL)
+        await until(lambda engine=engine: engine.state != "ready")
+        await until(lambda engine=engine: engine.state != "restarting")
+        assert engine.state == state
+
+
 def test_restarts_pause_longer_each_time_and_are_forgotten():
     restarts = Restarts(3, first_pause_s=0.5)
     assert [restarts.next_pause_s(now_s) for now_s in (0.0, 1.0, 2.0, 3.0)] == [0.0, 0.5, 1.0, None]
@@ -147,6 +157,13 @@ async def test_a_process_that_dies_while_it_boots_is_a_startup_error(model_direc
     options = {"first_life": str(tmp_path / "lived"), "later_lives": {"exit": True}}
     engine = AsyncEngine(config_for(model_directory), command=command(options))
     with pytest.raises(StartupError, match="ended with code 3"):
+        await engine.boot()
+    await engine.close()
+
+
+async def test_what_is_raised_while_it_boots_is_a_startup_error(model_directory):
+    engine = AsyncEngine(config_for(model_directory), command=command({"startup_error": "EngineFailed"}))
+    with pytest.raises(StartupError, match="the engine failed while it started: EngineFailed: no such thing"):
         await engine.boot()
     await engine.close()
 

@@ -1,12 +1,15 @@
-"""What `bench gpu` profiles are steps of the size that it says, with a device that computes nothing."""
+"""What `bench gpu` measures, and what it leaves out, with a device that computes nothing."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tradewind.base.clock import SystemClock
+from tradewind.base.errors import ConfigError
 from tradewind.bench import gpu
 from tradewind.config import CacheConfig, SchedulerConfig
 from tradewind.engine.core import Engine
@@ -46,3 +49,20 @@ def test_profiles_are_of_full_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu._profile(gpu._Model(engine, SimpleNamespace(info=INFO, spec=SimpleNamespace(layers=2))), "fp8")
     assert seen == [[1] * 10, [64] * 10, [90] * 10, [8192] * 4]
     assert not engine.has_work
+
+
+def test_decodes_that_cannot_run_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = SimpleNamespace(info=INFO, report=SimpleNamespace(replays=0, eager=0))
+    monkeypatch.setattr(gpu, "_engine", lambda _options, _form: nullcontext(gpu._Model(None, runner)))
+    monkeypatch.setattr(gpu, "_decode", lambda _model, _form, batch, _copy: {"batch": batch})
+    options = SimpleNamespace(parts=["decode"], batch=[1, 87, 88, 129])  # 77 blocks a row
+    assert list(gpu._in_process(options, "fp8", 1.0)) == [{"batch": 1}, {"batch": 87}]
+    assert capsys.readouterr().out.count("cannot run at once") == 2
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="bench gpu needs a GPU: torch finds no CUDA device"):
+        gpu.main(["model"])
