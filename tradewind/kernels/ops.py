@@ -119,10 +119,13 @@ def choose_ops(
         from tradewind.kernels.decoder_layers.cpu import Bind
 
         bind_layers = Bind(native.load(level), quantisation)
-    fused = fused_linear.choose(device, dtype, exact=exact) if matmul.kind == "triton" else None
     # Of products whose tiles of weights the accelerator can bring as they are, a single row's alone are faster so.
     is_fp8 = quantisation is not None and quantisation.layout == "fp8"
     fused_rows = 1 if is_fp8 or quantisation is None else fused_linear.MOST_ROWS
+    fuses = matmul.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact)
+    # Of several rows a norm's root is taken last: until then they may be too large for float16.
+    fuses_norms = fuses and (fused_rows == 1 or dtype == torch.bfloat16)
+    fused = fused_linear.choose(device, dtype, exact=exact) if fuses_norms else None
     chained = chained_linear.choose(device, dtype, quantisation, exact=exact) if matmul.kind == "triton" else None
     is_gated = matmul.kind == "triton" and (quantisation is None or quantises)
     gated = gated_linear.choose(device, dtype, exact=exact) if is_gated else None
@@ -140,17 +143,17 @@ def choose_ops(
         "silu_mul": Chosen(gate.kind, _with_quantising(gate.reason, quantises)),
         "embedding": Chosen(lookup.kind, lookup.reason),
     }
-    if matmul.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
+    if fuses_norms:
         about = f"in steps of at most {fused_rows} token{'s' * (fused_rows > 1)}"
         about += ", by the copy of the weights" if one_row_copy else ""
         chosen["fused_linear"] = Chosen("triton", f"norm, product and gate in one kernel, {about}")
-    if is_gated and gpu.may_fuse(device, dtype, exact=exact):
+    if is_gated and fuses:
         about = f"product and gate in one kernel, in steps of up to {gpu.FEW_TOKENS} tokens where no other does it"
         chosen["gated_linear"] = Chosen("triton", f"{about} ({_tactics(device).about_gated(8 if quantises else 16)})")
     if attention.kind == "triton" and gpu.may_fuse(device, dtype, exact=exact):
         about = f"all of attention in one kernel, in decodes of up to {gpu.FEW_TOKENS} rows"
         chosen["fused_attention"] = Chosen("triton", about)
-    if adds_norms and gpu.may_fuse(device, dtype, exact=exact):
+    if adds_norms and fuses:
         rows = f"{linear_add_norm.LEAST_ROWS} to {gpu.FEW_TOKENS} rows"
         about = f"product, residual sum and norm in one kernel, in decodes of {rows}, which it quantises by a bound"
         chosen["linear_add_norm"] = Chosen("triton", about)

@@ -510,11 +510,17 @@ def test_fused_attention_of_some_rows(
     assert_near(pool, wide_pool, dtype)
 
 
-def test_fused_attention_of_some_rows_over_8_bit_pages() -> None:
+@pytest.mark.parametrize(
+    ("shape", "contexts", "block_tokens", "processors"),
+    [(HeadShape(8, 2, 32), [1, 300, 40, 129], 16, 4), (HeadShape(4, 1, 32), [131, 131], 256, 132)],
+    ids=["pieces of all lengths", "no piece shorter than a step"],
+)
+def test_fused_attention_of_some_rows_over_8_bit_pages(
+    shape: HeadShape, contexts: list[int], block_tokens: int, processors: int
+) -> None:
     """As rotating first and attending then; the pages to the bit."""
-    shape, contexts = HeadShape(8, 2, 32), [1, 300, 40, 129]
-    qkv_TC, rows, pool = some_rows_inputs(shape, contexts, 16, torch.float16)
-    cos_sin_PK, chip = torch.randn(300, 32, generator=torch.Generator().manual_seed(1)), Chip(4)
+    qkv_TC, rows, pool = some_rows_inputs(shape, contexts, block_tokens, torch.float16)
+    cos_sin_PK, chip = torch.randn(300, 32, generator=torch.Generator().manual_seed(1)), Chip(processors)
     heads = LayerHeads(shape, cos_sin_PK, None, None, 0.0, 0.2)
     ours, theirs = pool.to(FP8), pool.to(FP8)
     out = SomeRows(CPU, chip)(qkv_TC, rows, ours[:, 1, 0], ours[:, 1, 1], heads)

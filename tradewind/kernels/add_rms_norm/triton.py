@@ -6,6 +6,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
@@ -31,7 +32,7 @@ def add_rms_norm_kernel(
     normed = wide * (1.0 / tl.sqrt(tl.sum(wide * wide, 0) / D + eps)) * gain
     if QUANTISES:
         scale = tl.maximum(tl.max(tl.abs(normed), 0), 1e-30) / 448.0
-        normed = tl.clamp(normed / scale, -448.0, 448.0)
+        normed = in_range(normed / scale)
         tl.store(scales + row, scale)
     tl.store(out + row * D + column, normed.to(out.dtype.element_ty), mask=inside)
 

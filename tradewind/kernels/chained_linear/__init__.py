@@ -123,10 +123,11 @@ def is_faster(device: Device, dtype: torch.dtype, quantisation: "Quantisation | 
     """Whether there is an implementation that is faster than its parts.
 
     Reading weights in full, or with one scale for each output, takes long enough to hide the kernels between. But with
-    the latter one or two rows of bfloat16 have a faster kernel here (diagonal.py).
+    the latter one or two rows have a faster kernel here (diagonal.py). What is prepared lacks its norm's root: so it
+    may be too large for float16.
     """
     from tradewind.kernels import gpu
 
-    if quantisation is None or not gpu.may_fuse(device, dtype, exact=exact):
+    if quantisation is None or dtype != torch.bfloat16 or not gpu.may_fuse(device, dtype, exact=exact):
         return False
-    return bool(quantisation.group) or (quantisation.layout == "fp8" and dtype == torch.bfloat16)
+    return bool(quantisation.group) or quantisation.layout == "fp8"

@@ -26,6 +26,7 @@ from tradewind.kernels.fused_linear import Norm
 from tradewind.kernels.fused_linear.decoding import load_weights, numbers
 from tradewind.kernels.fused_linear.triton import Reading
 from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.linear import LinearWeight, fp8, fp8_blocks
 from tradewind.kernels.linear.tactics import ChainedTactic, Tactics
@@ -205,7 +206,7 @@ def chained_linear_kernel(
             if QUANTISES:
                 y_scale = tl.maximum(tl.max(tl.abs(found), 1), 1e-30) / 448.0
                 tl.store(y_scales + group_at, y_scale, mask=inside_T)
-                found = tl.clamp(found / y_scale[:, None], -448.0, 448.0)
+                found = in_range(found / y_scale[:, None])
             tl.store(y + y_at, found.to(y.dtype.element_ty), mask=inside)
 
 
@@ -230,7 +231,7 @@ def prepare_kernel(
     if QUANTISES:
         scale = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30) / 448.0
         tl.store(scales + group * T + row, scale, mask=group * 128 < D)
-        wide = tl.clamp(wide / scale[:, None], -448.0, 448.0)
+        wide = in_range(wide / scale[:, None])
     tl.store(out + row * D + column, wide.to(out.dtype.element_ty), mask=inside)
 
 

@@ -10,6 +10,8 @@ Legend as in triton.py.
 import triton
 from triton import language as tl
 
+from tradewind.kernels.gpu.eight_bits import in_range
+
 # Bits of what is not a number, and of no such number that arithmetic gives: it writes 0x7fffffff, and what is widened
 # from 16 bits or fewer ends in zeros.
 ABSENT = tl.constexpr(-940605)  # 0xfff1a5c3
@@ -138,7 +140,7 @@ def add_up(
         if factor is None:
             result = sums[part] / weight
         else:
-            result = tl.clamp(sums[part] * (factor / weight), -448.0, 448.0)
+            result = in_range(sums[part] * (factor / weight))
             squares += tl.where(inside, result * result, 0.0)
         at = out + (group * K + part)[:, None] + (column * PARTS)[None, :]
         tl.store(at, result.to(out.dtype.element_ty), mask=inside)

@@ -20,6 +20,7 @@ from tradewind.kernels.fused_attention import LayerHeads
 from tradewind.kernels.fused_attention.pieces import ABSENT, add_up, parts_of
 from tradewind.kernels.fused_attention.token_row import gains, in_page, load_heads, rotated
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.paged_attention.pieces import load_rows, longest_piece, piece_of, shared_before
 from tradewind.kernels.paged_attention.triton import (
@@ -136,7 +137,7 @@ def some_rows_kernel(
             if out_scales is None:
                 store(out_row, out_at, written, mass, acc)
             else:
-                found = tl.clamp(acc * (factor / mass)[:, None], -448.0, 448.0)
+                found = in_range(acc * (factor / mass)[:, None])
                 tl.store(out_row + out_at, found.to(out.dtype.element_ty), mask=written)
                 square = tl.sum(tl.where(each < GROUP, tl.sum(found * found, 1), 0.0), 0)
                 tl.store(out_squares + token * G + head, square * (out_scale * out_scale))
@@ -221,19 +222,20 @@ class SomeRows:
         # interpreter does one program after the other, so there is one.
         shares = resident(tile, self._chip, width, itemsize)
         programs = shares if qkv_TC.is_cuda else 1
+        step = max(16, math.gcd(tile.keys, block_tokens))  # keys that a piece is a multiple of
         largest = FP8_MAX if heads.largest is None else heads.largest
         some_rows_kernel[(programs,)](
             qkv_TC, qkv_TC.stride(0), rows.positions_T, rows.write_T, rows.query_starts_R1, rows.context_lens_R,
             rows.block_tables_RM, rows.block_tables_RM.stride(0), heads.cos_sin_PK, heads.q_norm_K, heads.k_norm_K,
             heads.eps, k_pages_BGSK, v_pages_BGSK, k_pages_BGSK.stride(0), out_TC, *of_8_bits, self._partials,
-            self._marks, self._dealt, count, shares, heads.window or NO_WINDOW, LEAST_SPLIT, heads.scale * LOG2_E,
-            (heads.softcap or 0.0) * LOG2_E, largest / FP8_MAX, FP8_MAX / largest, G=kv_heads, GROUP=group, K=head_dim,
-            KP=width, BM=tile.rows, BN=tile.keys, BLOCK_R=padded_count(count), S=block_tokens,
+            self._marks, self._dealt, count, shares, heads.window or NO_WINDOW, max(LEAST_SPLIT, step),
+            heads.scale * LOG2_E, (heads.softcap or 0.0) * LOG2_E, largest / FP8_MAX, FP8_MAX / largest, G=kv_heads,
+            GROUP=group, K=head_dim, KP=width, BM=tile.rows, BN=tile.keys, BLOCK_R=padded_count(count), S=block_tokens,
             RUN=math.gcd(tile.keys, block_tokens), HAS_NORM=heads.q_norm_K is not None,
             HAS_WINDOW=heads.window is not None, HAS_SOFTCAP=heads.softcap is not None, EIGHT_BITS=itemsize == 1,
             IN_PAIRS=itemsize == 1 and tile.in_pairs and head_dim % 2 == 0, IN_HARDWARE=self._chip.has_fp8,
-            OVERLAPS=self._chip.overlaps, STAGES=tile.stages, STEP=max(16, math.gcd(tile.keys, block_tokens)),
-            ROUNDS=min(_ROUNDS, tile.rounds), GP=group_padded, AT_ONCE=at_once(parts), PARTS=parts,
+            OVERLAPS=self._chip.overlaps, STAGES=tile.stages, STEP=step, ROUNDS=min(_ROUNDS, tile.rounds),
+            GP=group_padded, AT_ONCE=at_once(parts), PARTS=parts,
             IN_TURN=not qkv_TC.is_cuda, num_warps=tile.warps, num_stages=tile.stages, maxnreg=registers_of(tile, width),
             **self._chip.launch,
         )  # fmt: skip

@@ -3,6 +3,8 @@
 import triton
 from triton import language as tl
 
+from tradewind.kernels.gpu.eight_bits import in_range
+
 
 @triton.jit
 def _swapped(column, K: tl.constexpr):
@@ -45,5 +47,5 @@ def rotated(a, b, gain, swapped_gain, cos, sin, eps, K: tl.constexpr, HAS_NORM: 
 def in_page(x, pages):
     """float32 numbers as pages hold them."""
     if pages.dtype.element_ty == tl.float8e4nv:
-        x = tl.clamp(x, -448.0, 448.0)
+        x = in_range(x)
     return x.to(pages.dtype.element_ty)

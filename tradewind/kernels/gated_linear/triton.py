@@ -13,6 +13,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight, fp8, reference
 from tradewind.kernels.linear.tactics import Tactic, Tactics
@@ -112,7 +113,7 @@ def quantise_parts_kernel(
     square = tl.load(squares + row * COUNT + count, mask=count < COUNT, other=0.0)
     wide = tl.load(x + at, mask=column < D, other=0.0).to(tl.float32)
     most = tl.maximum(tl.max(most, 0), 1e-30)
-    tl.store(out + at, tl.clamp(wide * (448.0 / most), -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
+    tl.store(out + at, in_range(wide * (448.0 / most)).to(out.dtype.element_ty), mask=column < D)
     if tl.program_id(1) == 0:
         tl.store(scales + row, most / 448.0)
         tl.store(out_squares + row, tl.sum(square, 0))

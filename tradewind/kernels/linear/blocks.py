@@ -12,6 +12,7 @@ from triton import language as tl
 
 from tradewind.kernels.fused_linear.decoding import exception_at, load_weights, numbers, placeholder
 from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import begin
 from tradewind.kernels.linear import LinearWeight, int4
 from tradewind.kernels.linear.fp8_blocks import BLOCK
@@ -30,7 +31,7 @@ def quantise_groups_kernel(x, x_stride, out, scales, T, D, OVERLAPS: tl.constexp
     begin(OVERLAPS)
     wide = tl.load(x + row * x_stride + column, mask=column < D, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(wide), 1), 1e-30) / 448.0
-    values = tl.clamp(wide / scale[:, None], -448.0, 448.0)
+    values = in_range(wide / scale[:, None])
     tl.store(out + row * D + column, values.to(out.dtype.element_ty), mask=column < D)
     tl.store(scales + group * T + row, scale, mask=group * 128 < D)
 

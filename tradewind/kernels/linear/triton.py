@@ -18,6 +18,7 @@ from triton import language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight
 from tradewind.kernels.linear.tactics import Tactic, Tactics
@@ -133,7 +134,7 @@ def quantise_rows_kernel(x, x_stride, out, scales, D, OVERLAPS: tl.constexpr, BL
     begin(OVERLAPS)
     wide = tl.load(x + row * x_stride + column, mask=column < D, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(wide), 0), 1e-30) / 448.0
-    tl.store(out + row * D + column, tl.clamp(wide / scale, -448.0, 448.0).to(out.dtype.element_ty), mask=column < D)
+    tl.store(out + row * D + column, in_range(wide / scale).to(out.dtype.element_ty), mask=column < D)
     tl.store(scales + row, scale)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import ask_for, begin, release
 from tradewind.kernels.linear import LinearWeight, fp8
 from tradewind.kernels.linear.tactics import Tactic, Tactics
@@ -40,7 +41,7 @@ def begin_kernel(
     square = tl.where(turn == 0, tl.sum(units * units, 0).to(tl.int64), 0)
     tl.store(squares + turn * T + row, square, mask=turn < TURNS)
     normed = wide * by * (448.0 / (largest * most_gain))
-    tl.store(out + row * D + column, tl.clamp(normed, -448.0, 448.0).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * D + column, in_range(normed).to(out.dtype.element_ty), mask=inside)
     tl.store(scales + row, largest * most_gain / 448.0)
 
 
@@ -98,7 +99,7 @@ def linear_add_norm_kernel(
     units = wide * (1.0 / largest * _UNITS)[:, None]
     tl.atomic_add(y_squares + token, tl.sum(units * units, 1).to(tl.int64), mask=inside_T, sem="relaxed")
     normed = wide * by[None, :] * (448.0 / (largest * most_gain))[:, None]
-    tl.store(y + at, tl.clamp(normed, -448.0, 448.0).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + at, in_range(normed).to(y.dtype.element_ty), mask=inside)
     if tl.program_id(0) == 0:
         tl.store(y_scales + token, largest * most_gain / 448.0, mask=inside_T)
 

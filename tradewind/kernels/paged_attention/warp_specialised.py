@@ -116,6 +116,7 @@ def _send(numbers, COUNT: gl.constexpr, letters, turn):
 @gluon.jit
 def _rows_of(table, start, lo, hi, first_row, block_rows, each_key, S: gl.constexpr, HAS_WINDOW: gl.constexpr):
     """Where the keys from `start` lie, in the pages' rows: in place of those outside of [lo, hi), the ones at its ends.
+    uint32: 2^32 rows of 64 numbers in 8 bits are 256 GiB.
 
     Those have no weight, but their values are multiplied with it, and must be numbers.
     """
@@ -123,7 +124,7 @@ def _rows_of(table, start, lo, hi, first_row, block_rows, each_key, S: gl.conste
     own = gl.minimum(key, hi - 1)
     if HAS_WINDOW:
         own = gl.maximum(own, lo)
-    return gl.load(table + own // S) * block_rows + first_row + own % S
+    return gl.load(table + own // S).to(gl.uint32) * block_rows + first_row + own % S
 
 
 @gluon.jit
@@ -158,7 +159,7 @@ def _produce(
     item = gl.program_id(0)
     brought = 0  # tiles
     turn = 0
-    row_before = each_key
+    row_before = each_key.to(gl.uint32)
     while item < total:
         owner, local, first_token, tokens, context, tiles, splits, head, tile, lo, hi = find_piece(
             item, ends_R, longest, query_starts, context_lens, window, G, GROUP, BM, STEP

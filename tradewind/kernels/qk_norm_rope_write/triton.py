@@ -5,6 +5,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import FEW_TOKENS, Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.quantised_rows import FP8
 from tradewind.kernels.rows import HeadShape, Rows
@@ -55,7 +56,7 @@ def qk_norm_rope_write_kernel(
     tl.store(here, first.to(qkv.dtype.element_ty), mask=to_q)
     tl.store(here + K // 2, second.to(qkv.dtype.element_ty), mask=to_q)
     if QUANTISES:
-        first, second = tl.clamp(first, -448.0, 448.0), tl.clamp(second, -448.0, 448.0)
+        first, second = in_range(first), in_range(second)
     kv_head = tl.where(is_v, head - H - G, head - H)
     there = (place // S) * block_stride + kv_head[:, None].to(tl.int64) * (S * K) + (place % S) * K + i[None, :]
     to_k = inside & (~is_q & ~is_v)[:, None]

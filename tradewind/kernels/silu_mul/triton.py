@@ -6,6 +6,7 @@ from torch import Tensor
 from triton import language as tl
 
 from tradewind.kernels.gpu import Chip, next_power_of_2
+from tradewind.kernels.gpu.eight_bits import in_range
 from tradewind.kernels.gpu.order import begin, release
 from tradewind.kernels.quantised_rows import FP8, QuantisedRows
 
@@ -38,7 +39,7 @@ def silu_mul_kernel(
     act = gated(gate, up)
     if QUANTISES:
         largest = tl.maximum(tl.max(tl.abs(act), 0), 1e-30)
-        act = tl.clamp(act * (448.0 / largest), -448.0, 448.0)
+        act = in_range(act * (448.0 / largest))
         tl.store(scales + row, largest / 448.0)
     tl.store(out + row * F + column, act.to(out.dtype.element_ty), mask=inside)
 
