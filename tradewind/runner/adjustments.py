@@ -68,8 +68,9 @@ def _penalties(
     rows_P, sampling = rows[penalised], [extras[index].sampling for index in penalised]
     slots_P, lengths_P = slots_N[rows_P], positions_N[rows_P]
     # A short history is filled up with its last token, which changes nothing: its place gets the same value twice.
-    history_PL = np.minimum(np.arange(lengths_P.max()), lengths_P[:, None] - 1) + slots_P[:, None] * state.shape.places
-    tokens_PL = state.tokens_flat[to_device(history_PL, state.device)].long()
+    last_P1 = to_device(lengths_P - 1, state.device).unsqueeze(1)
+    place_PL = torch.arange(int(lengths_P.max()), device=state.device).minimum(last_P1)
+    tokens_PL = state.tokens_flat[place_PL + to_device(slots_P * state.shape.places, state.device).unsqueeze(1)].long()
     return Penalties(
         flat_PL=tokens_PL + to_device(rows_P, state.device).unsqueeze(1) * state.shape.vocab,
         counts_PL=state.counts.of(slots_P, tokens_PL),
