@@ -228,7 +228,7 @@ def _drain(engine: Engine) -> Iterator[int]:
 
 
 def _decode(model: _Model, form: str, batch: int, copy_bytes_per_s: float) -> Row:
-    """A steady decode: the median of its steps, prompts of 1,024 tokens."""
+    """A steady decode: the mean of its full steps, prompts of 1,024 tokens."""
     for request in _requests(model, 1024, _DECODED, batch):
         model.engine.add(request)
     steps: list[tuple[float, int]] = []

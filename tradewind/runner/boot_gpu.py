@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 GRAPH_SECONDS = 12.0  # for recording; graphs that come too late for this are recorded when the engine is idle
 GRAPHS_BYTES = 3 << 29  # what all graphs take beside the memory of the largest step
-_GRAPH_BYTES = 1 << 26  # what one may
+_GRAPH_BYTES = 1 << 26  # what one may take beside it
 
 
 @dataclass(frozen=True)
